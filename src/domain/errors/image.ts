@@ -1,0 +1,129 @@
+/** Names every way in which finding, fetching or converting an image fails. Holds no behaviour. */
+import { Schema } from "effect"
+
+/** The text is not a reference in the grammar of docker/distribution. */
+export class InvalidReference extends Schema.TaggedError<InvalidReference>()("InvalidReference", {
+  reference: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `"${this.reference}" is not an image reference: ${this.reason}; write NAME[:TAG][@sha256:...], for example alpine:3.20`
+  }
+}
+
+/** Neither the local records nor, where asked, the registry know the reference. */
+export class ImageNotFound extends Schema.TaggedError<ImageNotFound>()("ImageNotFound", {
+  reference: Schema.String,
+  /** Host that was asked, absent when only local records were. */
+  host: Schema.optionalKey(Schema.String)
+}) {
+  override get message(): string {
+    return this.host === undefined
+      ? `no image "${this.reference}" here; see 'bunker images', or fetch it with 'bunker pull ${this.reference}'`
+      : `${this.host} has no image "${this.reference}"; check its name and tag, and 'bunker login' if it is private`
+  }
+}
+
+/** Policy `never` forbids the network and the image is not here. */
+export class ImageNotCached extends Schema.TaggedError<ImageNotCached>()("ImageNotCached", {
+  reference: Schema.String
+}) {
+  override get message(): string {
+    return `image "${this.reference}" is not cached and --pull never forbids fetching it; run 'bunker pull ${this.reference}'`
+  }
+}
+
+export class ImageInUse extends Schema.TaggedError<ImageInUse>()("ImageInUse", {
+  reference: Schema.String,
+  sandboxes: Schema.Array(Schema.String)
+}) {
+  override get message(): string {
+    return `image "${this.reference}" is the root of ${this.sandboxes.join(", ")}; remove them first ('bunker rm') or force it`
+  }
+}
+
+export class PlatformNotFound extends Schema.TaggedError<PlatformNotFound>()("PlatformNotFound", {
+  reference: Schema.String,
+  wanted: Schema.String,
+  available: Schema.Array(Schema.String)
+}) {
+  override get message(): string {
+    return `"${this.reference}" has no image for ${this.wanted}, only for ${this.available.join(", ") || "nothing"}; choose one with --platform`
+  }
+}
+
+/** A manifest, index or config breaks its schema, or uses what this build does not know. */
+export class ManifestInvalid extends Schema.TaggedError<ManifestInvalid>()("ManifestInvalid", {
+  what: Schema.String,
+  /** Path of the field, `$` for the document. */
+  field: Schema.String,
+  value: Schema.String
+}) {
+  override get message(): string {
+    return `${this.what} is not valid: ${this.field} is ${this.value}`
+  }
+}
+
+export class DigestMismatch extends Schema.TaggedError<DigestMismatch>()("DigestMismatch", {
+  what: Schema.String,
+  expected: Schema.String,
+  actual: Schema.String
+}) {
+  override get message(): string {
+    return `${this.what} is not what its descriptor says: expected ${this.expected}, got ${this.actual}; the source is corrupt or was changed on the way`
+  }
+}
+
+/** A layer passes a limit, breaks its format or tries to leave its tree; nothing of it is kept. */
+export class LayerRejected extends Schema.TaggedError<LayerRejected>()("LayerRejected", {
+  layer: Schema.String,
+  reason: Schema.String,
+  entry: Schema.optionalKey(Schema.String)
+}) {
+  override get message(): string {
+    return `layer ${this.layer} was refused: ${this.reason}${this.entry === undefined ? "" : ` (at "${this.entry}")`}`
+  }
+}
+
+export class RegistryAuth extends Schema.TaggedError<RegistryAuth>()("RegistryAuth", {
+  host: Schema.String,
+  status: Schema.Int,
+  repository: Schema.String
+}) {
+  override get message(): string {
+    return `${this.host} refused access to ${this.repository} (HTTP ${this.status}); check the name, and put credentials for ${this.host} into Docker's config.json`
+  }
+}
+
+export class RegistryUnavailable extends Schema.TaggedError<RegistryUnavailable>()("RegistryUnavailable", {
+  host: Schema.String,
+  attempts: Schema.Int,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `${this.host} can not be reached after ${this.attempts} attempt(s): ${this.reason}; check the network and the host name, then try again`
+  }
+}
+
+/** A path given to `load` is not an OCI layout, an OCI archive or a `docker save` archive. */
+export class ArchiveInvalid extends Schema.TaggedError<ArchiveInvalid>()("ArchiveInvalid", {
+  path: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `${this.path} can not be loaded: ${this.reason}; give an OCI layout directory, an OCI archive or a 'docker save' archive`
+  }
+}
+
+export type ImageError =
+  | InvalidReference
+  | ImageNotFound
+  | ImageNotCached
+  | ImageInUse
+  | PlatformNotFound
+  | ManifestInvalid
+  | DigestMismatch
+  | LayerRejected
+  | RegistryAuth
+  | RegistryUnavailable
+  | ArchiveInvalid

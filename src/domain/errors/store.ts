@@ -1,0 +1,80 @@
+/** Names every way in which the home directory and its database fail. Holds no behaviour. */
+import { Schema } from "effect"
+
+export class DiskFull extends Schema.TaggedError<DiskFull>()("DiskFull", {
+  path: Schema.String,
+  /** Bytes that were being written, where known. */
+  neededBytes: Schema.optionalKey(Schema.Int)
+}) {
+  override get message(): string {
+    const need = this.neededBytes === undefined ? "" : ` (${this.neededBytes} bytes needed)`
+    return `no space left on the disk that holds ${this.path}${need}; free some, or set BUNKER_HOME to a larger disk; nothing half-written was kept`
+  }
+}
+
+/** The home directory can not be created, read or written. */
+export class HomeUnusable extends Schema.TaggedError<HomeUnusable>()("HomeUnusable", {
+  path: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `the home directory ${this.path} can not be used: ${this.reason}; fix its permissions or set BUNKER_HOME to a directory of yours`
+  }
+}
+
+/** Any other failure of a file operation inside the home directory. */
+export class StoreFailed extends Schema.TaggedError<StoreFailed>()("StoreFailed", {
+  operation: Schema.String,
+  path: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `${this.operation} ${this.path} failed: ${this.reason}`
+  }
+}
+
+export class DatabaseFailed extends Schema.TaggedError<DatabaseFailed>()("DatabaseFailed", {
+  operation: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `the database failed at ${this.operation}: ${this.reason}; 'bunker doctor' checks it`
+  }
+}
+
+/** The database was written by a newer build, or an applied migration was changed. */
+export class SchemaMismatch extends Schema.TaggedError<SchemaMismatch>()("SchemaMismatch", {
+  found: Schema.Int,
+  known: Schema.Int,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `the database has schema ${this.found}, this build knows ${this.known}: ${this.reason}; use the build that wrote it, or another BUNKER_HOME`
+  }
+}
+
+export class InvalidName extends Schema.TaggedError<InvalidName>()("InvalidName", {
+  name: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `"${this.name.slice(0, 140)}" is not a name: ${this.reason}; use 1 to 128 of A-Z a-z 0-9 _ . - and start with none of . and -`
+  }
+}
+
+export class LeaseLost extends Schema.TaggedError<LeaseLost>()("LeaseLost", { name: Schema.String }) {
+  override get message(): string {
+    return `the lease "${this.name}" is no longer held by this process; try again`
+  }
+}
+
+export class InstallInProgress extends Schema.TaggedError<InstallInProgress>()("InstallInProgress", {
+  /** Unix milliseconds at which the lease ends by itself. */
+  deadline: Schema.Int
+}) {
+  override get message(): string {
+    return `an upgrade of this home directory is going on until ${new Date(this.deadline).toISOString()} at the latest; try again when it is done`
+  }
+}
+
+export type StoreError = DiskFull | HomeUnusable | StoreFailed | DatabaseFailed | SchemaMismatch

@@ -1,0 +1,133 @@
+/** Names every way in which a sandbox, its engine or its guest fails. Holds no behaviour. */
+import { Schema } from "effect"
+
+export class SandboxNotFound extends Schema.TaggedError<SandboxNotFound>()("SandboxNotFound", { name: Schema.String }) {
+  override get message(): string {
+    return `no sandbox "${this.name}"; see 'bunker ps -a'`
+  }
+}
+
+export class AlreadyExists extends Schema.TaggedError<AlreadyExists>()("AlreadyExists", { name: Schema.String }) {
+  override get message(): string {
+    return `a sandbox "${this.name}" exists; choose another --name, or 'bunker rm ${this.name}' first`
+  }
+}
+
+export class AlreadyRunning extends Schema.TaggedError<AlreadyRunning>()("AlreadyRunning", { name: Schema.String }) {
+  override get message(): string {
+    return `sandbox "${this.name}" is running already; reach it with 'bunker exec ${this.name} ...'`
+  }
+}
+
+/** The sandbox is in a state that does not allow the operation. */
+export class WrongState extends Schema.TaggedError<WrongState>()("WrongState", {
+  name: Schema.String,
+  status: Schema.String,
+  operation: Schema.String,
+  advice: Schema.String
+}) {
+  override get message(): string {
+    return `can not ${this.operation} "${this.name}": it is ${this.status}; ${this.advice}`
+  }
+}
+
+/** A field of a sandbox definition is out of its bounds. */
+export class InvalidSpec extends Schema.TaggedError<InvalidSpec>()("InvalidSpec", {
+  field: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `${this.field}: ${this.reason}`
+  }
+}
+
+/** The named engine can not run a VM on this machine. */
+export class EngineUnavailable extends Schema.TaggedError<EngineUnavailable>()("EngineUnavailable", {
+  engine: Schema.String,
+  reason: Schema.String,
+  advice: Schema.String
+}) {
+  override get message(): string {
+    return `engine ${this.engine} can not be used here: ${this.reason}; ${this.advice}`
+  }
+}
+
+/** A shared library was not found in any of the places looked at. */
+export class LibraryNotFound extends Schema.TaggedError<LibraryNotFound>()("LibraryNotFound", {
+  library: Schema.String,
+  /** Every place, in the order of the search, with what was wrong there. */
+  looked: Schema.Array(Schema.String),
+  advice: Schema.String
+}) {
+  override get message(): string {
+    return `${this.library} was not found; looked at ${this.looked.join(", ")}; ${this.advice}`
+  }
+}
+
+/** A libkrun call answered with a negative errno. */
+export class KrunCallFailed extends Schema.TaggedError<KrunCallFailed>()("KrunCallFailed", {
+  call: Schema.String,
+  argument: Schema.String,
+  errno: Schema.String
+}) {
+  override get message(): string {
+    return `libkrun's ${this.call}(${this.argument}) failed with ${this.errno}`
+  }
+}
+
+/** The VM ended, or its agent never said hello, before the sandbox was up. */
+export class BootFailed extends Schema.TaggedError<BootFailed>()("BootFailed", {
+  name: Schema.String,
+  reason: Schema.String,
+  /** Last lines of the guest's console, at most 4 KiB. */
+  console: Schema.String
+}) {
+  override get message(): string {
+    const tail = this.console.trim().split("\n").at(-1)?.trim()
+    return `sandbox "${this.name}" did not boot: ${this.reason}${tail ? `; last console line: ${tail}` : ""}`
+  }
+}
+
+/** The channel to the guest agent broke or carried what the protocol forbids. */
+export class GuestChannelFailed extends Schema.TaggedError<GuestChannelFailed>()("GuestChannelFailed", {
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `the channel to the guest agent failed: ${this.reason}`
+  }
+}
+
+/** The guest could not start the command. */
+export class ExecFailed extends Schema.TaggedError<ExecFailed>()("ExecFailed", {
+  reason: Schema.Literals(["not_found", "not_executable", "bad_cwd", "bad_user", "limit", "failed"]),
+  detail: Schema.String
+}) {
+  override get message(): string {
+    switch (this.reason) {
+      case "not_found":
+        return `the guest has no command "${this.detail}"; check the image's PATH and the spelling`
+      case "not_executable":
+        return `"${this.detail}" can not be executed in the guest; check its mode and its interpreter`
+      case "bad_cwd":
+        return `the guest has no working directory "${this.detail}"; choose another with -w`
+      case "bad_user":
+        return `the guest has no user "${this.detail}"; choose another with -u`
+      default:
+        return `the guest could not start the command: ${this.detail}`
+    }
+  }
+  /** Exit code by docker's habit: 127 not found, 126 not executable, 125 everything else. */
+  get exitCode(): 125 | 126 | 127 {
+    return this.reason === "not_found" ? 127 : this.reason === "not_executable" ? 126 : 125
+  }
+}
+
+/** Another process supervises the sandbox and can not be reached. */
+export class SupervisorUnreachable extends Schema.TaggedError<SupervisorUnreachable>()("SupervisorUnreachable", {
+  name: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `the process that looks after "${this.name}" does not answer: ${this.reason}; 'bunker kill ${this.name}' ends the sandbox`
+  }
+}
