@@ -1,0 +1,124 @@
+/**
+ * Runs actors: a protocol is an `RpcGroup`, an address is a `Context.Service`, a place is a Layer.
+ * Holds no state of any actor and knows none by name.
+ *
+ * Invariants of a local actor: one message at a time (streams marked with `Rpc.fork` leave the mailbox once started); at most
+ * `capacity` messages wait, further senders wait; a defect fails its own message only, and restarts the behaviour with
+ * fresh state before the next message.
+ */
+import * as NodeSocket from "@effect/platform-node-shared/NodeSocket"
+import * as NodeSocketServer from "@effect/platform-node-shared/NodeSocketServer"
+import { Context, Effect, Layer, ScopedRef, Semaphore } from "effect"
+import { type Rpc, RpcClient, type RpcGroup, RpcSchema, RpcSerialization, RpcServer } from "effect/rpc"
+import type { RpcClientError } from "effect/rpc/RpcClientError"
+
+/** What a message to an actor elsewhere may fail with besides its own errors: the connection broke. */
+export type Unreachable = RpcClientError
+
+/** The shape of an address: one function per message. */
+export type Address<Rpcs extends Rpc.Any> = RpcClient.FromGroup<RpcGroup.RpcGroup<Rpcs>, Unreachable>
+
+/** Messages that may wait in a mailbox. */
+export const mailboxCapacity = 1024
+
+/** Starts an actor in this process, in the current scope, and answers its address. */
+export const local = Effect.fnUntraced(function* <Rpcs extends Rpc.Any>(
+  protocol: RpcGroup.RpcGroup<Rpcs>,
+  options?: { readonly capacity?: number; readonly name?: string }
+) {
+  const slots = yield* Semaphore.make(options?.capacity ?? mailboxCapacity)
+  const waiting = new Set<unknown>()
+  let deliver: (message: never) => Effect.Effect<void> = () => Effect.void
+  const server = yield* RpcServer.makeNoSerialization(protocol, {
+    concurrency: 1,
+    disableFatalDefects: true,
+    spanPrefix: options?.name ?? "Actor",
+    onFromServer: (message) =>
+      message._tag === "Exit" && waiting.delete(message.requestId)
+        ? Effect.andThen(slots.release(1), deliver(message as never))
+        : deliver(message as never)
+  })
+  const { client, write } = yield* RpcClient.makeNoSerialization<Rpcs, Unreachable>(protocol, {
+    onFromClient: ({ message }) =>
+      message._tag !== "Request"
+        ? server.write(0, message)
+        : Effect.andThen(
+            slots.take(1),
+            Effect.suspend(() => {
+              waiting.add(message.id)
+              return server.write(0, message)
+            })
+          )
+  })
+  deliver = write as never
+  return client as Address<Rpcs>
+})
+
+type AnyHandlers = Record<string, (payload: unknown, options: unknown) => Effect.Effect<unknown, unknown, unknown>>
+
+/**
+ * Wraps a behaviour in one-for-one supervision: a defect in a handler closes the behaviour's scope and boots it again with
+ * fresh state. Streams are not restarted: their subscribers see them end.
+ */
+export const supervised = <Rpcs extends Rpc.Any, Handlers extends RpcGroup.HandlersFrom<Rpcs>, R>(
+  protocol: RpcGroup.RpcGroup<Rpcs>,
+  boot: Effect.Effect<Handlers, never, R>
+) =>
+  Effect.map(ScopedRef.fromAcquire(boot), (current) => {
+    const supervise = (tag: string, rpc: Rpc.AnyWithProps) => {
+      const call = (payload: unknown, options: unknown) =>
+        (ScopedRef.getUnsafe(current) as unknown as AnyHandlers)[tag]!(payload, options)
+      if (RpcSchema.isStreamSchema(rpc.successSchema)) return call
+      return (payload: unknown, options: unknown) =>
+        Effect.suspend(() => call(payload, options)).pipe(Effect.tapDefect(() => ScopedRef.set(current, boot)))
+    }
+    const entries = [...protocol.requests].map(([tag, rpc]) => [tag, supervise(tag, rpc as unknown as Rpc.AnyWithProps)])
+    return Object.fromEntries(entries) as Handlers
+  })
+
+/** The place "in this process": a Layer that gives `address` from a behaviour. */
+export const layerLocal = <Self, Rpcs extends Rpc.Any, Handlers extends RpcGroup.HandlersFrom<Rpcs>, R>(
+  address: Context.Key<Self, Address<Rpcs>>,
+  protocol: RpcGroup.RpcGroup<Rpcs>,
+  behaviour: Effect.Effect<Handlers, never, R>,
+  options?: { readonly capacity?: number }
+) =>
+  Layer.effect(address, local(protocol, { ...options, name: address.key })).pipe(
+    Layer.provide(protocol.toLayer(supervised(protocol, behaviour)))
+  )
+
+/** Frames on actor sockets: Effect's binary encoding, at most 16 MiB each. */
+const wire = RpcSerialization.layerSchemaBinary()
+
+/**
+ * Serves an actor that already has an address on a unix socket. Each message is forwarded to the address, so remote and local
+ * senders share its mailbox. The caller removes a stale socket file first and owns the mode of its directory.
+ */
+export const serveUnix = <Rpcs extends Rpc.Any>(
+  address: Address<Rpcs>,
+  protocol: RpcGroup.RpcGroup<Rpcs>,
+  socketPath: string
+) => {
+  const forward = Object.fromEntries(
+    [...protocol.requests.keys()].map((tag) => [
+      tag,
+      (payload: unknown) => (address as unknown as Record<string, (payload: unknown) => unknown>)[tag]!(payload)
+    ])
+  )
+  return RpcServer.layer(protocol, { disableFatalDefects: true }).pipe(
+    Layer.provide(protocol.toLayer(Effect.succeed(forward as never))),
+    Layer.provide(RpcServer.layerProtocolSocketServer),
+    Layer.provide([wire, NodeSocketServer.layer({ path: socketPath })])
+  )
+}
+
+/** The place "another process of this machine": an address over a unix socket, in the current scope. */
+export const connectUnix = <Rpcs extends Rpc.Any>(protocol: RpcGroup.RpcGroup<Rpcs>, socketPath: string) =>
+  Effect.gen(function* () {
+    const context = yield* Layer.build(
+      RpcClient.layerProtocolSocket({ retryTransientErrors: false }).pipe(
+        Layer.provide([wire, NodeSocket.layerNet({ path: socketPath })])
+      )
+    )
+    return (yield* RpcClient.make(protocol).pipe(Effect.provideContext(context))) as Address<Rpcs>
+  })

@@ -1,0 +1,110 @@
+/**
+ * Says what a sandbox is, which states it may pass through and how its runs end. Pure: touches no clock, row or process.
+ *
+ * Invariants: a status changes only along `transitions`; `stopped` and `crashed` are the only terminal ones.
+ */
+import { Schema } from "effect"
+import { SafeName } from "./name.ts"
+
+export const Status = Schema.Literals(["created", "starting", "running", "draining", "paused", "stopped", "crashed"])
+export type Status = typeof Status.Type
+
+export const TerminationReason = Schema.Literals([
+  "completed",
+  "failed",
+  "max_duration_exceeded",
+  "idle_timeout",
+  "agent_unresponsive",
+  "shutdown_requested",
+  "drain_requested",
+  "signal",
+  "boot_failed",
+  "internal_error"
+])
+export type TerminationReason = typeof TerminationReason.Type
+
+/** Every allowed step. A terminal sandbox may start again. */
+const transitions: Record<Status, ReadonlyArray<Status>> = {
+  created: ["starting", "crashed"],
+  starting: ["running", "stopped", "crashed"],
+  running: ["paused", "draining", "stopped", "crashed"],
+  paused: ["running", "draining", "stopped", "crashed"],
+  draining: ["stopped", "crashed"],
+  stopped: ["starting"],
+  crashed: ["starting"]
+}
+
+export const canTransition = (from: Status, to: Status): boolean => transitions[from].includes(to)
+
+export const isTerminal = (status: Status): boolean => status === "stopped" || status === "crashed"
+
+/** States in which a VM may exist. */
+export const isLive = (status: Status): boolean => !isTerminal(status) && status !== "created"
+
+/** States from which `to` may be reached, for conditional updates. */
+export const predecessors = (to: Status): ReadonlyArray<Status> =>
+  (Object.keys(transitions) as Array<Status>).filter((from) => canTransition(from, to))
+
+export const EngineKind = Schema.Literals(["auto", "krun", "qemu"])
+export type EngineKind = typeof EngineKind.Type
+
+/** Bounds of a sandbox's size; libkrun kills the process below 64 MiB (measured). */
+export const limits = {
+  cpusMax: 64,
+  memoryMbMin: 64,
+  memoryMbMax: 1_048_576,
+  diskMbMin: 64,
+  diskMbMax: 16_777_216,
+  argvMax: 4096,
+  argumentBytesMax: 131_072,
+  envMax: 4096
+} as const
+
+const Argument = Schema.String.check(Schema.isMaxLength(limits.argumentBytesMax)).check(Schema.isPattern(/^[^\0]*$/))
+
+/** What a sandbox is made from: the JSON in the `config` column. */
+export const SandboxConfig = Schema.Struct({
+  /** Canonical image reference. */
+  image: Schema.String,
+  /** Command in place of the image's, absent to use the image's. */
+  command: Schema.optionalKey(Schema.Array(Argument).check(Schema.isMaxLength(limits.argvMax))),
+  /** Entrypoint in place of the image's; an empty list clears it. */
+  entrypoint: Schema.optionalKey(Schema.Array(Argument).check(Schema.isMaxLength(limits.argvMax))),
+  /** `KEY=value`, over the image's. */
+  env: Schema.Array(Argument).check(Schema.isMaxLength(limits.envMax)),
+  /** Working directory in the guest, absent for the image's. */
+  workdir: Schema.optionalKey(Argument),
+  /** `name`, `uid`, `name:group` or `uid:gid`, absent for the image's. */
+  user: Schema.optionalKey(Argument),
+  /** Host name in the guest, absent for the sandbox's name. */
+  hostname: Schema.optionalKey(Argument),
+  cpus: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: limits.cpusMax })),
+  /** MiB. */
+  memoryMb: Schema.Int.check(Schema.isBetween({ minimum: limits.memoryMbMin, maximum: limits.memoryMbMax })),
+  /** MiB of the writable disk of a persistent sandbox. */
+  diskMb: Schema.Int.check(Schema.isBetween({ minimum: limits.diskMbMin, maximum: limits.diskMbMax })),
+  engine: EngineKind,
+  /** True when the sandbox ends with its main command, as `run` ones do; machines stay up until stopped. */
+  endsWithCommand: Schema.Boolean,
+  labels: Schema.Record(Schema.String, Schema.String)
+})
+export type SandboxConfig = typeof SandboxConfig.Type
+
+/** One sandbox with its newest run, as `ps` and `inspect` show it. Times are unix milliseconds. */
+export class SandboxInfo extends Schema.Class<SandboxInfo>("SandboxInfo")({
+  id: Schema.Int,
+  name: SafeName,
+  status: Status,
+  ephemeral: Schema.Boolean,
+  config: SandboxConfig,
+  createdAt: Schema.Int,
+  updatedAt: Schema.Int,
+  pid: Schema.NullOr(Schema.Int),
+  engine: Schema.NullOr(Schema.String),
+  startedAt: Schema.NullOr(Schema.Int),
+  terminatedAt: Schema.NullOr(Schema.Int),
+  exitCode: Schema.NullOr(Schema.Int),
+  exitSignal: Schema.NullOr(Schema.String),
+  terminationReason: Schema.NullOr(TerminationReason),
+  terminationDetail: Schema.NullOr(Schema.String)
+}) {}

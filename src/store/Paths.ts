@@ -1,0 +1,101 @@
+/** Joins every path below the home directory, and is the only place that does. Creates directories, opens no files. */
+import { Context, Effect, Layer, Schema } from "effect"
+import path from "node:path"
+import { type Digest, digestHex } from "../domain/digest.ts"
+import { HomeUnusable } from "../domain/errors/store.ts"
+import type { SafeName } from "../domain/name.ts"
+import { ensureDirectory, type FileError } from "./files.ts"
+
+/** An absolute path built here from checked parts. */
+export const CheckedPath = Schema.String.pipe(Schema.brand("CheckedPath"))
+export type CheckedPath = typeof CheckedPath.Type
+
+/** The paths of one sandbox. */
+export interface SandboxPaths {
+  readonly directory: CheckedPath
+  readonly lock: CheckedPath
+  readonly upper: CheckedPath
+  readonly logs: CheckedPath
+  readonly consoleLog: CheckedPath
+  readonly mainLog: CheckedPath
+}
+
+/** The sockets and reports of one live sandbox, by row id: a socket's path has at most 107 bytes (unix(7)). */
+export interface RunPaths {
+  readonly directory: CheckedPath
+  readonly keeperSocket: CheckedPath
+  readonly keeperLog: CheckedPath
+}
+
+export class Paths extends Context.Service<
+  Paths,
+  {
+    readonly home: CheckedPath
+    readonly database: CheckedPath
+    readonly userConfig: CheckedPath
+    readonly temporary: CheckedPath
+    readonly locks: CheckedPath
+    readonly boot: CheckedPath
+    readonly layers: CheckedPath
+    readonly fsmetas: CheckedPath
+    readonly vmdks: CheckedPath
+    readonly sandboxes: CheckedPath
+    readonly runs: CheckedPath
+    readonly serverSocket: CheckedPath
+    readonly layerImage: (diffId: Digest) => CheckedPath
+    readonly fsmeta: (manifest: Digest) => CheckedPath
+    readonly vmdk: (manifest: Digest) => CheckedPath
+    readonly lockFile: (digest: Digest) => CheckedPath
+    readonly sandbox: (name: SafeName) => SandboxPaths
+    readonly run: (sandboxId: number) => RunPaths
+  }
+>()("bunker/Paths") {
+  /** Creates what is missing below `home`, mode 0700. Fails with `HomeUnusable` where it can not be used. */
+  static readonly layer = (home: string): Layer.Layer<Paths, FileError> => Layer.effect(Paths, make(home))
+}
+
+/** Longest socket name below `run/<id>/`, with room for a ten-digit id. */
+const socketTail = "/run/1234567890/keeper.sock".length
+
+const make = Effect.fnUntraced(function* (home: string): Effect.fn.Return<Paths["Service"], FileError> {
+  const root = path.resolve(home)
+  if (Buffer.byteLength(root) + socketTail > 107) {
+    return yield* new HomeUnusable({ path: root, reason: `its path is longer than ${107 - socketTail} bytes, too long for sockets` })
+  }
+  const at = (...parts: ReadonlyArray<string>): CheckedPath => path.join(root, ...parts) as CheckedPath
+  const directories = {
+    temporary: at("cache", "tmp"),
+    locks: at("cache", "locks"),
+    boot: at("cache", "boot"),
+    layers: at("cache", "layers"),
+    fsmetas: at("cache", "fsmeta"),
+    vmdks: at("cache", "vmdk"),
+    sandboxes: at("sandboxes"),
+    runs: at("run")
+  }
+  yield* Effect.forEach([root, ...Object.values(directories)], ensureDirectory)
+  return {
+    home: at(),
+    database: at("bunker.db"),
+    userConfig: at("bunker.config.ts"),
+    serverSocket: at("bunker.sock"),
+    ...directories,
+    layerImage: (diffId) => at("cache", "layers", `${digestHex(diffId)}.erofs`),
+    fsmeta: (manifest) => at("cache", "fsmeta", `${digestHex(manifest)}.erofs`),
+    vmdk: (manifest) => at("cache", "vmdk", `${digestHex(manifest)}.vmdk`),
+    lockFile: (digest) => at("cache", "locks", `${digestHex(digest)}.lock`),
+    sandbox: (name) => ({
+      directory: at("sandboxes", name),
+      lock: at("sandboxes", name, "lock"),
+      upper: at("sandboxes", name, "upper.ext4"),
+      logs: at("sandboxes", name, "logs"),
+      consoleLog: at("sandboxes", name, "logs", "console.log"),
+      mainLog: at("sandboxes", name, "logs", "main.jsonl")
+    }),
+    run: (sandboxId) => ({
+      directory: at("run", String(sandboxId)),
+      keeperSocket: at("run", String(sandboxId), "keeper.sock"),
+      keeperLog: at("run", String(sandboxId), "keeper.log")
+    })
+  }
+})

@@ -1,0 +1,98 @@
+/**
+ * Applies `migrations/NNNN_name.sql` once each, in order, in a transaction each, and refuses a database that is newer or was
+ * migrated by other text. Opens nothing.
+ */
+import { Result } from "effect"
+import { SchemaMismatch } from "../domain/errors/store.ts"
+import init from "../../migrations/0001_init.sql" with { type: "text" }
+
+export interface Migration {
+  /** 1, 2, 3 … without gaps. */
+  readonly version: number
+  readonly name: string
+  /** The whole file: a `-- up` part and a `-- down` part. */
+  readonly text: string
+}
+
+/** The migrations of this build, oldest first. */
+export const builtIn: ReadonlyArray<Migration> = [{ version: 1, name: "init", text: init }]
+
+/** What applying needs from the database; everything throws on failure. */
+export interface MigrationTarget {
+  readonly all: <Row>(sql: string) => ReadonlyArray<Row>
+  readonly run: (sql: string, parameters?: ReadonlyArray<string | number>) => number
+  readonly script: (sql: string) => void
+  readonly immediate: <A, E>(body: () => Result.Result<A, E>) => Result.Result<A, E>
+}
+
+/** Splits a migration at its `-- up` and `-- down` lines. */
+export const parts = (text: string): { readonly up: string; readonly down: string } => {
+  const up = text.search(/^-- up\s*$/m)
+  const down = text.search(/^-- down\s*$/m)
+  if (up < 0 || down < up) throw new Error("a migration needs a line '-- up' and, after it, a line '-- down'")
+  return { up: text.slice(up + "-- up".length, down), down: text.slice(down + "-- down".length) }
+}
+
+/** sha256 of the text, as recorded with each applied migration. */
+export const checksum = (text: string): string => new Bun.CryptoHasher("sha256").update(text).digest("hex")
+
+interface Applied {
+  readonly version: number
+  readonly name: string
+  readonly checksum: string
+}
+
+const applied = (target: MigrationTarget): ReadonlyArray<Applied> => {
+  const known = target.all<{ readonly name: string }>("SELECT name FROM sqlite_schema WHERE name = 'schema_migration'")
+  if (known.length === 0) return []
+  return target.all<Applied>("SELECT version, name, checksum FROM schema_migration ORDER BY version")
+}
+
+const mismatch = (before: ReadonlyArray<Applied>, migrations: ReadonlyArray<Migration>): SchemaMismatch | undefined => {
+  const known = migrations.at(-1)?.version ?? 0
+  const found = before.at(-1)?.version ?? 0
+  if (found > known) return new SchemaMismatch({ found, known, reason: "a newer build wrote it" })
+  for (const [index, row] of before.entries()) {
+    const mine = migrations[index]
+    if (mine === undefined || mine.version !== row.version || checksum(mine.text) !== row.checksum) {
+      return new SchemaMismatch({ found, known, reason: `migration ${row.version} (${row.name}) is not the one that was applied` })
+    }
+  }
+  return undefined
+}
+
+/**
+ * Applies what is missing and answers the schema version. The common case (nothing missing) is two reads and no write; two
+ * processes that open a fresh database at once end with one schema, because each step re-reads under the write lock.
+ */
+export const migrate = (
+  target: MigrationTarget,
+  migrations: ReadonlyArray<Migration>,
+  nowMs: number
+): Result.Result<number, SchemaMismatch> => {
+  const before = applied(target)
+  const wrong = mismatch(before, migrations)
+  if (wrong !== undefined) return Result.fail(wrong)
+  if (before.length === migrations.length) return Result.succeed(before.at(-1)?.version ?? 0)
+  for (const migration of migrations.slice(before.length)) {
+    const step = target.immediate((): Result.Result<void, SchemaMismatch> => {
+      target.script(
+        "CREATE TABLE IF NOT EXISTS schema_migration (version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT"
+      )
+      const now = applied(target)
+      const conflict = mismatch(now, migrations)
+      if (conflict !== undefined) return Result.fail(conflict)
+      if (now.some((row) => row.version === migration.version)) return Result.void
+      target.script(parts(migration.text).up)
+      target.run("INSERT INTO schema_migration (version, name, checksum, applied_at) VALUES (?, ?, ?, ?)", [
+        migration.version,
+        migration.name,
+        checksum(migration.text),
+        nowMs
+      ])
+      return Result.void
+    })
+    if (Result.isFailure(step)) return Result.fail(step.failure)
+  }
+  return Result.succeed(migrations.at(-1)?.version ?? 0)
+}
