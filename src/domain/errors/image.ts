@@ -11,6 +11,16 @@ export class InvalidReference extends Schema.TaggedError<InvalidReference>()("In
   }
 }
 
+/** The text is not `os/architecture[/variant]`. */
+export class InvalidPlatform extends Schema.TaggedError<InvalidPlatform>()("InvalidPlatform", {
+  platform: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `"${this.platform}" is not a platform: ${this.reason}; write OS/ARCH[/VARIANT], for example linux/arm64`
+  }
+}
+
 /** Neither the local records nor, where asked, the registry know the reference. */
 export class ImageNotFound extends Schema.TaggedError<ImageNotFound>()("ImageNotFound", {
   reference: Schema.String,
@@ -117,6 +127,7 @@ export class ArchiveInvalid extends Schema.TaggedError<ArchiveInvalid>()("Archiv
 
 export type ImageError =
   | InvalidReference
+  | InvalidPlatform
   | ImageNotFound
   | ImageNotCached
   | ImageInUse

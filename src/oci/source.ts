@@ -1,0 +1,52 @@
+/** The interface between where an image's bytes come from and who unpacks them. Holds no behaviour. */
+import type { Effect, Stream } from "effect"
+import type { ImageConfig } from "../domain/descriptor.ts"
+import type {
+  ArchiveInvalid,
+  DigestMismatch,
+  ImageNotFound,
+  ManifestInvalid,
+  PlatformNotFound,
+  RegistryAuth,
+  RegistryUnavailable
+} from "../domain/errors/image.ts"
+import type { Platform } from "../domain/platform.ts"
+
+/** One layer of an image as its source stores it. */
+export interface ResolvedLayer {
+  readonly mediaType: string
+  /** Digest of the stored (compressed) bytes. */
+  readonly digest: string
+  /** Length of the stored bytes. */
+  readonly sizeBytes: number
+  /** Digest of the uncompressed tar, from the config's `rootfs.diff_ids`. */
+  readonly diffId: string | undefined
+}
+
+/** One image for one platform, its manifest and config checked. */
+export interface ResolvedImage {
+  readonly manifestDigest: string
+  readonly manifestMediaType: string
+  readonly configDigest: string
+  readonly config: ImageConfig
+  /** Bottom to top. */
+  readonly layers: ReadonlyArray<ResolvedLayer>
+  /** Stored bytes of manifest, config and layers. */
+  readonly totalSizeBytes: number
+}
+
+export type SourceError =
+  | ImageNotFound
+  | PlatformNotFound
+  | ManifestInvalid
+  | DigestMismatch
+  | RegistryAuth
+  | RegistryUnavailable
+  | ArchiveInvalid
+
+/** Where an image's bytes come from: a registry repository or a file. */
+export interface ImageSource {
+  readonly resolve: (platform: Platform) => Effect.Effect<ResolvedImage, SourceError>
+  /** Bytes as stored (compressed); length and sha256 are checked, and more bytes than announced stop the stream at once. */
+  readonly blob: (layer: ResolvedLayer) => Stream.Stream<Uint8Array, SourceError>
+}
