@@ -1,0 +1,161 @@
+/**
+ * Binds the few POSIX and Linux calls that node:fs and node:process lack: locks, limits, descriptors, sessions, execve.
+ * Holds no policy. Linux with glibc on x86-64 only.
+ *
+ * Holds for every call unless its line says otherwise: it works on plain integers, borrows no memory, does not block and
+ * affects the calling process. A failed call throws CallFailed with the name of errno, which is read on the same thread
+ * right after the call.
+ */
+import { dlopen, FFIType, type Pointer, ptr, read } from "bun:ffi"
+import { CallFailed, errnoName } from "./errno.ts"
+
+const { i32, i64, u64, ptr: pointer } = FFIType
+
+let loaded: ReturnType<typeof load> | undefined
+
+const load = () =>
+  dlopen("libc.so.6", {
+    __errno_location: { args: [], returns: pointer },
+    flock: { args: [i32, i32], returns: i32 },
+    prctl: { args: [i32, u64, u64, u64, u64], returns: i32 },
+    setsid: { args: [], returns: i32 },
+    getppid: { args: [], returns: i32 },
+    getrlimit: { args: [i32, pointer], returns: i32 },
+    setrlimit: { args: [i32, pointer], returns: i32 },
+    fcntl: { args: [i32, i32, i64], returns: i32 },
+    dup2: { args: [i32, i32], returns: i32 },
+    socketpair: { args: [i32, i32, i32, pointer], returns: i32 },
+    kill: { args: [i32, i32], returns: i32 },
+    syscall: { args: [i64, i64, i64, i64, i64], returns: i64 },
+    execve: { args: [pointer, pointer, pointer], returns: i32 }
+  }).symbols
+
+/** libc is looked up at the first call, so importing this file costs nothing. */
+const libc = () => (loaded ??= load())
+
+const check = (call: string, argument: string, result: number | bigint): number => {
+  if (Number(result) >= 0) return Number(result)
+  throw new CallFailed(call, argument, errnoName(read.i32(libc().__errno_location() as Pointer, 0)))
+}
+
+const LOCK_EX = 2
+const LOCK_NB = 4
+
+/**
+ * Takes an exclusive flock(2) lock on an open descriptor without waiting; false when another open description holds it.
+ * The lock belongs to the open file description: it survives execve and fork and ends when the last copy is closed.
+ */
+export const tryLockExclusive = (fd: number): boolean => {
+  try {
+    check("flock", String(fd), libc().flock(fd, LOCK_EX | LOCK_NB))
+    return true
+  } catch (cause) {
+    if (cause instanceof CallFailed && cause.errno === "EAGAIN") return false
+    throw cause
+  }
+}
+
+const PR_SET_PDEATHSIG = 1
+
+/**
+ * Has the kernel send `signal` to this process when the *thread* that started it ends; 0 switches it off. A parent that is
+ * gone already is not noticed: compare parentPid() afterwards. Survives execve.
+ */
+export const setParentDeathSignal = (signal: number): void => {
+  check("prctl", "PR_SET_PDEATHSIG", libc().prctl(PR_SET_PDEATHSIG, BigInt(signal), 0n, 0n, 0n))
+}
+
+/** Process id of the parent as it is now; process.ppid may be the one from the start. */
+export const parentPid = (): number => libc().getppid()
+
+/** Makes this process the leader of a session of its own, without a terminal. A process that leads a group keeps its session. */
+export const ownSession = (): void => {
+  try {
+    check("setsid", "", libc().setsid())
+  } catch (cause) {
+    if (!(cause instanceof CallFailed && cause.errno === "EPERM")) throw cause
+  }
+}
+
+/** Resource numbers of setrlimit(2). */
+export const RLIMIT_CORE = 4
+export const RLIMIT_NOFILE = 7
+
+/** Soft and hard limit of a resource; the kernel reads or writes 16 bytes of ours during the call. */
+export const getLimit = (resource: number): { readonly soft: bigint; readonly hard: bigint } => {
+  const pair = new BigUint64Array(2)
+  check("getrlimit", String(resource), libc().getrlimit(resource, ptr(pair)))
+  return { soft: pair[0]!, hard: pair[1]! }
+}
+
+export const setLimit = (resource: number, soft: bigint, hard: bigint): void => {
+  const pair = BigUint64Array.of(soft, hard)
+  check("setrlimit", String(resource), libc().setrlimit(resource, ptr(pair)))
+}
+
+const F_GETFD = 1
+const F_SETFD = 2
+const FD_CLOEXEC = 1
+
+/** Says whether a descriptor survives execve; node:fs opens all of its own close-on-exec. */
+export const setCloseOnExec = (fd: number, closed: boolean): void => {
+  const flags = check("fcntl", `${fd}, F_GETFD`, libc().fcntl(fd, F_GETFD, 0n))
+  const wanted = closed ? flags | FD_CLOEXEC : flags & ~FD_CLOEXEC
+  check("fcntl", `${fd}, F_SETFD`, libc().fcntl(fd, F_SETFD, BigInt(wanted)))
+}
+
+/** Makes `to` another name of `from`, closing what `to` was; the copy survives execve. */
+export const duplicateTo = (from: number, to: number): void => {
+  check("dup2", `${from}, ${to}`, libc().dup2(from, to))
+}
+
+const AF_UNIX = 1
+const SOCK_STREAM = 1
+const SOCK_CLOEXEC = 0o2000000
+
+/** Two connected unix stream sockets, close-on-exec; the caller closes both. */
+export const socketPair = (): readonly [number, number] => {
+  const pair = new Int32Array(2)
+  check("socketpair", "AF_UNIX", libc().socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ptr(pair)))
+  return [pair[0]!, pair[1]!]
+}
+
+const SYS_PIDFD_SEND_SIGNAL = 424n
+const SYS_PIDFD_OPEN = 434n
+
+/** A descriptor of a living process that stays bound to it when the number is used again; ESRCH when there is none. Close it. */
+export const pidfdOpen = (pid: number): number =>
+  check("pidfd_open", String(pid), libc().syscall(SYS_PIDFD_OPEN, BigInt(pid), 0n, 0n, 0n))
+
+/** Sends a signal to the process behind a pidfd, and to no other that got its number; ESRCH when it has ended. */
+export const pidfdSendSignal = (pidfd: number, signal: number): void => {
+  check(
+    "pidfd_send_signal",
+    String(signal),
+    libc().syscall(SYS_PIDFD_SEND_SIGNAL, BigInt(pidfd), BigInt(signal), 0n, 0n)
+  )
+}
+
+/** Sends a signal to a process, or to a process group when `pid` is negative. */
+export const kill = (pid: number, signal: number): void => {
+  check("kill", `${pid}, ${signal}`, libc().kill(pid, signal))
+}
+
+/**
+ * Replaces this process by another program, with every descriptor that is not close-on-exec, and does not come back: all
+ * threads end, no JavaScript runs any more. Throws when the kernel refuses. Strings are borrowed until the switch.
+ */
+export const execve = (file: string, argv: ReadonlyArray<string>, env: ReadonlyArray<string>): never => {
+  const owned: Array<Uint8Array> = []
+  const text = (of: string): Pointer => {
+    if (of.includes("\0")) throw new CallFailed("execve", "a string with a NUL", "EINVAL")
+    const bytes = Buffer.from(`${of}\0`, "utf8")
+    owned.push(bytes)
+    return ptr(bytes)
+  }
+  const table = (of: ReadonlyArray<string>): BigUint64Array =>
+    BigUint64Array.from([...of.map((each) => BigInt(text(each))), 0n])
+  const [argvTable, envTable] = [table(argv), table(env)]
+  check("execve", file, libc().execve(text(file), ptr(argvTable), ptr(envTable)))
+  throw new CallFailed("execve", file, `no error (${owned.length} strings)`)
+}
