@@ -1,0 +1,146 @@
+/**
+ * Grants leases by rows that several processes share: maintenance leases (who sweeps) and content leases (what a pull or a boot
+ * is using). Never blocks and never waits for a holder; does no maintenance itself.
+ *
+ * Invariants: a refused attempt is one indexed read and no write; the conditional UPDATE decides who wins, not the read;
+ * a lease that nobody renews ends by itself.
+ */
+import { Clock, Context, Effect, Result, Schedule, Schema } from "effect"
+import { Rpc, RpcGroup } from "effect/rpc"
+import { DatabaseFailed, DiskFull, HomeUnusable, LeaseLost } from "../domain/errors/store.ts"
+import { Database } from "../store/Database.ts"
+import { type Address, layerLocal } from "./Actor.ts"
+
+/** Errors of any message that touches the database. */
+export const DatabaseErrors = Schema.Union([DatabaseFailed, DiskFull, HomeUnusable])
+
+/** Proof of holding a maintenance lease. */
+export class Lease extends Schema.Class<Lease>("Lease")({
+  name: Schema.String,
+  /** Secret of this holder: only it can renew or complete. */
+  token: Schema.String,
+  /** Unix milliseconds. */
+  expiresAt: Schema.Int
+}) {}
+
+const milliseconds = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 86_400_000 }))
+const WithLeaseLost = Schema.Union([LeaseLost, DatabaseFailed, DiskFull, HomeUnusable])
+
+export class LeaseProtocol extends RpcGroup.make(
+  /** Answers the lease, or null when it is held or was completed less than `minIntervalMs` ago. */
+  Rpc.make("TryAcquire", {
+    payload: { name: Schema.NonEmptyString, durationMs: milliseconds, minIntervalMs: Schema.Int },
+    success: Schema.NullOr(Lease),
+    error: DatabaseErrors
+  }),
+  Rpc.make("Renew", { payload: { lease: Lease, durationMs: milliseconds }, success: Lease, error: WithLeaseLost }),
+  /** Stamps the completion and frees the lease, only while `lease` still holds it. */
+  Rpc.make("Complete", { payload: { lease: Lease }, error: WithLeaseLost }),
+  /** Holds resources (manifest digests, diff ids) against collection; the same token may hold more later. */
+  Rpc.make("HoldContent", {
+    payload: { token: Schema.NonEmptyString, resources: Schema.Array(Schema.NonEmptyString), durationMs: milliseconds },
+    error: DatabaseErrors
+  }),
+  Rpc.make("RenewContent", { payload: { token: Schema.NonEmptyString, durationMs: milliseconds }, error: DatabaseErrors }),
+  Rpc.make("DropContent", { payload: { token: Schema.NonEmptyString }, error: DatabaseErrors })
+) {}
+
+/** Every statement that this actor runs; a test asks EXPLAIN QUERY PLAN about each. */
+export const statements = {
+  read: "SELECT lease_expires_at, last_completed_at FROM maintenance_lease WHERE name = ?",
+  seed: "INSERT OR IGNORE INTO maintenance_lease (name, lease_expires_at) VALUES (?, 0)",
+  claim:
+    "UPDATE maintenance_lease SET holder_pid = ?, holder_token = ?, lease_expires_at = ? WHERE name = ? AND lease_expires_at <= ? AND (last_completed_at IS NULL OR last_completed_at <= ?)",
+  renew: "UPDATE maintenance_lease SET lease_expires_at = ? WHERE name = ? AND holder_token = ? AND lease_expires_at > ?",
+  complete:
+    "UPDATE maintenance_lease SET last_completed_at = ?, lease_expires_at = 0, holder_pid = NULL, holder_token = NULL WHERE name = ? AND holder_token = ? AND lease_expires_at > ?",
+  hold: "INSERT INTO content_lease (token, resource, expires_at) VALUES (?, ?, ?) ON CONFLICT (token, resource) DO UPDATE SET expires_at = excluded.expires_at",
+  renewContent: "UPDATE content_lease SET expires_at = ? WHERE token = ?",
+  dropContent: "DELETE FROM content_lease WHERE token = ?",
+  held: "SELECT 1 AS held FROM content_lease WHERE resource = ? AND expires_at > ? LIMIT 1"
+} as const
+
+const behaviour = Effect.gen(function* () {
+  const db = yield* Database
+
+  const tryAcquire = Effect.fn("LeaseManager.tryAcquire")(function* (claim: {
+    readonly name: string
+    readonly durationMs: number
+    readonly minIntervalMs: number
+  }) {
+    const now = yield* Clock.currentTimeMillis
+    const cutoff = now - claim.minIntervalMs
+    const row = yield* db.get<{ readonly lease_expires_at: number; readonly last_completed_at: number | null }>(
+      statements.read,
+      [claim.name]
+    )
+    if (row !== undefined && (row.lease_expires_at > now || (row.last_completed_at ?? -Infinity) > cutoff)) return null
+    if (row === undefined) yield* db.run(statements.seed, [claim.name])
+    const lease = new Lease({ name: claim.name, token: crypto.randomUUID(), expiresAt: now + claim.durationMs })
+    const won = yield* db.run(statements.claim, [process.pid, lease.token, lease.expiresAt, claim.name, now, cutoff])
+    return won === 1 ? lease : null
+  })
+
+  const renew = Effect.fn("LeaseManager.renew")(function* (lease: Lease, durationMs: number) {
+    const now = yield* Clock.currentTimeMillis
+    const expiresAt = now + durationMs
+    if ((yield* db.run(statements.renew, [expiresAt, lease.name, lease.token, now])) !== 1) {
+      return yield* new LeaseLost({ name: lease.name })
+    }
+    return new Lease({ ...lease, expiresAt })
+  })
+
+  const complete = Effect.fn("LeaseManager.complete")(function* (lease: Lease) {
+    const now = yield* Clock.currentTimeMillis
+    if ((yield* db.run(statements.complete, [now, lease.name, lease.token, now])) !== 1) {
+      return yield* new LeaseLost({ name: lease.name })
+    }
+  })
+
+  const hold = Effect.fn("LeaseManager.holdContent")(function* (token: string, resources: ReadonlyArray<string>, durationMs: number) {
+    const expiresAt = (yield* Clock.currentTimeMillis) + durationMs
+    yield* db.transaction((tx) => {
+      for (const resource of resources) tx.run(statements.hold, [token, resource, expiresAt])
+      return Result.void
+    })
+  })
+
+  return LeaseProtocol.of({
+    TryAcquire: tryAcquire,
+    Renew: ({ lease, durationMs }) => renew(lease, durationMs),
+    Complete: ({ lease }) => complete(lease),
+    HoldContent: ({ token, resources, durationMs }) => hold(token, resources, durationMs),
+    RenewContent: ({ token, durationMs }) =>
+      Effect.flatMap(Clock.currentTimeMillis, (now) => Effect.asVoid(db.run(statements.renewContent, [now + durationMs, token]))),
+    DropContent: ({ token }) => Effect.asVoid(db.run(statements.dropContent, [token]))
+  })
+})
+
+export class LeaseManager extends Context.Service<LeaseManager, Address<RpcGroup.Rpcs<typeof LeaseProtocol>>>()(
+  "bunker/LeaseManager"
+) {
+  static readonly layer = layerLocal(LeaseManager, LeaseProtocol, behaviour)
+}
+
+/** How long a content lease lives without renewal: the crash backstop. */
+export const contentLeaseMs = 60_000
+
+/** Resources held for the current scope: renewed at a third of the duration, dropped when the scope closes however it ends. */
+export interface ContentHold {
+  readonly add: (resources: ReadonlyArray<string>) => Effect.Effect<void, DatabaseFailed | DiskFull | HomeUnusable>
+}
+
+/** Opens a content lease in the current scope. */
+export const holdContent = Effect.fn("LeaseManager.hold")(function* (leases: LeaseManager["Service"]) {
+  const token = crypto.randomUUID()
+  yield* Effect.addFinalizer(() => Effect.ignore(leases.DropContent({ token })))
+  yield* leases
+    .RenewContent({ token, durationMs: contentLeaseMs })
+    .pipe(Effect.ignore, Effect.schedule(Schedule.spaced(contentLeaseMs / 3)), Effect.forkScoped)
+  return {
+    add: (resources) =>
+      leases
+        .HoldContent({ token, resources, durationMs: contentLeaseMs })
+        .pipe(Effect.catchTag("RpcClientError", Effect.die))
+  } satisfies ContentHold as ContentHold
+})

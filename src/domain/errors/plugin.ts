@@ -1,0 +1,56 @@
+/** Names every way in which plugins can not be put together or reached. Holds no behaviour. */
+import { Schema } from "effect"
+
+export class PluginMissing extends Schema.TaggedError<PluginMissing>()("PluginMissing", {
+  name: Schema.String,
+  neededBy: Schema.String
+}) {
+  override get message(): string {
+    return `plugin "${this.neededBy}" needs plugin "${this.name}", which is not there; add it to bunker.config.ts`
+  }
+}
+
+export class PluginDuplicate extends Schema.TaggedError<PluginDuplicate>()("PluginDuplicate", { name: Schema.String }) {
+  override get message(): string {
+    return `there are two plugins named "${this.name}"; rename or remove one`
+  }
+}
+
+export class PluginCycle extends Schema.TaggedError<PluginCycle>()("PluginCycle", {
+  names: Schema.Array(Schema.String)
+}) {
+  override get message(): string {
+    return `plugins need each other in a circle: ${this.names.join(" -> ")}; break it by removing one of these deps`
+  }
+}
+
+/** A plugin file can not be imported, is no plugin, or its options break its schema. */
+export class PluginInvalid extends Schema.TaggedError<PluginInvalid>()("PluginInvalid", {
+  name: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `plugin "${this.name}" can not be used: ${this.reason}`
+  }
+}
+
+export class UnknownMessage extends Schema.TaggedError<UnknownMessage>()("UnknownMessage", {
+  plugin: Schema.String,
+  message_: Schema.String
+}) {
+  override get message(): string {
+    return `plugin "${this.plugin}" takes no message "${this.message_}"`
+  }
+}
+
+/** The policy does not allow the permission that a message needs. */
+export class PermissionDenied extends Schema.TaggedError<PermissionDenied>()("PermissionDenied", {
+  plugin: Schema.String,
+  permission: Schema.String
+}) {
+  override get message(): string {
+    return `permission "${this.permission}" is not granted; allow it in the permissions of bunker.config.ts`
+  }
+}
+
+export type PluginError = PluginMissing | PluginDuplicate | PluginCycle | PluginInvalid

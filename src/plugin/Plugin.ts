@@ -1,0 +1,61 @@
+/**
+ * Says what a plugin is: one actor with its protocol, its options, the permissions that its messages need, and, as plain data,
+ * the HTTP routes and CLI commands by which people reach it. Runs nothing (see PluginHost).
+ */
+import type { Context, Layer, Schema } from "effect"
+import type { Rpc, RpcGroup } from "effect/rpc"
+import type { Address } from "../actors/Actor.ts"
+
+/**
+ * One HTTP route. Path parameters (`:name`), the query and the JSON body together are the message's payload; unknown keys are
+ * refused. A message that streams answers server-sent events.
+ */
+export interface PluginRoute<Tag extends string = string> {
+  readonly method: "GET" | "POST" | "PUT" | "DELETE"
+  readonly path: string
+  readonly message: Tag
+  /** Status of a good answer, 200 when absent. */
+  readonly status?: number
+}
+
+/** One CLI command, `bunker NAME ARGUMENT…`: each argument is a field of the message's payload. */
+export interface PluginCommand<Tag extends string = string> {
+  readonly name: string
+  /** One line for `--help`. */
+  readonly summary: string
+  readonly message: Tag
+  /** Fields of the payload, by position. */
+  readonly arguments: ReadonlyArray<{ readonly field: string; readonly summary: string }>
+}
+
+/** A plugin with its types erased, as the host keeps it. */
+export interface Plugin {
+  /** Unique name, `[a-z][a-z0-9-]*`. */
+  readonly name: string
+  /** Names of the plugins whose addresses the layer uses. */
+  readonly deps: ReadonlyArray<string>
+  readonly options: Schema.Top
+  // biome-ignore lint/suspicious/noExplicitAny: the types were checked by definePlugin and are erased here
+  readonly address: Context.Key<any, any>
+  // biome-ignore lint/suspicious/noExplicitAny: as above
+  readonly protocol: RpcGroup.RpcGroup<any>
+  /** Permission of every message, by its tag. */
+  readonly permissions: Readonly<Record<string, string>>
+  // biome-ignore lint/suspicious/noExplicitAny: as above
+  readonly layer: (options: any) => Layer.Layer<any, any, any>
+  readonly routes: ReadonlyArray<PluginRoute>
+  readonly commands: ReadonlyArray<PluginCommand>
+}
+
+/** Checks a plugin's types: every message has a permission, and routes and commands name messages that exist. */
+export const definePlugin = <Self, Rpcs extends Rpc.Any, Options extends Schema.Top, E, R>(plugin: {
+  readonly name: string
+  readonly deps?: ReadonlyArray<string>
+  readonly options: Options
+  readonly address: Context.Key<Self, Address<Rpcs>>
+  readonly protocol: RpcGroup.RpcGroup<Rpcs>
+  readonly permissions: { readonly [Tag in Rpcs["_tag"]]: string }
+  readonly layer: (options: Options["Type"]) => Layer.Layer<Self, E, R>
+  readonly routes?: ReadonlyArray<PluginRoute<Rpcs["_tag"]>>
+  readonly commands?: ReadonlyArray<PluginCommand<Rpcs["_tag"]>>
+}): Plugin => ({ deps: [], routes: [], commands: [], ...plugin }) as unknown as Plugin

@@ -1,0 +1,45 @@
+/** Tells whether a recorded process still is the one that was recorded. Reads procfs (proc(5)); signals nothing. */
+import fs from "node:fs"
+
+/** What identifies a process for ever: its pid, the kernel's start time of it, and the boot in which it ran. */
+export interface ProcessIdentity {
+  readonly pid: number
+  /** Clock ticks after boot, field 22 of `/proc/PID/stat`. */
+  readonly startTicks: number
+  /** `/proc/sys/kernel/random/boot_id`. */
+  readonly bootId: string
+}
+
+interface Stat {
+  readonly state: string
+  readonly startTicks: number
+}
+
+const readStat = (pid: number): Stat | undefined => {
+  try {
+    const text = fs.readFileSync(`/proc/${pid}/stat`, "latin1")
+    // The command name is in parentheses and may hold anything, parentheses too: fields start after the last one.
+    const fields = text.slice(text.lastIndexOf(")") + 2).split(" ")
+    return { state: fields[0]!, startTicks: Number(fields[19]) }
+  } catch {
+    return undefined
+  }
+}
+
+let cachedBootId: string | undefined
+/** Identifies the current boot of this machine. */
+export const currentBootId = (): string =>
+  (cachedBootId ??= fs.readFileSync("/proc/sys/kernel/random/boot_id", "latin1").trim())
+
+/** Identity of a live process, undefined when there is none with this pid. */
+export const identify = (pid: number): ProcessIdentity | undefined => {
+  const stat = readStat(pid)
+  return stat === undefined ? undefined : { pid, startTicks: stat.startTicks, bootId: currentBootId() }
+}
+
+/** True only for the very process that was recorded: same boot, same start time, not a zombie. */
+export const isAlive = (identity: ProcessIdentity): boolean => {
+  if (identity.bootId !== currentBootId()) return false
+  const stat = readStat(identity.pid)
+  return stat !== undefined && stat.startTicks === identity.startTicks && stat.state !== "Z" && stat.state !== "X"
+}

@@ -1,0 +1,199 @@
+/**
+ * Reads and writes the `sandbox`, `run` and `sandbox_rootfs` tables. Decides nothing about processes or files.
+ *
+ * Invariant: every change of a status is conditional on the status that allows it (see domain/sandbox.ts), so two processes
+ * never overwrite each other's transition.
+ */
+import { Effect, Result, Schema } from "effect"
+import { DatabaseFailed } from "../domain/errors/store.ts"
+import { AlreadyExists } from "../domain/errors/vm.ts"
+import type { SafeName } from "../domain/name.ts"
+import { predecessors, SandboxConfig, SandboxInfo, type Status, type TerminationReason } from "../domain/sandbox.ts"
+import type { Service as Database } from "./Database.ts"
+import type { ProcessIdentity } from "./processes.ts"
+
+const columns = `
+  s.id, s.name, s.config, s.status, s.ephemeral, s.created_at, s.updated_at,
+  r.id AS run_id, r.engine, r.pid, r.pid_started_at, r.boot_id, r.status AS run_status, r.started_at, r.terminated_at, r.exit_code,
+  r.exit_signal, r.termination_reason, r.termination_detail`
+const newestRun = `
+  LEFT JOIN run r ON r.id = (SELECT id FROM run WHERE sandbox_id = s.id ORDER BY id DESC LIMIT 1)`
+
+/** Every statement that this module runs; a test asks EXPLAIN QUERY PLAN about each. */
+export const statements = {
+  byName: `SELECT ${columns} FROM sandbox s ${newestRun} WHERE s.name = ?`,
+  all: `SELECT ${columns} FROM sandbox s ${newestRun} ORDER BY s.id DESC`,
+  insert:
+    "INSERT INTO sandbox (name, config, status, ephemeral, created_at, updated_at) VALUES (?, ?, 'created', ?, ?, ?) ON CONFLICT (name) DO NOTHING RETURNING id",
+  insertRootfs: "INSERT INTO sandbox_rootfs (sandbox_id, manifest_id, mode) SELECT ?, id, ? FROM manifest WHERE digest = ?",
+  insertRun:
+    "INSERT INTO run (sandbox_id, engine, pid, pid_started_at, boot_id, status, started_at) VALUES (?, ?, ?, ?, ?, 'running', ?) RETURNING id",
+  endRuns:
+    "UPDATE run SET status = 'terminated', exit_code = ?, exit_signal = ?, termination_reason = ?, termination_detail = ?, terminated_at = ? WHERE sandbox_id = ? AND status = 'running'",
+  setStatus: "UPDATE sandbox SET status = ?, updated_at = ? WHERE id = ? AND status = ?",
+  statusOf: "SELECT status FROM sandbox WHERE id = ?",
+  remove: "DELETE FROM sandbox WHERE id = ? AND status IN ('created', 'stopped', 'crashed')",
+  removeEphemeral: "DELETE FROM sandbox WHERE id = ? AND ephemeral = 1 AND status IN ('stopped', 'crashed')",
+  stale: `SELECT ${columns} FROM sandbox s ${newestRun} WHERE s.status = ? ORDER BY s.id LIMIT ?`,
+  endedEphemeral: `SELECT ${columns} FROM sandbox s ${newestRun} WHERE s.ephemeral = 1 AND s.status IN ('stopped', 'crashed') ORDER BY s.id LIMIT ?`,
+  usersOfManifest:
+    "SELECT s.name FROM sandbox_rootfs f JOIN manifest m ON m.id = f.manifest_id JOIN sandbox s ON s.id = f.sandbox_id WHERE m.digest = ?"
+} as const
+
+interface Row {
+  readonly id: number
+  readonly name: string
+  readonly config: string
+  readonly status: string
+  readonly ephemeral: number
+  readonly created_at: number
+  readonly updated_at: number
+  readonly run_id: number | null
+  readonly engine: string | null
+  readonly pid: number | null
+  readonly pid_started_at: number | null
+  readonly boot_id: string | null
+  readonly run_status: string | null
+  readonly started_at: number | null
+  readonly terminated_at: number | null
+  readonly exit_code: number | null
+  readonly exit_signal: string | null
+  readonly termination_reason: string | null
+  readonly termination_detail: string | null
+}
+
+/** A sandbox with what identifies the process of its newest run, when that run is not recorded as ended. */
+export interface SandboxRecord {
+  readonly info: SandboxInfo
+  readonly process: ProcessIdentity | undefined
+  readonly hasRunningRun: boolean
+}
+
+const decodeConfig = Schema.decodeUnknownSync(Schema.fromJsonString(SandboxConfig))
+const encodeConfig = Schema.encodeSync(Schema.fromJsonString(SandboxConfig))
+
+const toRecord = (row: Row): SandboxRecord => {
+  const running = row.run_status === "running"
+  return {
+    info: new SandboxInfo({
+      id: row.id,
+      name: row.name as SafeName,
+      status: row.status as Status,
+      ephemeral: row.ephemeral === 1,
+      config: decodeConfig(row.config),
+      createdAt: row.created_at,
+      updatedAt: row.updated_at,
+      pid: running ? row.pid : null,
+      engine: row.engine,
+      startedAt: row.started_at,
+      terminatedAt: row.terminated_at,
+      exitCode: row.exit_code,
+      exitSignal: row.exit_signal,
+      terminationReason: row.termination_reason as TerminationReason | null,
+      terminationDetail: row.termination_detail
+    }),
+    hasRunningRun: running,
+    process:
+      running && row.pid !== null && row.pid_started_at !== null && row.boot_id !== null
+        ? { pid: row.pid, startTicks: row.pid_started_at, bootId: row.boot_id }
+        : undefined
+  }
+}
+
+const decodeRow = (row: Row): Effect.Effect<SandboxRecord, DatabaseFailed> =>
+  Effect.try({
+    try: () => toRecord(row),
+    catch: (cause) => new DatabaseFailed({ operation: `read sandbox ${row.id}`, reason: String(cause) })
+  })
+
+export const findSandbox = Effect.fnUntraced(function* (db: Database, name: SafeName) {
+  const row = yield* db.get<Row>(statements.byName, [name])
+  return row === undefined ? undefined : yield* decodeRow(row)
+})
+
+export const listSandboxes = Effect.fnUntraced(function* (db: Database) {
+  return yield* Effect.forEach(yield* db.all<Row>(statements.all), decodeRow)
+})
+
+/** Records in one status, oldest first. A row that can not be read is left out: one bad row never stops a sweep. */
+export const sandboxesInStatus = Effect.fnUntraced(function* (db: Database, status: Status, limit: number) {
+  const rows = yield* db.all<Row>(statements.stale, [status, limit])
+  return yield* Effect.forEach(rows, (row) => Effect.result(decodeRow(row)))
+})
+
+export const endedEphemeral = Effect.fnUntraced(function* (db: Database, limit: number) {
+  const rows = yield* db.all<Row>(statements.endedEphemeral, [limit])
+  return yield* Effect.forEach(rows, (row) => Effect.result(decodeRow(row)))
+})
+
+/** Inserts sandbox and root file system rows in one transaction; answers the id. */
+export const insertSandbox = (
+  db: Database,
+  input: {
+    readonly name: SafeName
+    readonly config: SandboxConfig
+    readonly ephemeral: boolean
+    readonly manifestDigest: string
+    readonly nowMs: number
+  }
+) =>
+  db.transaction((tx): Result.Result<number, AlreadyExists> => {
+    const row = tx.get<{ readonly id: number }>(statements.insert, [
+      input.name,
+      encodeConfig(input.config),
+      input.ephemeral ? 1 : 0,
+      input.nowMs,
+      input.nowMs
+    ])
+    if (row === undefined) return Result.fail(new AlreadyExists({ name: input.name }))
+    const linked = tx.run(statements.insertRootfs, [row.id, input.ephemeral ? "tmpfs" : "ext4", input.manifestDigest])
+    if (linked !== 1) throw new Error(`manifest ${input.manifestDigest} vanished while a sandbox was made from it`)
+    return Result.succeed(row.id)
+  })
+
+/** Moves a sandbox to `to` if its status at this moment allows it; answers whether it did. */
+export const transition = (db: Database, id: number, to: Status, nowMs: number) =>
+  db.transaction((tx): Result.Result<boolean> => {
+    const row = tx.get<{ readonly status: Status }>(statements.statusOf, [id])
+    if (row === undefined || !predecessors(to).includes(row.status)) return Result.succeed(false)
+    return Result.succeed(tx.run(statements.setStatus, [to, nowMs, id, row.status]) === 1)
+  })
+
+/** Records the process of a run before its guest starts. */
+export const insertRun = (db: Database, sandboxId: number, engine: string, process: ProcessIdentity, nowMs: number) =>
+  db.run(statements.insertRun, [sandboxId, engine, process.pid, process.startTicks, process.bootId, nowMs])
+
+export interface Termination {
+  readonly exitCode: number | null
+  readonly exitSignal: string | null
+  readonly reason: TerminationReason
+  readonly detail: string | null
+}
+
+/** Ends the running run and moves the sandbox from `from` to `to`, together or not at all; answers whether it did. */
+export const terminate = (
+  db: Database,
+  id: number,
+  from: ReadonlyArray<Status>,
+  to: "stopped" | "crashed",
+  end: Termination,
+  nowMs: number
+) =>
+  db.transaction((tx): Result.Result<boolean> => {
+    const row = tx.get<{ readonly status: Status }>(statements.statusOf, [id])
+    if (row === undefined || !from.includes(row.status) || !predecessors(to).includes(row.status)) return Result.succeed(false)
+    if (tx.run(statements.setStatus, [to, nowMs, id, row.status]) !== 1) return Result.succeed(false)
+    tx.run(statements.endRuns, [end.exitCode, end.exitSignal, end.reason, end.detail?.slice(0, 4096) ?? null, nowMs, id])
+    return Result.succeed(true)
+  })
+
+/** Deletes the row of a sandbox that is not live; runs and root file system rows cascade. Answers whether it did. */
+export const deleteSandbox = (db: Database, id: number) => Effect.map(db.run(statements.remove, [id]), (n) => n === 1)
+
+/** The same, only while it is ephemeral and ended. */
+export const deleteEphemeral = (db: Database, id: number) =>
+  Effect.map(db.run(statements.removeEphemeral, [id]), (n) => n === 1)
+
+/** Names of the sandboxes whose root is this manifest. */
+export const usersOfManifest = (db: Database, manifestDigest: string) =>
+  Effect.map(db.all<{ readonly name: string }>(statements.usersOfManifest, [manifestDigest]), (rows) => rows.map((row) => row.name))
