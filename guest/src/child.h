@@ -1,0 +1,15 @@
+/* Child side of a start. */
+#pragma once
+#include "exec.h"
+
+enum { PLAN_ENV_SPARE = 3 }; /* PATH, HOME and TERM may be added */
+
+struct plan {
+  char **argv, **env; /* env has room for PLAN_ENV_SPARE more */
+  const char *cwd, *user;
+  int stdio[3]; /* of a terminal only the first counts */
+  int report;
+  bool terminal;
+};
+
+_Noreturn void child_run(struct plan *plan);

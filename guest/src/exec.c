@@ -1,0 +1,237 @@
+/* Life of a process and its connection: greet, start, pump, end. Starting itself is in spawn.c, the bytes in pump.c. */
+#include "exec.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "control.h"
+#include "pump.h"
+
+/* One DATA frame is read while another waits, and an EXIT always fits. */
+enum { OUT_ROOM = 2 * (FRAME_HEADER + FRAME_DATA_MAX) + 4096 };
+
+struct exec execs[EXEC_MAX];
+
+struct exec *exec_find(uint32_t number) {
+  for (int i = 0; i < EXEC_MAX; i++)
+    if (execs[i].state != EXEC_FREE && execs[i].number == number) return &execs[i];
+  return NULL;
+}
+
+int exec_used(void) {
+  int used = EXEC_MAX;
+  while (used > 0 && execs[used - 1].state == EXEC_FREE) used--;
+  return used;
+}
+
+static void close_fd(int *fd) {
+  if (*fd >= 0) close(*fd);
+  *fd = -1;
+}
+
+static void close_connection(struct exec *e) {
+  int slot = e->conn.fd >= 0 ? e->conn.slot : -1;
+  conn_close(&e->conn);
+  if (slot > 0) control_slot_free(slot);
+}
+
+static void close_process(struct exec *e) {
+  close_fd(&e->input);
+  close_fd(&e->output[0]);
+  close_fd(&e->output[1]);
+  close_fd(&e->report);
+  free(e->pending);
+  e->pending = NULL;
+  free(e->spec.text);
+  free(e->spec.nodes);
+  e->spec = (struct json){0};
+}
+
+static void release(struct exec *e) {
+  close_process(e);
+  close_connection(e);
+  e->state = EXEC_FREE;
+}
+
+static void fail(struct exec *e, const char *error, const char *message) {
+  char buffer[1024];
+  struct text json = TEXT_IN(buffer);
+  control_reply_error(e->request, e->generation, error, message);
+  text_add(&json, "{\"error\":");
+  text_quoted(&json, error);
+  text_add(&json, ",\"message\":");
+  text_quoted(&json, message);
+  text_add(&json, "}");
+  close_process(e);
+  e->state = EXEC_FLUSHING;
+  if (!conn_send_text(&e->conn, FRAME_EXIT, &json)) release(e);
+}
+
+/* Ends an exec whose connection is gone: nobody is left to see its output. */
+static void give_up(struct exec *e, const char *why) {
+  if (e->state == EXEC_GREETING || e->state == EXEC_STARTING)
+    control_reply_error(e->request, e->generation, "failed", why);
+  bool living = e->pid > 0 && !e->reaped;
+  /* Long after its end the number may be another process's. */
+  if (e->pid > 0 && e->state != EXEC_FLUSHING && !e->draining) session_kill(e->pid);
+  release(e);
+  if (living) e->state = EXEC_DYING;
+}
+
+/* A slot belongs to its newest exec: the host that held it before is gone. */
+static void take_slot(int slot) {
+  for (int i = 0; i < EXEC_MAX; i++)
+    if (execs[i].state != EXEC_FREE && execs[i].conn.fd >= 0 && execs[i].conn.slot == slot) {
+      execs[i].conn.slot = 0; /* not free: no event */
+      give_up(&execs[i], "its slot was taken for another exec");
+    }
+}
+
+static bool copy_spec(struct exec *e, const struct json *doc, size_t text_length) {
+  e->spec = (struct json){malloc(text_length), malloc(doc->used * sizeof *doc->nodes), doc->used, doc->used};
+  if (!e->spec.text || !e->spec.nodes) return false;
+  memcpy(e->spec.text, doc->text, text_length);
+  memcpy(e->spec.nodes, doc->nodes, doc->used * sizeof *doc->nodes);
+  return true;
+}
+
+static bool greet(struct exec *e) {
+  char buffer[128];
+  struct text json = TEXT_IN(buffer);
+  text_add(&json, "{\"protocol\":1,\"kind\":\"exec\",\"exec\":");
+  text_int(&json, e->number);
+  text_add(&json, "}");
+  return conn_send_text(&e->conn, FRAME_HELLO, &json);
+}
+
+/* Bytes of the text that nodes point into, with the NUL of the last string. */
+static size_t text_used(const struct json *doc) {
+  size_t used = 1;
+  for (uint32_t i = 0; i < doc->used; i++) {
+    size_t end = (size_t)doc->nodes[i].at + doc->nodes[i].count + 1;
+    if (doc->nodes[i].kind == JSON_STRING && end > used) used = end;
+  }
+  return used;
+}
+
+void exec_request(const struct json *doc, uint32_t number, int slot, int64_t request, uint32_t generation) {
+  struct exec *e = NULL;
+  if (exec_find(number)) return control_reply_error(request, generation, "failed", "the exec number is in use");
+  if (agent.channel == CHANNEL_VIRTIO) take_slot(slot);
+  for (int i = 0; i < EXEC_MAX && !e; i++)
+    if (execs[i].state == EXEC_FREE) e = &execs[i];
+  if (!e) return control_reply_error(request, generation, "limit", "too many processes were asked for at once");
+  *e = (struct exec){.state = EXEC_GREETING, .number = number, .request = request, .generation = generation};
+  e->conn.fd = e->input = e->output[0] = e->output[1] = e->report = -1;
+  e->deadline = now_ms() + GREETING_MS;
+  if (!copy_spec(e, doc, text_used(doc)) || !conn_dial(&e->conn, slot, EXEC_JSON_MAX, OUT_ROOM) || !greet(e))
+    give_up(e, "the exec connection can not be opened");
+}
+
+static bool hello_is_right(const struct frame *f) {
+  struct json_node nodes[16];
+  struct json doc = {.nodes = nodes, .room = 16};
+  int64_t protocol;
+  return f->type == FRAME_HELLO && json_parse(&doc, (char *)f->payload, f->length) &&
+         json_integer(&doc, json_get(&doc, 0, "protocol"), PROTOCOL, PROTOCOL, &protocol);
+}
+
+/* False closes the connection. */
+static bool handle(struct exec *e, const struct frame *f) {
+  if (f->type == FRAME_CLOSE) return false;
+  if (!e->conn.greeted) {
+    if (!hello_is_right(f)) return false;
+    e->conn.greeted = true;
+    if (e->state != EXEC_GREETING) return true;
+    struct spawn_report why = {0};
+    e->state = EXEC_STARTING;
+    if (!spawn(e, &why)) fail(e, why.error, why.message);
+    return true;
+  }
+  if (f->type == FRAME_DATA && f->stream == 0) return e->state == EXEC_FLUSHING || pump_input(e, f->payload, f->length);
+  if (f->type == FRAME_EOF && f->stream == 0) return e->input_eof = true;
+  return false;
+}
+
+static bool service_connection(struct exec *e, short revents) {
+  struct frame f;
+  long n;
+  if (!conn_service(&e->conn, revents)) return false;
+  while (e->conn.state == CONN_OPEN && (n = conn_frame(&e->conn, &f)) != FRAME_INCOMPLETE) {
+    if (n == FRAME_MALFORMED || !handle(e, &f)) return false;
+    if (e->state == EXEC_FREE) return true;
+    conn_consume(&e->conn, (size_t)n);
+  }
+  return true;
+}
+
+static void read_report(struct exec *e) {
+  struct spawn_report why;
+  ssize_t n = read(e->report, &why, sizeof why);
+  if (n < 0) return;
+  close_fd(&e->report);
+  if (n == (ssize_t)sizeof why) return fail(e, why.error, why.message);
+  e->state = EXEC_RUNNING;
+  if (e->reaped) e->deadline = now_ms() + LINGER_MS;
+  control_reply_pid(e->request, e->generation, e->pid);
+}
+
+static void finish(struct exec *e) {
+  char buffer[64];
+  struct text json = TEXT_IN(buffer);
+  bool exited = WIFEXITED(e->status);
+  text_add(&json, exited ? "{\"code\":" : "{\"signal\":");
+  text_int(&json, exited ? WEXITSTATUS(e->status) : WTERMSIG(e->status));
+  text_add(&json, "}");
+  close_process(e);
+  e->state = EXEC_FLUSHING;
+  if (!conn_send_text(&e->conn, FRAME_EXIT, &json)) release(e);
+}
+
+void exec_poll(struct exec *e, struct pollfd polls[EXEC_POLLS], int *timeout) {
+  for (int i = 0; i < EXEC_POLLS; i++) polls[i] = (struct pollfd){.fd = -1};
+  if (e->state == EXEC_FREE || e->state == EXEC_DYING) return;
+  conn_poll(&e->conn, &polls[0], true, timeout);
+  if (e->state == EXEC_GREETING) timer_at(timeout, e->deadline);
+  if (e->report >= 0) polls[1] = (struct pollfd){e->report, POLLIN, 0};
+  if (e->state != EXEC_RUNNING) return;
+  if (e->reaped && !e->draining) timer_at(timeout, e->deadline);
+  pump_poll(e, polls + 2);
+}
+
+void exec_service(struct exec *e, const struct pollfd polls[EXEC_POLLS]) {
+  if (e->state == EXEC_FREE || e->state == EXEC_DYING) return;
+  if (!service_connection(e, polls[0].revents)) return give_up(e, "the exec connection broke");
+  if (e->state == EXEC_FREE) return;
+  if (e->state == EXEC_GREETING && now_ms() >= e->deadline) return give_up(e, "the host did not say hello in time");
+  if (e->report >= 0 && polls[1].revents) read_report(e);
+  if (e->state != EXEC_RUNNING) return;
+  pump(e, polls + 2);
+  if (e->reaped && e->output[0] < 0 && e->output[1] < 0) finish(e);
+}
+
+void exec_reaped(pid_t pid, int status) {
+  for (int i = 0; i < EXEC_MAX; i++) {
+    struct exec *e = &execs[i];
+    if (e->state == EXEC_FREE || e->pid != pid || e->reaped) continue;
+    e->reaped = true;
+    e->status = status;
+    e->deadline = now_ms() + LINGER_MS;
+    if (e->state == EXEC_DYING) e->state = EXEC_FREE;
+    return;
+  }
+}
+
+int exec_living(void) {
+  int living = 0;
+  for (int i = 0; i < EXEC_MAX; i++) living += execs[i].state != EXEC_FREE && execs[i].pid > 0 && !execs[i].reaped;
+  return living;
+}
+
+void exec_signal_all(int signal) {
+  for (int i = 0; i < EXEC_MAX; i++)
+    if (execs[i].state != EXEC_FREE && execs[i].pid > 0 && !execs[i].reaped) kill(-execs[i].pid, signal);
+}

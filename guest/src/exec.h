@@ -1,0 +1,61 @@
+/* Processes the host asked for, each with a connection of its own. */
+#pragma once
+#include <sys/types.h>
+
+#include "conn.h"
+#include "json.h"
+
+enum exec_state {
+  EXEC_FREE,
+  EXEC_GREETING, /* the connection opens; the process waits for the host's HELLO */
+  EXEC_STARTING, /* forked; whether exec works is not known */
+  EXEC_RUNNING,  /* until the process has ended and its output is read */
+  EXEC_FLUSHING, /* EXIT is on its way; the connection waits for the host's CLOSE */
+  EXEC_DYING,    /* the connection broke; the killed process is not reaped */
+};
+
+/* Why a process could not start, through a pipe that closes itself when it could. */
+struct spawn_report {
+  char error[16];
+  char message[240];
+};
+
+struct exec {
+  enum exec_state state;
+  struct conn conn;
+  uint32_t number;
+  int64_t request;         /* id to answer */
+  uint32_t generation;     /* control connection to answer on */
+  struct json spec;        /* copy of the request, until the process starts */
+  pid_t pid;
+  bool reaped, tty, input_eof, input_lost, draining;
+  int status;
+  int input, output[2], report;
+  int left[2];             /* bytes still read from outputs that a background child keeps open */
+  uint8_t *pending;        /* ring of STDIN_WINDOW bytes towards the process */
+  size_t pending_start, pending_length;
+  uint32_t unacknowledged;
+  int64_t deadline;
+};
+
+enum { EXEC_POLLS = 5, EXEC_JSON_MAX = 65536 };
+
+extern struct exec execs[EXEC_MAX];
+
+/** Takes an exec request that is known to be well-formed; answers it now or later through control_reply. */
+void exec_request(const struct json *doc, uint32_t number, int slot, int64_t request, uint32_t generation);
+struct exec *exec_find(uint32_t number);
+/** How many places at the start of `execs` may be in use. */
+int exec_used(void);
+void exec_poll(struct exec *e, struct pollfd polls[EXEC_POLLS], int *timeout);
+void exec_service(struct exec *e, const struct pollfd polls[EXEC_POLLS]);
+void exec_reaped(pid_t pid, int status);
+/** How many processes that were asked for have not ended. */
+int exec_living(void);
+/** Sends a signal to the process group of each of them. */
+void exec_signal_all(int signal);
+
+/** Starts the process of `e->spec`: false with a filled report when it does not even fork. */
+bool spawn(struct exec *e, struct spawn_report *why);
+/** Kills a process, its group and every process of its session. */
+void session_kill(pid_t leader);

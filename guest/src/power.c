@@ -1,0 +1,79 @@
+/* Ends the machine in steps: signal what was started, wait, TERM and KILL the rest, write out, answer, reboot. A second
+ * request shortens the wait. The machine reboots because neither engine's machine can power off: both end at a reboot. */
+#include "power.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/reboot.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "agent.h"
+#include "boot.h"
+#include "control.h"
+#include "exec.h"
+
+enum { TERM_MS = 500, KILL_MS = 2000, FAREWELL_MS = 500 };
+
+static enum { POWER_ON, POWER_GRACE, POWER_TERM, POWER_KILL } state;
+static int64_t deadline, asked;
+static uint32_t asked_on;
+
+static void signal_rest(int signal) {
+  if (agent.native) exec_signal_all(signal);
+  else kill(-1, signal);
+}
+
+static void enter(int next, int64_t ms) {
+  state = next;
+  deadline = now_ms() + ms;
+}
+
+void power_request(int signal, int64_t grace_ms, int64_t request, uint32_t generation) {
+  asked = request;
+  asked_on = generation;
+  if (state > POWER_GRACE) return;
+  exec_signal_all(signal);
+  enter(POWER_GRACE, grace_ms);
+}
+
+_Noreturn void power_quit(void) {
+  exec_signal_all(SIGKILL);
+  exit(0);
+}
+
+static _Noreturn void end(void) {
+  if (!agent.native) boot_unmount();
+  control_reply_ok(asked, asked_on, NULL);
+  control_farewell(FAREWELL_MS);
+  if (agent.native) power_quit();
+  reboot(RB_AUTOBOOT);
+  for (;;) pause();
+}
+
+void power_poll(int *timeout) {
+  if (state != POWER_ON) timer_at(timeout, deadline);
+}
+
+/* Every process of the machine is a child of the agent's, sooner or later. */
+static bool no_children(void) {
+  siginfo_t info;
+  return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0;
+}
+
+void power_service(void) {
+  if (state == POWER_ON) return;
+  bool childless = no_children(), late = now_ms() >= deadline;
+  if (state == POWER_GRACE && (late || exec_living() == 0)) {
+    if (childless) end();
+    signal_rest(SIGTERM);
+    enter(POWER_TERM, TERM_MS);
+  } else if (state == POWER_TERM && (late || childless)) {
+    if (childless) end();
+    signal_rest(SIGKILL);
+    enter(POWER_KILL, KILL_MS);
+  } else if (state == POWER_KILL && (late || childless)) {
+    if (!childless) agent_log("processes are left that can not be killed", "");
+    end();
+  }
+}
