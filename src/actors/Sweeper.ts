@@ -102,11 +102,11 @@ const behaviour = Effect.gen(function* () {
     ) {
       for (const row of rows) {
         if (yield* late) return
-        const done = Result.isSuccess(row) ? yield* Effect.result(handle(row.success)) : row
-        if (Result.isFailure(done)) {
-          report.errors += 1
-          yield* Effect.logWarning("sweep: one row was left as it is", done.failure)
-        }
+        const record = Effect.fromResult(row)
+        const failure = yield* Effect.flatMap(record, handle).pipe(Effect.as(undefined), Effect.catch(Effect.succeed))
+        if (failure === undefined) continue
+        report.errors += 1
+        yield* Effect.logWarning("sweep: one row was left as it is", failure)
       }
     })
     for (const status of ["running", "draining", "starting", "paused"] as const) {

@@ -51,7 +51,7 @@ export class PluginHost extends Context.Service<
         const sorted = yield* Effect.fromResult(sortByDeps(plugins))
         const chosen = options.only === undefined ? sorted : closure(sorted, options.only)
         const layers = yield* Effect.forEach(chosen, (plugin) => decodeOptions(plugin, options.options?.[plugin.name]))
-        const actors = layers.reduce((below, layer) => Layer.provideMerge(layer, below), Layer.empty as ErasedLayer)
+        const actors = layers.reduce((below, layer) => Layer.provideMerge(layer, below), Layer.empty as unknown as ErasedLayer)
         const host = Layer.effect(
           PluginHost,
           Effect.map(Effect.context<never>(), (context) => make(chosen, options, context))
@@ -65,7 +65,7 @@ export class PluginHost extends Context.Service<
 type ErasedLayer = Layer.Layer<any, any, any>
 
 const decodeOptions = (plugin: Plugin, given: unknown): Effect.Effect<ErasedLayer, PluginInvalid> =>
-  Schema.decodeUnknownEffect(plugin.options as Schema.Codec<unknown>)(given ?? {}, { onExcessProperty: "error" }).pipe(
+  Schema.decodeUnknownEffect(plugin.options as Schema.Codec<unknown, object>)(given ?? {}, { onExcessProperty: "error" }).pipe(
     Effect.mapError((error) => new PluginInvalid({ name: plugin.name, reason: `its options: ${error.message}` })),
     Effect.map(plugin.layer)
   )

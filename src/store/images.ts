@@ -1,0 +1,245 @@
+/**
+ * Reads and writes the image tables: `manifest`, `image_ref`, `config`, `layer`, `manifest_layer`. Touches no files.
+ *
+ * Invariants: an image is recorded whole or not at all; a layer's row exists only while its file was published before it.
+ */
+import { Effect, Result, Schema } from "effect"
+import { Digest } from "../domain/digest.ts"
+import { ImageHandle, LayerInfo, RunDefaults } from "../domain/image.ts"
+import type { Service as Database, Transaction } from "./Database.ts"
+
+const handle = `
+  SELECT i.reference, m.id AS manifest_id, m.digest, m.architecture, m.os, m.layer_count, m.total_size_bytes, i.created_at, i.updated_at
+  FROM image_ref i JOIN manifest m ON m.id = i.manifest_id`
+const unleased = "NOT EXISTS (SELECT 1 FROM content_lease c WHERE c.resource = x.resource AND c.expires_at > ?)"
+
+/** Every statement that this module runs; a test asks EXPLAIN QUERY PLAN about each. */
+export const statements = {
+  byReference: `${handle} WHERE i.reference = ?`,
+  list: `${handle} ORDER BY i.created_at DESC, i.id DESC`,
+  config: "SELECT * FROM config WHERE manifest_id = ?",
+  layers:
+    "SELECT l.diff_id, l.blob_digest, l.media_type, l.compressed_size_bytes, l.erofs_size_bytes, j.position FROM manifest_layer j JOIN layer l ON l.id = j.layer_id WHERE j.manifest_id = ? ORDER BY j.position",
+  layer: "SELECT erofs_size_bytes FROM layer WHERE diff_id = ?",
+  insertLayer:
+    "INSERT INTO layer (diff_id, blob_digest, media_type, compressed_size_bytes, erofs_size_bytes, created_at, last_used_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (diff_id) DO UPDATE SET erofs_size_bytes = excluded.erofs_size_bytes, last_used_at = excluded.last_used_at",
+  touchLayer: "UPDATE layer SET last_used_at = ? WHERE diff_id = ?",
+  touchReference: "UPDATE image_ref SET updated_at = ? WHERE reference = ?",
+  insertManifest:
+    "INSERT INTO manifest (digest, media_type, config_digest, architecture, os, variant, layer_count, total_size_bytes, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET media_type = excluded.media_type RETURNING id",
+  dropConfig: "DELETE FROM config WHERE manifest_id = ?",
+  insertConfig:
+    "INSERT INTO config (manifest_id, digest, env, cmd, entrypoint, working_dir, user, labels, stop_signal, exposed_ports, volumes, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+  dropJunctions: "DELETE FROM manifest_layer WHERE manifest_id = ?",
+  insertJunction: "INSERT INTO manifest_layer (manifest_id, layer_id, position) SELECT ?, id, ? FROM layer WHERE diff_id = ?",
+  insertReference:
+    "INSERT INTO image_ref (reference, manifest_id, created_at, updated_at) VALUES (?, ?, ?, ?) ON CONFLICT (reference) DO UPDATE SET manifest_id = excluded.manifest_id, updated_at = excluded.updated_at RETURNING id",
+  dropReference: "DELETE FROM image_ref WHERE reference = ?",
+  orphanManifests: `SELECT x.id, x.resource FROM (SELECT m.id AS id, m.digest AS resource FROM manifest m
+    WHERE NOT EXISTS (SELECT 1 FROM image_ref i WHERE i.manifest_id = m.id)
+      AND NOT EXISTS (SELECT 1 FROM sandbox_rootfs f WHERE f.manifest_id = m.id)) x WHERE ${unleased}`,
+  dropManifest: "DELETE FROM manifest WHERE id = ?",
+  orphanLayers: `SELECT x.id, x.resource FROM (SELECT l.id AS id, l.diff_id AS resource FROM layer l
+    WHERE NOT EXISTS (SELECT 1 FROM manifest_layer j WHERE j.layer_id = l.id)) x WHERE ${unleased}`,
+  dropLayer: "DELETE FROM layer WHERE id = ?",
+  unusedReferences:
+    "SELECT i.reference FROM image_ref i WHERE NOT EXISTS (SELECT 1 FROM sandbox_rootfs f WHERE f.manifest_id = i.manifest_id)"
+} as const
+
+/** What a pull learned about an image, ready to be recorded. */
+export interface ImageMetadata {
+  readonly manifestDigest: Digest
+  readonly mediaType: string
+  readonly configDigest: string
+  readonly architecture: string
+  readonly os: string
+  readonly variant: string | undefined
+  readonly totalSizeBytes: number
+  /** Time of building that the image states, unix milliseconds. */
+  readonly builtAt: number | null
+  readonly config: RunDefaults
+  /** Bottom to top; their rows exist (see `recordLayer`). */
+  readonly diffIds: ReadonlyArray<Digest>
+}
+
+interface HandleRow {
+  readonly reference: string
+  readonly manifest_id: number
+  readonly digest: string
+  readonly architecture: string
+  readonly os: string
+  readonly layer_count: number
+  readonly total_size_bytes: number
+  readonly created_at: number
+  readonly updated_at: number
+}
+
+const toHandle = (row: HandleRow): ImageHandle =>
+  new ImageHandle({
+    reference: row.reference,
+    manifestDigest: row.digest as Digest,
+    architecture: row.architecture,
+    os: row.os,
+    layerCount: row.layer_count,
+    totalSizeBytes: row.total_size_bytes,
+    createdAt: row.created_at,
+    lastUsedAt: row.updated_at
+  })
+
+export interface ImageRecord {
+  readonly manifestId: number
+  readonly image: ImageHandle
+}
+
+export const findImage = (db: Database, reference: string) =>
+  Effect.map(db.get<HandleRow>(statements.byReference, [reference]), (row): ImageRecord | undefined =>
+    row === undefined ? undefined : { manifestId: row.manifest_id, image: toHandle(row) }
+  )
+
+/** Newest first, ties by id. */
+export const listImages = (db: Database) => Effect.map(db.all<HandleRow>(statements.list), (rows) => rows.map(toHandle))
+
+const Strings = Schema.fromJsonString(Schema.Array(Schema.String))
+const StringMap = Schema.fromJsonString(Schema.Record(Schema.String, Schema.String))
+
+/** A broken column is logged and reads as empty: a damaged record never makes an image unusable. */
+const lenient = <S extends Schema.Codec<unknown, string>>(schema: S, column: string, text: unknown, empty: S["Type"]) =>
+  text === null || text === undefined
+    ? Effect.succeed(empty)
+    : Schema.decodeUnknownEffect(schema)(text).pipe(
+        Effect.catch(() => Effect.as(Effect.logWarning(`config column ${column} is broken and reads as empty`), empty))
+      )
+
+export const imageConfig = Effect.fnUntraced(function* (db: Database, manifestId: number) {
+  const row = (yield* db.get<Record<string, string | null>>(statements.config, [manifestId])) ?? {}
+  return new RunDefaults({
+    env: yield* lenient(Strings, "env", row["env"], []),
+    cmd: yield* lenient(Strings, "cmd", row["cmd"], []),
+    entrypoint: yield* lenient(Strings, "entrypoint", row["entrypoint"], []),
+    workingDir: row["working_dir"] ?? "",
+    user: row["user"] ?? "",
+    labels: yield* lenient(StringMap, "labels", row["labels"], {}),
+    stopSignal: row["stop_signal"] ?? null,
+    exposedPorts: yield* lenient(Strings, "exposed_ports", row["exposed_ports"], []),
+    volumes: yield* lenient(Strings, "volumes", row["volumes"], [])
+  })
+})
+
+interface LayerRow {
+  readonly diff_id: string
+  readonly blob_digest: string
+  readonly media_type: string
+  readonly compressed_size_bytes: number
+  readonly erofs_size_bytes: number
+  readonly position: number
+}
+
+export const imageLayers = (db: Database, manifestId: number) =>
+  Effect.map(db.all<LayerRow>(statements.layers, [manifestId]), (rows) =>
+    rows.map(
+      (row) =>
+        new LayerInfo({
+          diffId: row.diff_id as Digest,
+          blobDigest: row.blob_digest as Digest,
+          mediaType: row.media_type,
+          compressedSizeBytes: row.compressed_size_bytes,
+          erofsSizeBytes: row.erofs_size_bytes,
+          position: row.position
+        })
+    )
+  )
+
+/** Length that a layer's file must have, undefined when no such layer is recorded. */
+export const layerBytes = (db: Database, diffId: Digest) =>
+  Effect.map(db.get<{ readonly erofs_size_bytes: number }>(statements.layer, [diffId]), (row) => row?.erofs_size_bytes)
+
+export const recordLayer = (db: Database, layer: Omit<LayerInfo, "position">, nowMs: number) =>
+  db.run(statements.insertLayer, [
+    layer.diffId,
+    layer.blobDigest,
+    layer.mediaType,
+    layer.compressedSizeBytes,
+    layer.erofsSizeBytes,
+    nowMs,
+    nowMs
+  ])
+
+/** Moves the times of last use of an image that was found whole: no other write. */
+export const touchImage = Effect.fnUntraced(function* (db: Database, reference: string, diffIds: ReadonlySet<Digest>, nowMs: number) {
+  yield* db.transaction((tx) => {
+    for (const diffId of diffIds) tx.run(statements.touchLayer, [nowMs, diffId])
+    tx.run(statements.touchReference, [nowMs, reference])
+    return Result.void
+  })
+})
+
+/** Writes manifest, config, junctions and reference in one transaction; config and junctions are replaced whole. */
+export const persistImage = (db: Database, reference: string, meta: ImageMetadata, nowMs: number) =>
+  db.transaction((tx) => {
+    const manifest = tx.get<{ readonly id: number }>(statements.insertManifest, [
+      meta.manifestDigest,
+      meta.mediaType,
+      meta.configDigest,
+      meta.architecture,
+      meta.os,
+      meta.variant ?? null,
+      meta.diffIds.length,
+      meta.totalSizeBytes,
+      nowMs
+    ])!
+    writeConfig(tx, manifest.id, meta)
+    tx.run(statements.dropJunctions, [manifest.id])
+    for (const [position, diffId] of meta.diffIds.entries()) {
+      if (tx.run(statements.insertJunction, [manifest.id, position, diffId]) !== 1) {
+        throw new Error(`layer ${diffId} has no record`)
+      }
+    }
+    const row = tx.get<{ readonly id: number }>(statements.insertReference, [reference, manifest.id, nowMs, nowMs])!
+    return Result.succeed(row.id)
+  })
+
+const writeConfig = (tx: Transaction, manifestId: number, { config, configDigest, builtAt }: ImageMetadata): void => {
+  tx.run(statements.dropConfig, [manifestId])
+  tx.run(statements.insertConfig, [
+    manifestId,
+    configDigest,
+    JSON.stringify(config.env),
+    JSON.stringify(config.cmd),
+    JSON.stringify(config.entrypoint),
+    config.workingDir,
+    config.user,
+    JSON.stringify(config.labels),
+    config.stopSignal,
+    JSON.stringify(config.exposedPorts),
+    JSON.stringify(config.volumes),
+    builtAt
+  ])
+}
+
+/** What a collection unlinked from the records: their files are the caller's to remove. */
+export interface Collected {
+  readonly references: number
+  readonly manifests: ReadonlyArray<Digest>
+  readonly layers: ReadonlyArray<Digest>
+}
+
+/**
+ * Marks and deletes in one transaction: the given references, then manifests that no reference, sandbox or lease needs, then
+ * layers that no manifest or lease needs.
+ */
+export const collectRecords = (db: Database, references: ReadonlyArray<string>, nowMs: number) =>
+  db.transaction((tx): Result.Result<Collected> => {
+    type Orphan = { readonly id: number; readonly resource: string }
+    let removed = 0
+    for (const reference of references) removed += tx.run(statements.dropReference, [reference])
+    const manifests = tx.all<Orphan>(statements.orphanManifests, [nowMs])
+    for (const manifest of manifests) tx.run(statements.dropManifest, [manifest.id])
+    const layers = tx.all<Orphan>(statements.orphanLayers, [nowMs])
+    for (const layer of layers) tx.run(statements.dropLayer, [layer.id])
+    const digests = (orphans: ReadonlyArray<Orphan>) => orphans.map((orphan) => orphan.resource as Digest)
+    return Result.succeed({ references: removed, manifests: digests(manifests), layers: digests(layers) })
+  })
+
+/** References whose image is the root of no sandbox. */
+export const unusedReferences = (db: Database) =>
+  Effect.map(db.all<{ readonly reference: string }>(statements.unusedReferences), (rows) => rows.map((row) => row.reference))

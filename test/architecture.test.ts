@@ -1,0 +1,101 @@
+import { expect, test } from "bun:test"
+import { readdirSync, readFileSync } from "node:fs"
+import path from "node:path"
+
+const root = path.join(import.meta.dir, "..")
+const source = path.join(root, "src")
+
+/** What each folder may import, besides itself. Arrows never point up or sideways. */
+const arrows: Record<string, ReadonlyArray<string>> = {
+  domain: [],
+  ffi: [],
+  store: ["domain", "ffi"],
+  oci: ["domain", "store"],
+  vm: ["domain", "ffi", "store", "oci"],
+  actors: ["domain", "store", "oci", "vm"],
+  plugin: ["domain", "store", "oci", "vm", "actors"],
+  http: ["domain", "store", "actors", "plugin"],
+  sdk: ["domain", "store", "oci", "vm", "actors", "plugin"],
+  cli: ["domain", "store", "oci", "vm", "actors", "plugin", "http", "sdk"]
+}
+/** Exceptions that are narrower than a folder, as `folder → file prefix`. */
+const narrow: Record<string, ReadonlyArray<string>> = { vm: ["oci/erofs/"], oci: ["store/files.ts"] }
+/** Packages that only these files may import. */
+const owners: Record<string, RegExp> = {
+  "bun:sqlite": /^store\/Database\.ts$/,
+  "bun:ffi": /^ffi\//,
+  hono: /^http\//
+}
+const domainPackages = /^effect(\/|$)/
+
+interface Import {
+  readonly file: string
+  readonly target: string
+}
+
+const files = readdirSync(source, { recursive: true, encoding: "utf8" }).filter((file) => /\.tsx?$/.test(file))
+
+/** Every import of a file: static, type-only, re-export and dynamic. Read from the text, since type imports are erased. */
+const importsOf = (file: string): ReadonlyArray<Import> => {
+  const text = readFileSync(path.join(source, file), "utf8").replace(/^\s*(\/\*\*?|\*|\/\/).*$/gm, "")
+  const found = [
+    ...text.matchAll(/\b(?:import|export)\b[^"'`;]*?\bfrom\s*["']([^"']+)["']/g),
+    ...text.matchAll(/\bimport\s*["']([^"']+)["']/g),
+    ...text.matchAll(/\b(?:import|require)\(\s*["'`]([^"'`]+)["'`]/g)
+  ]
+  return found.map((match) => ({ file, target: match[1]! }))
+}
+
+const violation = ({ file, target }: Import): string | undefined => {
+  const folder = file.split("/")[0]!
+  if (!target.startsWith(".")) {
+    const owned = Object.entries(owners).find(([name]) => target === name || target.startsWith(`${name}/`))
+    if (owned !== undefined && !owned[1].test(file)) return `${file} imports ${target}`
+    if (folder === "domain" && !domainPackages.test(target)) return `${file} imports ${target}`
+    return undefined
+  }
+  const inside = path.relative(source, path.join(source, path.dirname(file), target))
+  if (inside.startsWith("..")) return inside.startsWith("../migrations/") && folder === "store" ? undefined : embedded(file, inside)
+  const other = inside.split("/")[0]!
+  if (other === folder) return undefined
+  const allowed = arrows[folder]
+  if (allowed === undefined) return `${file} is in a folder without arrows`
+  if (!allowed.includes(other)) return `${file} imports ${inside}`
+  const prefixes = narrow[folder]?.filter((prefix) => prefix.startsWith(`${other}/`)) ?? []
+  return prefixes.length > 0 && !prefixes.some((prefix) => inside.startsWith(prefix)) ? `${file} imports ${inside}` : undefined
+}
+
+/** Files outside src/ that may be embedded: the manifest for the version, and the guest agent. */
+const embedded = (file: string, inside: string): string | undefined =>
+  inside === "../package.json" || inside === "../guest/build/agent" ? undefined : `${file} imports ${inside}`
+
+test("imports point down only", () => {
+  const wrong = files.flatMap(importsOf).map(violation).filter((each) => each !== undefined)
+  expect(wrong).toEqual([])
+})
+
+test("the check sees type imports, re-exports, dynamic imports and owned packages", () => {
+  const seen = (file: string, target: string) => violation({ file, target })
+  expect(seen("domain/a.ts", "../store/files.ts")).toBeDefined()
+  expect(seen("store/a.ts", "../actors/ImageStore.ts")).toBeDefined()
+  expect(seen("oci/a.ts", "../vm/Engine.ts")).toBeDefined()
+  expect(seen("oci/a.ts", "../store/Database.ts")).toBeDefined()
+  expect(seen("vm/a.ts", "../oci/layer.ts")).toBeDefined()
+  expect(seen("vm/a.ts", "../oci/erofs/writer.ts")).toBeUndefined()
+  expect(seen("actors/a.ts", "bun:sqlite")).toBeDefined()
+  expect(seen("vm/a.ts", "bun:ffi")).toBeDefined()
+  expect(seen("cli/a.ts", "hono/tiny")).toBeDefined()
+  expect(seen("domain/a.ts", "node:fs")).toBeDefined()
+  expect(importsOf("store/Database.ts").map((each) => each.target)).toContain("bun:sqlite")
+  expect(importsOf("store/sandboxes.ts").map((each) => each.target)).toContain("./Database.ts")
+})
+
+test("no source file is longer than 400 lines", () => {
+  const long = files.filter((file) => readFileSync(path.join(source, file), "utf8").split("\n").length > 401)
+  expect(long).toEqual([])
+})
+
+test("each source file opens with its promise", () => {
+  const silent = files.filter((file) => !readFileSync(path.join(source, file), "utf8").startsWith("/**"))
+  expect(silent).toEqual([])
+})
