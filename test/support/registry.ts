@@ -1,0 +1,119 @@
+/** Runs a real docker-registry on a free loopback port with a directory of its own, until the scope ends. */
+
+import fs from "node:fs/promises"
+import net from "node:net"
+import os from "node:os"
+import path from "node:path"
+import { Effect, type Scope } from "effect"
+import { type LayoutImage, layoutFiles, writeFiles } from "./image.ts"
+
+/** Whether the Debian packages that registry tests use are here. */
+export const hasRegistryTools = ["docker-registry", "skopeo", "htpasswd"].every((tool) => Bun.which(tool) !== null)
+
+/** How clients prove who they are. */
+export type RegistryAuthentication =
+  | { readonly kind: "basic"; readonly username: string; readonly password: string }
+  /** Tokens as `test/support/tokenServer.ts` signs them. */
+  | {
+      readonly kind: "token"
+      readonly realm: string
+      readonly service: string
+      readonly issuer: string
+      /** PEM file with the certificate of the token server's key. */
+      readonly certificateFile: string
+    }
+
+export interface TestRegistry {
+  /** `127.0.0.1:PORT`. */
+  readonly host: string
+  /** Copies an image into the registry under `repository:tag`, by skopeo, with every platform that it has. */
+  readonly push: (repositoryAndTag: string, image: LayoutImage) => Effect.Effect<void>
+}
+
+/** A directory that goes with the scope. */
+export const temporaryDirectory = (stem: string): Effect.Effect<string, never, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.promise(() => fs.mkdtemp(path.join(os.tmpdir(), `bunker-test-${stem}-`))),
+    (directory) => Effect.promise(() => fs.rm(directory, { recursive: true, force: true }))
+  )
+
+/** Runs a command to its end; dies with its output when it fails. */
+export const run = (command: ReadonlyArray<string>): Effect.Effect<string> =>
+  Effect.promise(async () => {
+    const child = Bun.spawn([...command], { stdout: "pipe", stderr: "pipe", stdin: "ignore" })
+    const [out, err] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()])
+    if ((await child.exited) !== 0) throw new Error(`${command.join(" ")} failed:\n${out}${err}`)
+    return out
+  })
+
+const freePort = (): Promise<number> =>
+  new Promise((resolve, reject) => {
+    const server = net.createServer().once("error", reject)
+    server.listen(0, "127.0.0.1", () => {
+      const { port } = server.address() as net.AddressInfo
+      server.close(() => resolve(port))
+    })
+  })
+
+const quoted = (text: string): string => JSON.stringify(text)
+
+const authSection = async (directory: string, auth: RegistryAuthentication | undefined): Promise<string> => {
+  if (auth === undefined) return ""
+  if (auth.kind === "token") {
+    return `auth:\n  token:\n    realm: ${quoted(auth.realm)}\n    service: ${quoted(auth.service)}\n    issuer: ${quoted(auth.issuer)}\n    rootcertbundle: ${quoted(auth.certificateFile)}\n`
+  }
+  const users = path.join(directory, "htpasswd")
+  const made = Bun.spawnSync(["htpasswd", "-Bbn", auth.username, auth.password])
+  await fs.writeFile(users, made.stdout)
+  return `auth:\n  htpasswd:\n    realm: test\n    path: ${quoted(users)}\n`
+}
+
+/** Starts once; undefined when the process ended before it answered, for example because the port was taken meanwhile. */
+const start = async (directory: string, auth: RegistryAuthentication | undefined) => {
+  const port = await freePort()
+  const config = path.join(directory, "config.yml")
+  await fs.writeFile(
+    config,
+    `version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: ${quoted(path.join(directory, "data"))}\nhttp:\n  addr: 127.0.0.1:${port}\n${await authSection(directory, auth)}`
+  )
+  const child = Bun.spawn(["docker-registry", "serve", config], { stdout: "ignore", stderr: "pipe", stdin: "ignore" })
+  const deadline = Date.now() + 20_000
+  while (child.exitCode === null && Date.now() < deadline) {
+    const answer = await fetch(`http://127.0.0.1:${port}/v2/`).catch(() => undefined)
+    if (answer !== undefined) {
+      await answer.body?.cancel()
+      return { child, port }
+    }
+    await Bun.sleep(25)
+  }
+  child.kill("SIGKILL")
+  return undefined
+}
+
+/** A running registry; the process and its directory go with the scope. */
+export const startRegistry = Effect.fn("test.registry")(function* (auth?: RegistryAuthentication) {
+  const directory = yield* temporaryDirectory("registry")
+  const { port } = yield* Effect.acquireRelease(
+    Effect.promise(async () => {
+      for (let attempt = 0; attempt < 3; attempt++) {
+        const started = await start(directory, auth)
+        if (started !== undefined) return started
+      }
+      throw new Error("docker-registry does not start")
+    }),
+    ({ child }) =>
+      Effect.promise(async () => {
+        child.kill("SIGKILL")
+        await child.exited
+      })
+  )
+  const host = `127.0.0.1:${port}`
+  const credentials = auth?.kind === "basic" ? ["--dest-creds", `${auth.username}:${auth.password}`] : []
+  const push = Effect.fnUntraced(function* (repositoryAndTag: string, image: LayoutImage) {
+    const layout = path.join(directory, `layout-${crypto.randomUUID()}`)
+    yield* Effect.promise(() => writeFiles(layout, layoutFiles([{ ...image, name: "pushed" }])))
+    const flags = ["--insecure-policy", "copy", "--all", "--preserve-digests", "--quiet", "--dest-tls-verify=false"]
+    yield* run(["skopeo", ...flags, ...credentials, `oci:${layout}:pushed`, `docker://${host}/${repositoryAndTag}`])
+  })
+  return { host, push } satisfies TestRegistry
+})
