@@ -1,0 +1,52 @@
+/**
+ * Builds the init disk: a small read-only EROFS with the guest agent as /init and the empty directories it mounts on.
+ * Both engines boot it as /dev/vda. Holds nothing of any image or sandbox, so one per build of the agent is enough.
+ */
+import fs from "node:fs"
+import os from "node:os"
+import path from "node:path"
+import { publish } from "./publish.ts"
+
+/** Directories of the init disk; the agent mounts on them before it switches to the image. */
+export const INIT_DIRECTORIES = [
+  "dev",
+  "proc",
+  "sys",
+  "run",
+  "tmp",
+  "mnt",
+  "lower",
+  "upper",
+  "root",
+  "newroot"
+] as const
+
+/** Version of the layout above; part of the cached file's name. */
+const LAYOUT = 1
+
+/** sha256 of the agent's bytes, in hex. */
+export const agentDigest = (agent: Uint8Array): string => new Bun.CryptoHasher("sha256").update(agent).digest("hex")
+
+/** Path of the init disk for this agent, made on the first call. Throws what node:fs throws. */
+export const cachedInitDisk = (bootCacheDir: string, agentPath: string): string => {
+  const agent = fs.readFileSync(agentPath)
+  const file = path.join(bootCacheDir, `init${LAYOUT}-${agentDigest(agent).slice(0, 32)}.erofs`)
+  if (!fs.existsSync(file)) publish(file, buildInitDisk(agent))
+  return file
+}
+
+/** The bytes of an init disk. */
+export const buildInitDisk = (agent: Uint8Array): Uint8Array => {
+  const scratch = fs.mkdtempSync(path.join(os.tmpdir(), "bunker-init-"))
+  try {
+    const tree = path.join(scratch, "tree")
+    for (const directory of INIT_DIRECTORIES) fs.mkdirSync(path.join(tree, directory), { recursive: true })
+    fs.writeFileSync(path.join(tree, "init"), agent, { mode: 0o755 })
+    const image = path.join(scratch, "image")
+    const made = Bun.spawnSync(["mkfs.erofs", "-T0", "--all-root", image, tree])
+    if (made.exitCode !== 0) throw new Error(made.stderr.toString())
+    return fs.readFileSync(image)
+  } finally {
+    fs.rmSync(scratch, { recursive: true, force: true })
+  }
+}

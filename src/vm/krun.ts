@@ -1,0 +1,107 @@
+/**
+ * The engine that boots a VM through libkrun on KVM, each in a process of its own.
+ * Makes no libkrun call itself (runner.ts does) and does not say whether KVM works (probe.ts does).
+ */
+
+import fs from "node:fs"
+import { Effect } from "effect"
+import { EngineUnavailable } from "../domain/errors/vm.ts"
+import type { Engine, EngineOptions } from "./engineTypes.ts"
+import {
+  checkAgent,
+  findLibkrun,
+  findLibkrunfw,
+  guestSocket,
+  lockName,
+  pidFile,
+  prepareDisks,
+  withLock
+} from "./prepare.ts"
+import { bootWords } from "./qemuArguments.ts"
+import { startRunner, type VmExit } from "./startRunner.ts"
+import { unixListenerTransport } from "./transport.ts"
+
+/** vsock port on the host (CID 2) that the agent calls. */
+const VSOCK_PORT = 1024
+
+const kvmProblem = (): { readonly reason: string; readonly advice: string } | undefined => {
+  try {
+    fs.closeSync(fs.openSync("/dev/kvm", "r+"))
+    return undefined
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code
+    if (code === "EACCES" || code === "EPERM") {
+      return {
+        reason: "/dev/kvm may not be opened",
+        advice: "add yourself to the group that owns it: sudo usermod -aG kvm $USER"
+      }
+    }
+    const advice =
+      "load the module kvm_intel or kvm_amd, switch virtualization on in the firmware, or use --engine qemu"
+    return { reason: code === "ENOENT" ? "/dev/kvm is missing" : `/dev/kvm answers ${code}`, advice }
+  }
+}
+
+export const makeKrunEngine = (options: EngineOptions): Engine => {
+  const available = Effect.gen(function* () {
+    const problem = kvmProblem()
+    if (problem !== undefined) return yield* new EngineUnavailable({ engine: "krun", ...problem })
+    yield* checkAgent("krun", options)
+    yield* findLibkrun(options)
+    yield* findLibkrunfw(options)
+  }).pipe(Effect.withSpan("KrunEngine.available"))
+
+  return {
+    kind: "krun",
+    available,
+    attach: ({ runDir }) => unixListenerTransport(guestSocket(runDir)),
+    spawn: Effect.fn("KrunEngine.spawn")(function* (config) {
+      yield* available
+      const libkrun = yield* findLibkrun(options)
+      const libkrunfw = yield* findLibkrunfw(options)
+      const disks = yield* prepareDisks(config, options)
+      // libkrun connects to the socket when the agent calls, so somebody has to listen before the guest runs.
+      const socketPath = guestSocket(config.runDir)
+      return yield* withLock(
+        config.lockPath,
+        Effect.fnUntraced(function* (lockFd) {
+          const transport = yield* unixListenerTransport(socketPath)
+          const runner = yield* startRunner({
+            command: options.runnerCommand,
+            runDir: config.runDir,
+            lockFd,
+            name: lockName(config.lockPath),
+            config: {
+              version: 1,
+              parentPid: process.pid,
+              dieWithParent: config.dieWithParent,
+              pidPath: pidFile(config.runDir),
+              start: {
+                kind: "krun",
+                libkrun,
+                libkrunfw,
+                cpus: config.cpus,
+                memoryMb: config.memoryMb,
+                disks,
+                consolePath: config.consolePath,
+                socketPath,
+                vsockPort: VSOCK_PORT,
+                exec: "/init",
+                // libkrun puts its own root= first; of two the kernel takes the last.
+                words: bootWords("vsock")
+              }
+            }
+          })
+          return { ...runner, transport }
+        })
+      )
+    })
+  }
+}
+
+/**
+ * True for the one start in some hundreds that libkrun gives up on ("failed to send resume status") before the guest has
+ * run: the same start tried once more is safe and succeeds.
+ */
+export const isTransientStart = (exit: VmExit): boolean =>
+  exit.report?.event === "error" && exit.report.call === "krun_start_enter" && exit.report.errno === "EINVAL"

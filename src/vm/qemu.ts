@@ -1,0 +1,100 @@
+/**
+ * The engine that boots a VM in QEMU's software emulation, for machines whose KVM is missing or can not run a guest.
+ * Boots the same kernel, init disk and images as krun, some ten times slower. Never uses KVM.
+ */
+
+import fs from "node:fs"
+import { Effect } from "effect"
+import { EngineUnavailable } from "../domain/errors/vm.ts"
+import type { Engine, EngineOptions } from "./engineTypes.ts"
+import { cachedKernelElf } from "./kernelElf.ts"
+import {
+  checkAgent,
+  findLibkrunfw,
+  fromBootCache,
+  lockName,
+  pidFile,
+  prepareDisks,
+  slotSockets,
+  withLock
+} from "./prepare.ts"
+import { qemuArguments } from "./qemuArguments.ts"
+import { startRunner } from "./startRunner.ts"
+import { slotTransport } from "./transport.ts"
+import { tscRateKhz } from "./tscRate.ts"
+
+const PROGRAM = "qemu-system-x86_64"
+/** Where distributions put it; the user's PATH is not asked, BUNKER_QEMU names anything else. */
+const PLACES = "/usr/local/bin:/usr/bin:/bin:/usr/libexec:/run/current-system/sw/bin"
+
+const findQemu = (options: EngineOptions): Effect.Effect<string, EngineUnavailable> =>
+  Effect.suspend(() => {
+    const file = options.qemu ?? Bun.which(PROGRAM, { PATH: PLACES }) ?? undefined
+    if (file !== undefined && fs.existsSync(file)) return Effect.succeed(fs.realpathSync(file))
+    return Effect.fail(
+      new EngineUnavailable({
+        engine: "qemu",
+        reason: `${options.qemu ?? PROGRAM} was not found`,
+        advice: "install it, on Debian with: sudo apt-get install qemu-system-x86"
+      })
+    )
+  })
+
+export const makeQemuEngine = (options: EngineOptions): Engine => {
+  const available = Effect.gen(function* () {
+    yield* findQemu(options)
+    yield* checkAgent("qemu", options)
+    yield* findLibkrunfw(options)
+  }).pipe(Effect.withSpan("QemuEngine.available"))
+
+  return {
+    kind: "qemu",
+    available,
+    attach: ({ runDir }) => slotTransport(slotSockets(runDir)),
+    spawn: Effect.fn("QemuEngine.spawn")(function* (config) {
+      const file = yield* findQemu(options)
+      yield* checkAgent("qemu", options)
+      const libkrunfw = yield* findLibkrunfw(options)
+      const disks = yield* prepareDisks(config, options)
+      const kernel = yield* fromBootCache("the kernel", options, () => cachedKernelElf(options.bootCacheDir, libkrunfw))
+      const slots = slotSockets(config.runDir)
+      const start = {
+        kind: "qemu" as const,
+        file,
+        arguments: qemuArguments({
+          kernel,
+          cpus: config.cpus,
+          memoryMb: config.memoryMb,
+          disks,
+          consolePath: config.consolePath,
+          slots,
+          tscKhz: tscRateKhz(options.bootCacheDir)
+        })
+      }
+      const runner = yield* withLock(
+        config.lockPath,
+        Effect.fnUntraced(function* (lockFd) {
+          // QEMU refuses to listen on a path that exists, and a killed VM leaves its sockets behind.
+          yield* Effect.sync(() => {
+            for (const slot of slots) fs.rmSync(slot, { force: true })
+          })
+          return yield* startRunner({
+            command: options.runnerCommand,
+            runDir: config.runDir,
+            lockFd,
+            name: lockName(config.lockPath),
+            config: {
+              version: 1,
+              parentPid: process.pid,
+              dieWithParent: config.dieWithParent,
+              pidPath: pidFile(config.runDir),
+              start
+            }
+          })
+        })
+      )
+      const transport = yield* slotTransport(slots)
+      return { ...runner, transport }
+    })
+  }
+}

@@ -1,0 +1,84 @@
+/**
+ * Spells a VM as the command line of qemu-system-x86_64: a microvm board without firmware, ACPI, PCI or network.
+ * A pure function of its input; opens nothing and starts nothing.
+ */
+import type { RunnerDisk } from "./runnerProtocol.ts"
+
+export interface QemuMachine {
+  /** ELF kernel with a PVH entry. */
+  readonly kernel: string
+  readonly cpus: number
+  /** MiB. */
+  readonly memoryMb: number
+  /** In the order of /dev/vda, vdb, …; at most seven, for the board has eight transports. */
+  readonly disks: ReadonlyArray<RunnerDisk>
+  /** File that the guest's console is appended to. */
+  readonly consolePath: string
+  /** Unix sockets that QEMU listens on, for the guest's ports `bunker.0`, `bunker.1`, … */
+  readonly slots: ReadonlyArray<string>
+  /** Rate of the host's time stamp counter in kHz, where known. */
+  readonly tscKhz: number | undefined
+}
+
+/** The kernel command line of both worlds ends in these words; BUNKER_CHANNEL becomes the agent's environment. */
+export const bootWords = (channel: "vsock" | "virtio"): ReadonlyArray<string> => [
+  "root=/dev/vda",
+  "rootfstype=erofs",
+  "ro",
+  "init=/init",
+  `BUNKER_CHANNEL=${channel}`
+]
+
+const KERNEL_WORDS = "console=hvc0 panic=-1 reboot=t mitigations=off random.trust_cpu=on quiet"
+
+/** Commas end a value in QEMU's option syntax; two of them stand for one. */
+const escape = (value: string): string => value.replaceAll(",", ",,")
+
+export const qemuArguments = (machine: QemuMachine): ReadonlyArray<string> => {
+  // Without its rate the guest measures the counter against the emulated clock and, on a busy host, gives up on it.
+  const tsc = machine.tscKhz === undefined ? "" : `tsc_early_khz=${machine.tscKhz} tsc=reliable`
+  return [
+    ["-M", "microvm,acpi=off,rtc=on"],
+    ["-accel", "tcg,thread=multi"],
+    ["-cpu", "max,-la57"],
+    ["-smp", String(machine.cpus)],
+    ["-m", String(machine.memoryMb)],
+    ["-nodefaults", "-no-user-config", "-no-reboot"],
+    ["-display", "none"],
+    // The emulator parses what a hostile guest writes; it starts no program and gains no right.
+    ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
+    ["-global", "virtio-mmio.force-legacy=false"],
+    ["-kernel", machine.kernel],
+    ["-append", [KERNEL_WORDS, tsc, ...bootWords("virtio")].filter((word) => word !== "").join(" ")],
+    ...machine.disks.map((disk, index) => diskArguments(disk, index)),
+    ["-device", `virtio-serial-device,max_ports=31,bus=${transport(0)}`],
+    // The console has a port of its own, or its output would land on the agent's.
+    ["-chardev", `file,id=console,append=on,path=${escape(machine.consolePath)}`],
+    ["-device", "virtconsole,chardev=console"],
+    ...machine.slots.map((path, index) => [
+      ...["-chardev", `socket,id=slot${index},server=on,wait=off,path=${escape(path)}`],
+      ...["-device", `virtserialport,chardev=slot${index},name=bunker.${index},nr=${index + 1}`]
+    ])
+  ].flat()
+}
+
+/**
+ * The board's transports, in the order in which the guest finds them: QEMU puts the highest address first on the kernel
+ * command line. The console comes before the disks, so that a panic over a missing root can be read.
+ */
+const transport = (index: number): string => `virtio-mmio-bus.${7 - index}`
+
+const diskArguments = (disk: RunnerDisk, index: number): ReadonlyArray<string> => {
+  // Image files of many VMs are shared and read-only: locks would only fail on file systems that lack them.
+  const locking = disk.readOnly ? "off" : "auto"
+  const node = {
+    driver: disk.format,
+    "node-name": `disk${index}`,
+    "read-only": disk.readOnly,
+    file: { driver: "file", filename: disk.path, locking, "read-only": disk.readOnly }
+  }
+  return [
+    ...["-blockdev", JSON.stringify(node)],
+    ...["-device", `virtio-blk-device,drive=disk${index},bus=${transport(index + 1)}`]
+  ]
+}

@@ -1,0 +1,238 @@
+/**
+ * Starts a runner, hands it its configuration and listens to its report.
+ * Knows nothing of libkrun or QEMU, keeps no record, and restarts nothing.
+ */
+
+import fs from "node:fs"
+import path from "node:path"
+import { Effect, Option, type Scope } from "effect"
+import { StoreFailed } from "../domain/errors/store.ts"
+import { AlreadyRunning, EngineUnavailable, KrunCallFailed } from "../domain/errors/vm.ts"
+import { type ProcessIdentity, processStartedAt } from "./pid.ts"
+import {
+  CONFIG_BYTES_MAX,
+  parseReportLine,
+  REPORT_BYTES_MAX,
+  type RunnerConfig,
+  type RunnerReport
+} from "./runnerProtocol.ts"
+
+/** How a VM's process ended. The guest's own account comes over the channel; a code of 0 proves nothing. */
+export interface VmExit {
+  readonly code: number | undefined
+  /** Name, like `SIGKILL`. */
+  readonly signal: string | undefined
+  /** The runner's last word, `entering` when the VM was started. */
+  readonly report: RunnerReport | undefined
+  /** What the process printed, at most the last 4 KiB: QEMU's and libkrun's own complaints. */
+  readonly output: string
+}
+
+/** The process of a VM as its parent sees it. */
+export interface RunnerProcess extends ProcessIdentity {
+  /** Waits for the end; keeps this process alive while somebody waits. */
+  readonly exited: Effect.Effect<VmExit>
+  /** SIGKILL, then waits for the end. */
+  readonly kill: Effect.Effect<void>
+}
+
+export interface StartRunner {
+  /** Program and first arguments, like `[bun, main.ts, "__runner"]`. */
+  readonly command: ReadonlyArray<string>
+  /** Working directory of the runner; `runner.log` with its output is made there. */
+  readonly runDir: string
+  /** Open and locked descriptor of the lock file; the caller closes its copy afterwards. */
+  readonly lockFd: number
+  /** Who holds the lock, for the message when somebody else does. */
+  readonly name: string
+  readonly config: RunnerConfig
+}
+
+/** Longest time from the start of the process to its first report, in milliseconds. A loaded emulated machine needs seconds. */
+const START_TIMEOUT_MS = 60_000
+const OUTPUT_BYTES = 4096
+
+/**
+ * Starts the runner and answers once it has entered the VM: under krun when it says so, under qemu when its report closes
+ * because the program was replaced. Closing the scope kills the process when `dieWithParent` is set and leaves it else.
+ */
+export const startRunner = Effect.fn("Engine.startRunner")(function* (
+  options: StartRunner
+): Effect.fn.Return<RunnerProcess, StoreFailed | AlreadyRunning | KrunCallFailed | EngineUnavailable, Scope.Scope> {
+  const { config } = options
+  const text = JSON.stringify(config)
+  if (Buffer.byteLength(text) > CONFIG_BYTES_MAX) {
+    return yield* new StoreFailed({
+      operation: "configure",
+      path: options.runDir,
+      reason: "the VM's description is too long"
+    })
+  }
+  const child = yield* Effect.acquireRelease(
+    Effect.try({
+      try: () => new Child(options, text),
+      catch: (cause) => new StoreFailed({ operation: "start", path: options.command[0] ?? "", reason: reasonOf(cause) })
+    }),
+    (child, exit) =>
+      Effect.promise(async () => {
+        if (config.dieWithParent || exit._tag === "Failure") child.process.kill("SIGKILL")
+        child.release()
+      })
+  )
+  const first = yield* child.entered.pipe(
+    Effect.timeoutOption(START_TIMEOUT_MS),
+    Effect.map(Option.getOrUndefined),
+    Effect.onInterrupt(() => child.kill)
+  )
+  if (first?.event !== "entering") {
+    yield* child.kill
+    return yield* failure(options, first, child.output())
+  }
+  return { pid: child.process.pid, pidStartedAt: child.startedAt, exited: child.exited, kill: child.kill }
+})
+
+const failure = (options: StartRunner, report: RunnerReport | undefined, output: string) => {
+  if (report?.event === "already_running") {
+    return new AlreadyRunning({ name: options.name })
+  }
+  if (report?.event === "error" && report.call.startsWith("krun_")) {
+    return new KrunCallFailed({ call: report.call, argument: report.argument, errno: report.errno })
+  }
+  const engine = options.config.start.kind
+  const reason =
+    report?.event === "error"
+      ? `${report.call}(${report.argument}) failed with ${report.errno}`
+      : `the runner ${options.command[0]} ended before the VM was started${output === "" ? "" : `: ${output.trim()}`}`
+  return new EngineUnavailable({ engine, reason, advice: "'bunker doctor' checks the engines" })
+}
+
+const reasonOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
+
+/** A started runner with the parent's ends of its descriptors. */
+class Child {
+  readonly process: Bun.Subprocess
+  readonly startedAt: number
+  readonly entered: Effect.Effect<RunnerReport | undefined>
+  readonly exited: Effect.Effect<VmExit>
+  readonly kill: Effect.Effect<void>
+  private report: RunnerReport | undefined
+  private reader: Bun.Socket | undefined
+  private waiting = 0
+  private released = false
+
+  constructor(options: StartRunner, config: string) {
+    const [program, ...rest] = options.command
+    const log = path.join(options.runDir, "runner.log")
+    const fd = fs.openSync(
+      log,
+      fs.constants.O_RDWR | fs.constants.O_CREAT | fs.constants.O_TRUNC | fs.constants.O_APPEND,
+      0o600
+    )
+    try {
+      this.process = Bun.spawn([program!, ...rest], {
+        cwd: options.runDir,
+        env: { PATH: "/usr/local/bin:/usr/bin:/bin", LC_ALL: "C" },
+        stdio: ["ignore", fd, fd, "socket-fd", "socket-fd", options.lockFd]
+      }) as Bun.Subprocess
+    } finally {
+      fs.closeSync(fd)
+    }
+    // Both ends are ours to close. The document fits the socket's buffer, so writing it does not wait for the child.
+    const [configFd, reportFd] = [this.process.stdio[3]!, this.process.stdio[4]!]
+    try {
+      fs.writeSync(configFd, config)
+    } catch {
+      // The child is gone already; its report, or the lack of one, says why.
+    } finally {
+      fs.closeSync(configFd)
+    }
+    this.startedAt = processStartedAt(this.process.pid) ?? 0
+    const decided = Promise.withResolvers<RunnerReport | undefined>()
+    const closed = this.listen(reportFd, (report) => {
+      // QEMU's program can still refuse to start after `entering`; the end of the report is the sign that it did not.
+      if (report.event !== "entering" || options.config.start.kind === "krun") decided.resolve(report)
+    })
+    void closed.then(() => decided.resolve(this.report))
+    void this.process.exited.then(() => closed).then(() => decided.resolve(this.report))
+    const ended = this.process.exited.then(async (): Promise<VmExit> => {
+      await closed
+      const { exitCode, signalCode } = this.process
+      return {
+        code: exitCode ?? undefined,
+        signal: signalCode === null ? undefined : String(signalCode),
+        report: this.report,
+        output: this.output(log)
+      }
+    })
+    this.process.unref()
+    this.output = () => readTail(log)
+    this.entered = this.holding(() => decided.promise)
+    this.exited = this.holding(() => ended)
+    this.kill = Effect.suspend(() => {
+      this.process.kill("SIGKILL")
+      return Effect.asVoid(this.exited)
+    })
+  }
+
+  output: (log?: string) => string
+
+  /** Stops listening; a VM that goes on does not notice. */
+  release(): void {
+    this.released = true
+    this.reader?.end()
+  }
+
+  /** Waits for a promise, during which the child keeps this process's event loop alive. */
+  private holding<A>(wait: () => Promise<A>): Effect.Effect<A> {
+    const hold = Effect.sync(() => {
+      if (this.waiting++ === 0) this.process.ref()
+    })
+    const drop = Effect.sync(() => {
+      if (--this.waiting === 0) this.process.unref()
+    })
+    return Effect.acquireUseRelease(
+      hold,
+      () => Effect.promise(wait),
+      () => drop
+    )
+  }
+
+  /** Reads report lines; the promise resolves when the other end is closed. */
+  private async listen(fd: number, each: (report: RunnerReport) => void): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    let text = ""
+    let total = 0
+    const socket = (await Bun.connect({
+      fd,
+      socket: {
+        data: (_socket: Bun.Socket, chunk: Buffer) => {
+          total += chunk.length
+          if (total > REPORT_BYTES_MAX) return
+          const lines = (text + chunk.toString("utf8")).split("\n")
+          text = lines.pop() ?? ""
+          for (const line of lines) {
+            const report = parseReportLine(line)
+            if (report === undefined) continue
+            this.report = report
+            each(report)
+          }
+        },
+        close: () => resolve(),
+        error: () => resolve()
+      }
+    } as never)) as Bun.Socket
+    this.reader = socket
+    if (this.released) socket.end()
+    socket.unref()
+    return promise
+  }
+}
+
+const readTail = (file: string): string => {
+  try {
+    const bytes = fs.readFileSync(file)
+    return bytes.subarray(Math.max(0, bytes.length - OUTPUT_BYTES)).toString("utf8")
+  } catch {
+    return ""
+  }
+}
