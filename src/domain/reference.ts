@@ -106,7 +106,7 @@ export const familiarReference = (reference: Reference): string => {
   const official = reference.path.startsWith(officialPrefix) && reference.path.indexOf("/", officialPrefix.length) < 0
   const short = official ? reference.path.slice(officialPrefix.length) : reference.path
   // `docker.io/localhost/x` must keep its host: `localhost/x` would name another registry.
-  if (splitDomain(short)[0] !== defaultDomain || /^[0-9a-f]{64}$/.test(short)) return canonicalReference(reference)
+  if (splitDomain(short)[1] !== short || /^[0-9a-f]{64}$/.test(short)) return canonicalReference(reference)
   return short + suffix(reference)
 }
 

@@ -100,30 +100,30 @@ export const sha256 = (bytes: Uint8Array): string =>
   `sha256:${new Bun.CryptoHasher("sha256").update(bytes).digest("hex")}`
 
 /** A blob with the descriptor that announces it. */
-export interface Blob {
+export interface ImageBlob {
   readonly bytes: Uint8Array
   readonly descriptor: { readonly mediaType: string; readonly digest: string; readonly size: number }
 }
 
-export const blobOf = (mediaType: string, bytes: Uint8Array): Blob => ({
+export const blobOf = (mediaType: string, bytes: Uint8Array): ImageBlob => ({
   bytes,
   descriptor: { mediaType, digest: sha256(bytes), size: bytes.length }
 })
 
-export const jsonBlob = (mediaType: string, value: unknown): Blob =>
+export const jsonBlob = (mediaType: string, value: unknown): ImageBlob =>
   blobOf(mediaType, Buffer.from(JSON.stringify(value)))
 
 /** What `imageOf` makes. */
 export interface TestImage {
-  readonly manifest: Blob
-  readonly config: Blob
-  readonly layers: ReadonlyArray<Blob>
+  readonly manifest: ImageBlob
+  readonly config: ImageBlob
+  readonly layers: ReadonlyArray<ImageBlob>
   readonly diffIds: ReadonlyArray<string>
   /** Uncompressed layers. */
   readonly tars: ReadonlyArray<Uint8Array>
   readonly platform: Platform
   /** Every blob, the manifest included. */
-  readonly blobs: ReadonlyArray<Blob>
+  readonly blobs: ReadonlyArray<ImageBlob>
 }
 
 export interface ImageOptions {
@@ -175,12 +175,12 @@ export const imageOf = (layers: ReadonlyArray<ReadonlyArray<Entry>>, options: Im
 /** An index over images or other indexes. */
 export const indexOf = (
   entries: ReadonlyArray<{
-    readonly blob: Blob
+    readonly blob: ImageBlob
     readonly platform?: Platform
     readonly annotations?: Readonly<Record<string, string>>
   }>,
   mediaType: string = mediaTypes.ociIndex
-): Blob =>
+): ImageBlob =>
   jsonBlob(mediaType, {
     schemaVersion: 2,
     mediaType,
@@ -194,9 +194,9 @@ export const indexOf = (
 /** One image of a layout: `top` is its manifest or index, `blobs` all that it needs besides. */
 export interface LayoutImage {
   readonly name?: string
-  readonly top: Blob
+  readonly top: ImageBlob
   readonly platform?: Platform
-  readonly blobs: ReadonlyArray<Blob>
+  readonly blobs: ReadonlyArray<ImageBlob>
 }
 
 /** A layout's files by name. */

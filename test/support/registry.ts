@@ -5,7 +5,7 @@ import net from "node:net"
 import os from "node:os"
 import path from "node:path"
 import { Effect, type Scope } from "effect"
-import { type LayoutImage, layoutFiles, writeFiles } from "./image.ts"
+import { type ImageBlob, type LayoutImage, layoutFiles, writeFiles } from "./image.ts"
 
 /** Whether the Debian packages that registry tests use are here. */
 export const hasRegistryTools = ["docker-registry", "skopeo", "htpasswd"].every((tool) => Bun.which(tool) !== null)
@@ -28,6 +28,10 @@ export interface TestRegistry {
   readonly host: string
   /** Copies an image into the registry under `repository:tag`, by skopeo, with every platform that it has. */
   readonly push: (repositoryAndTag: string, image: LayoutImage) => Effect.Effect<void>
+  /** Puts one manifest or index under `repository:tag`; what it names must be there already. */
+  readonly putManifest: (repositoryAndTag: string, blob: ImageBlob) => Effect.Effect<void>
+  /** Puts an image into the registry's own files, past its access control. */
+  readonly seed: (repository: string, tag: string, image: LayoutImage) => Effect.Effect<void>
 }
 
 /** A directory that goes with the scope. */
@@ -90,6 +94,28 @@ const start = async (directory: string, auth: RegistryAuthentication | undefined
   return undefined
 }
 
+/** skopeo's `dir:` form of one image. */
+const dirFiles = ({ top, blobs }: LayoutImage): ReadonlyMap<string, Uint8Array> =>
+  new Map([
+    ["version", Buffer.from("Directory Transport Version: 1.1\n")],
+    ["manifest.json", top.bytes],
+    ...blobs.map(({ descriptor, bytes }) => [descriptor.digest.slice("sha256:".length), bytes] as const)
+  ])
+
+/** What docker-registry's filesystem driver keeps for an image (distribution `registry/storage/paths.go`). */
+const storageFiles = (repository: string, tag: string, image: LayoutImage): ReadonlyMap<string, Uint8Array> => {
+  const files = new Map<string, Uint8Array>()
+  const links = `repositories/${repository}`
+  for (const { descriptor, bytes } of [image.top, ...image.blobs]) {
+    const hex = descriptor.digest.slice("sha256:".length)
+    files.set(`blobs/sha256/${hex.slice(0, 2)}/${hex}/data`, bytes)
+    const kind = descriptor.mediaType.includes("manifest") ? "_manifests/revisions" : "_layers"
+    files.set(`${links}/${kind}/sha256/${hex}/link`, Buffer.from(descriptor.digest))
+  }
+  files.set(`${links}/_manifests/tags/${tag}/current/link`, Buffer.from(image.top.descriptor.digest))
+  return files
+}
+
 /** A running registry; the process and its directory go with the scope. */
 export const startRegistry = Effect.fn("test.registry")(function* (auth?: RegistryAuthentication) {
   const directory = yield* temporaryDirectory("registry")
@@ -111,9 +137,26 @@ export const startRegistry = Effect.fn("test.registry")(function* (auth?: Regist
   const credentials = auth?.kind === "basic" ? ["--dest-creds", `${auth.username}:${auth.password}`] : []
   const push = Effect.fnUntraced(function* (repositoryAndTag: string, image: LayoutImage) {
     const layout = path.join(directory, `layout-${crypto.randomUUID()}`)
-    yield* Effect.promise(() => writeFiles(layout, layoutFiles([{ ...image, name: "pushed" }])))
+    // skopeo reads Docker's media types from its `dir:` form only.
+    const docker = image.top.descriptor.mediaType.includes("docker")
+    yield* Effect.promise(() =>
+      writeFiles(layout, docker ? dirFiles(image) : layoutFiles([{ ...image, name: "pushed" }]))
+    )
     const flags = ["--insecure-policy", "copy", "--all", "--preserve-digests", "--quiet", "--dest-tls-verify=false"]
-    yield* run(["skopeo", ...flags, ...credentials, `oci:${layout}:pushed`, `docker://${host}/${repositoryAndTag}`])
+    const from = docker ? `dir:${layout}` : `oci:${layout}:pushed`
+    yield* run(["skopeo", ...flags, ...credentials, from, `docker://${host}/${repositoryAndTag}`])
   })
-  return { host, push } satisfies TestRegistry
+  const putManifest = (repositoryAndTag: string, blob: ImageBlob) =>
+    Effect.promise(async () => {
+      const [repository, tag] = repositoryAndTag.split(":")
+      const headers = { "content-type": blob.descriptor.mediaType }
+      const url = `http://${host}/v2/${repository}/manifests/${tag}`
+      const answer = await fetch(url, { method: "PUT", headers, body: blob.bytes as Uint8Array<ArrayBuffer> })
+      if (!answer.ok) throw new Error(`${url}: ${answer.status} ${await answer.text()}`)
+    })
+  const seed = (repository: string, tag: string, image: LayoutImage) =>
+    Effect.promise(() =>
+      writeFiles(path.join(directory, "data/docker/registry/v2"), storageFiles(repository, tag, image))
+    )
+  return { host, push, putManifest, seed } satisfies TestRegistry
 })
