@@ -1,0 +1,187 @@
+/**
+ * One process in the guest, seen from the host: its events, its input within the ACK window, its end. Does not ask for
+ * it: that is the control connection's business.
+ */
+import { type Cause, Deferred, Effect, Queue, type Scope, Semaphore, Stream } from "effect"
+import { GuestChannelFailed } from "../domain/errors/vm.ts"
+import {
+  dataBytesMax,
+  encodeFrame,
+  encodeJson,
+  type Frame,
+  FrameDecoder,
+  FrameType,
+  protocolVersion,
+  windowBytes
+} from "./frames.ts"
+import type { GuestConnection } from "./guestConnection.ts"
+import { decodeGuestExit, decodeGuestHello, parsePayload } from "./guestMessages.ts"
+
+/** What a process does; exactly one `Exit` or `Signaled` comes last. */
+export type ExecEvent =
+  | { readonly _tag: "Stdout"; readonly data: Uint8Array }
+  | { readonly _tag: "Stderr"; readonly data: Uint8Array }
+  | { readonly _tag: "Exit"; readonly code: number }
+  | { readonly _tag: "Signaled"; readonly signal: number }
+
+/** Events that wait for a reader, each at most 64 KiB; above it the guest's process waits. */
+const eventsMax = 16
+
+const failed = (reason: string) => new GuestChannelFailed({ reason })
+
+/** The exec connection after its HELLO. */
+export interface ExecConnection {
+  readonly events: Stream.Stream<ExecEvent, GuestChannelFailed>
+  readonly write: (data: Uint8Array) => Effect.Effect<void, GuestChannelFailed>
+  readonly closeStdin: Effect.Effect<void, GuestChannelFailed>
+}
+
+/**
+ * Exchanges HELLO on the connection, which lets the agent start the process, and pumps frames in the scope from then on.
+ * Acknowledgements are seen as long as fewer than 16 events are unread: read events while you write.
+ */
+export const openExecConnection = Effect.fn("GuestChannel.openExec")(function* (
+  connection: GuestConnection,
+  exec: number
+): Effect.fn.Return<ExecConnection, GuestChannelFailed, Scope.Scope> {
+  const events = yield* Queue.bounded<ExecEvent, GuestChannelFailed | Cause.Done>(eventsMax)
+  const greeted = yield* Deferred.make<void, GuestChannelFailed>()
+  const input = new InputWindow()
+  const decoder = new FrameDecoder()
+
+  const fail = (reason: string) => {
+    const error = failed(reason)
+    input.end(error)
+    Deferred.doneUnsafe(greeted, Effect.fail(error))
+    return Effect.asVoid(Queue.fail(events, error))
+  }
+
+  const handle = (frame: Frame): Effect.Effect<void, GuestChannelFailed> => {
+    switch (frame.type) {
+      case FrameType.Hello: {
+        const hello = decodeGuestHello(frame.payload)
+        if (hello?.kind !== "exec" || hello.exec !== exec) return Effect.fail(failed("the HELLO of an exec is wrong"))
+        return Effect.asVoid(Deferred.succeed(greeted, undefined))
+      }
+      case FrameType.Data: {
+        if (frame.stream !== 1 && frame.stream !== 2) return Effect.fail(failed(`data on stream ${frame.stream}`))
+        const _tag = frame.stream === 1 ? "Stdout" : "Stderr"
+        return Effect.asVoid(Queue.offer(events, { _tag, data: frame.payload }))
+      }
+      case FrameType.Ack:
+        return input.acknowledge(new DataView(frame.payload.buffer, frame.payload.byteOffset, 4).getUint32(0, true))
+          ? Effect.void
+          : Effect.fail(failed("more input was acknowledged than sent"))
+      case FrameType.Exit:
+        return finish(frame.payload)
+      case FrameType.Eof:
+        return Effect.void
+      default:
+        return Effect.fail(failed(`a frame of type ${frame.type} on an exec connection`))
+    }
+  }
+
+  const finish = (payload: Uint8Array): Effect.Effect<void, GuestChannelFailed> => {
+    const exit = decodeGuestExit(parsePayload(payload))
+    if (exit === undefined) return Effect.fail(failed("the EXIT of an exec is malformed"))
+    input.end(undefined)
+    if ("error" in exit) return Effect.fail(failed(exit.message))
+    const event: ExecEvent =
+      "code" in exit ? { _tag: "Exit", code: exit.code } : { _tag: "Signaled", signal: exit.signal }
+    return Effect.gen(function* () {
+      yield* Queue.offer(events, event)
+      yield* Queue.end(events)
+      yield* Effect.ignore(connection.write(encodeFrame(FrameType.Close, 0)))
+    })
+  }
+
+  const take = (bytes: Uint8Array): Effect.Effect<void, GuestChannelFailed> => {
+    const frames: Array<Frame> = []
+    const fault = decoder.push(bytes, (frame) => frames.push(frame))
+    const handled = Effect.forEach(frames, handle, { discard: true })
+    return fault === undefined ? handled : Effect.andThen(handled, Effect.fail(failed(fault)))
+  }
+
+  yield* Stream.runForEach(connection.incoming, take).pipe(
+    Effect.andThen(Effect.suspend(() => fail("the exec connection ended before the process"))),
+    Effect.catch((error) => Effect.andThen(fail(error.reason), connection.close)),
+    Effect.forkScoped
+  )
+  yield* Deferred.await(greeted)
+  yield* connection.write(encodeJson(FrameType.Hello, { protocol: protocolVersion }))
+
+  const turn = Semaphore.makeUnsafe(1)
+  const write = (data: Uint8Array) =>
+    Effect.gen(function* () {
+      for (let at = 0; at < data.length; ) {
+        const granted = yield* input.take(Math.min(data.length - at, dataBytesMax))
+        // The process is gone: nobody will ever read the rest.
+        if (granted === 0) return
+        yield* connection.write(encodeFrame(FrameType.Data, 0, data.subarray(at, at + granted)))
+        at += granted
+      }
+    })
+  return {
+    events: Stream.fromQueue(events),
+    write: (data) => turn.withPermits(1)(write(data)),
+    closeStdin: turn.withPermits(1)(
+      Effect.suspend(() => (input.close() ? connection.write(encodeFrame(FrameType.Eof, 0)) : Effect.void))
+    )
+  }
+})
+
+/**
+ * Bytes on their way to the process. Invariant: `inFlight` is what was granted and not acknowledged, at most
+ * `windowBytes`; one caller waits at a time.
+ */
+class InputWindow {
+  private inFlight = 0
+  private closed = false
+  private ended = false
+  private fault: GuestChannelFailed | undefined
+  private waiting: (() => void) | undefined
+
+  /** Waits for room and takes up to `wanted` bytes of it; 0 when the process takes no more. */
+  take(wanted: number): Effect.Effect<number, GuestChannelFailed> {
+    return Effect.callback((resume) => {
+      const step = () => {
+        const room = Math.min(wanted, windowBytes - this.inFlight)
+        if (this.fault !== undefined) resume(Effect.fail(this.fault))
+        else if (this.closed || this.ended) resume(Effect.succeed(0))
+        else if (room > 0) {
+          this.inFlight += room
+          resume(Effect.succeed(room))
+        } else this.waiting = step
+      }
+      step()
+      return Effect.sync(() => {
+        this.waiting = undefined
+      })
+    })
+  }
+
+  acknowledge(count: number): boolean {
+    this.inFlight -= count
+    this.wake()
+    return this.inFlight >= 0
+  }
+
+  /** False when the end was said before, or the process is gone. */
+  close(): boolean {
+    const first = !this.closed && !this.ended
+    this.closed = true
+    return first
+  }
+
+  end(fault: GuestChannelFailed | undefined): void {
+    this.ended = true
+    this.fault ??= fault
+    this.wake()
+  }
+
+  private wake(): void {
+    const step = this.waiting
+    this.waiting = undefined
+    step?.()
+  }
+}

@@ -1,0 +1,66 @@
+/** Starts the real guest agent as an ordinary process of this machine, connected over a unix socket. Mounts nothing. */
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { Effect, type Scope } from "effect"
+import type { GuestChannelFailed } from "../../src/domain/errors/vm.ts"
+import { connectGuest, type GuestChannel } from "../../src/vm/GuestChannel.ts"
+import { type GuestTransport, unixListenerTransport } from "../../src/vm/transport.ts"
+
+const guestDirectory = join(import.meta.dir, "../../guest")
+
+/** Path of the agent; compiled once per test process. */
+export const agentPath: string = join(guestDirectory, "build/agent")
+
+let built: string | undefined
+
+/** Compiles the agent; answers why that is impossible here. */
+export const buildAgent = (): string => {
+  if (built === undefined) {
+    const run = Bun.spawnSync([join(guestDirectory, "build.sh")], { stdout: "pipe", stderr: "pipe" })
+    built = run.exitCode === 0 ? "" : run.stderr.toString()
+  }
+  return built
+}
+
+/** A directory that goes with the scope. */
+export const scratchDirectory: Effect.Effect<string, never, Scope.Scope> = Effect.acquireRelease(
+  Effect.sync(() => mkdtempSync(join(tmpdir(), "bunker-test-"))),
+  (path) => Effect.sync(() => rmSync(path, { recursive: true, force: true }))
+)
+
+/** A running agent. */
+export interface NativeAgent {
+  readonly guest: GuestChannel
+  readonly transport: GuestTransport
+  readonly socketPath: string
+  readonly process: Bun.Subprocess
+}
+
+/** Spawns an agent that connects to the socket. */
+export const spawnAgent = (socketPath: string): Effect.Effect<Bun.Subprocess, never, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.sync(() => {
+      const failure = buildAgent()
+      if (failure) throw new Error(failure)
+      return Bun.spawn([agentPath], {
+        env: { BUNKER_CHANNEL: `unix:${socketPath}` },
+        stdin: "ignore",
+        stdout: "inherit",
+        stderr: "inherit"
+      })
+    }),
+    (child) =>
+      Effect.promise(async () => {
+        child.kill("SIGTERM")
+        await child.exited
+      })
+  )
+
+/** An agent with a connected channel. */
+export const nativeAgent: Effect.Effect<NativeAgent, GuestChannelFailed, Scope.Scope> = Effect.gen(function* () {
+  const socketPath = join(yield* scratchDirectory, "guest.sock")
+  const transport = yield* unixListenerTransport(socketPath)
+  const process = yield* spawnAgent(socketPath)
+  return { guest: yield* connectGuest(transport), transport, socketPath, process }
+})
