@@ -148,7 +148,7 @@ const askHelper = Effect.fn("oci.credentialHelper")(function* (
     Effect.timeout(helperTimeout),
     Effect.orElseSucceed(() => undefined)
   )
-  if (answer === undefined) return yield* skip("gave no answer in time")
+  if (answer === undefined) return yield* skip("gave no usable answer")
   if (answer.code !== 0) {
     return /credentials not found/i.test(answer.text) ? undefined : yield* skip(`failed (exit code ${answer.code})`)
   }

@@ -25,7 +25,7 @@ type SavedImage = (typeof SavedImages.Type)[number]
 const missing = (bundle: Bundle, name: string): ArchiveInvalid =>
   new ArchiveInvalid({
     path: bundle.path,
-    reason: `${JSON.stringify(name.slice(0, 200))} is named in its manifest.json and missing`
+    reason: `its manifest.json names ${JSON.stringify(name.slice(0, 200))}, which is missing`
   })
 
 /** Docker writes plain tars; other tools put compressed ones there under the same names. */

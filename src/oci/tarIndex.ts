@@ -105,10 +105,9 @@ export const scanTar = async (
     if (!Number.isSafeInteger(size) || size < 0)
       throw new TarDamaged(`the size in the header at byte ${offset} is damaged`)
     const stored = "12346".includes(type) ? 0 : size
-    if (content + stored > sizeBytes) {
-      throw new TarDamaged(`it is cut off: an entry ends at byte ${content + stored}, the file at byte ${sizeBytes}`)
-    }
     offset = content + Math.ceil(stored / blockBytes) * blockBytes
+    if (offset > sizeBytes)
+      throw new TarDamaged(`it is cut off: an entry ends at byte ${offset}, the file at byte ${sizeBytes}`)
     if (extended) {
       if (size > (type === "L" || type === "K" ? nameBytesMax + 1 : paxBytesMax))
         throw new TarDamaged("a name in it is too long")

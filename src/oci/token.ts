@@ -37,6 +37,8 @@ export const parseChallenges = (header: string): ReadonlyArray<Challenge> => {
   ) {
     const [, name = "", quoted, plain] = match
     const value = quoted === undefined ? plain : quoted.replace(/\\(.)/g, "$1")
+    // A value that can not be read leaves its equals sign behind: nothing after it can be trusted.
+    if (value === undefined && text[challengePattern.lastIndex] === "=") break
     if (value === undefined) challenges.push({ scheme: name.toLowerCase(), parameters: Object.create(null) })
     else if (challenges.length > 0) challenges[challenges.length - 1]!.parameters[name.toLowerCase()] = value
   }
