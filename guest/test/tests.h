@@ -1,0 +1,6 @@
+/* Groups of tests. */
+#pragma once
+void frame_tests(void);
+void json_tests(void);
+void text_tests(void);
+void users_tests(void);
