@@ -7,20 +7,8 @@
  */
 import { Clock, Context, Effect, Option, Queue, Schema, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
-import {
-  ArchiveInvalid,
-  DigestMismatch,
-  ImageInUse,
-  ImageNotCached,
-  ImageNotFound,
-  InvalidReference,
-  LayerRejected,
-  ManifestInvalid,
-  PlatformNotFound,
-  RegistryAuth,
-  RegistryUnavailable
-} from "../domain/errors/image.ts"
-import { DatabaseFailed, DiskFull, HomeUnusable, StoreFailed } from "../domain/errors/store.ts"
+import { ImageLookupErrors, ImageRemoveErrors, InstallErrors, StoreErrors } from "../domain/errors/groups.ts"
+import { ArchiveInvalid, ImageInUse, ImageNotCached, ImageNotFound } from "../domain/errors/image.ts"
 import {
   CollectReport,
   ImageEvent,
@@ -48,23 +36,6 @@ import { usersOfManifest } from "../store/sandboxes.ts"
 import { type Address, layerLocal } from "./Actor.ts"
 import { type ImageSources, makeInstaller } from "./imageInstall.ts"
 import { LeaseManager } from "./LeaseManager.ts"
-
-const store = [DatabaseFailed, DiskFull, HomeUnusable, StoreFailed] as const
-const Lookup = Schema.Union([InvalidReference, ImageNotFound, ...store])
-export const InstallErrors = Schema.Union([
-  InvalidReference,
-  ImageNotFound,
-  ImageNotCached,
-  PlatformNotFound,
-  ManifestInvalid,
-  DigestMismatch,
-  LayerRejected,
-  RegistryAuth,
-  RegistryUnavailable,
-  ArchiveInvalid,
-  ...store
-])
-export type InstallError = typeof InstallErrors.Type
 
 const Reference = Schema.String.check(Schema.isMaxLength(1024))
 
@@ -95,17 +66,17 @@ export class ImageProtocol extends RpcGroup.make(
     success: LeasedImage,
     error: InstallErrors
   }),
-  Rpc.make("Get", { payload: { reference: Reference }, success: ImageHandle, error: Lookup }),
-  Rpc.make("List", { success: Schema.Array(ImageHandle), error: Schema.Union(store) }),
-  Rpc.make("Inspect", { payload: { reference: Reference }, success: ImageInspection, error: Lookup }),
+  Rpc.make("Get", { payload: { reference: Reference }, success: ImageHandle, error: ImageLookupErrors }),
+  Rpc.make("List", { success: Schema.Array(ImageHandle), error: StoreErrors }),
+  Rpc.make("Inspect", { payload: { reference: Reference }, success: ImageInspection, error: ImageLookupErrors }),
   Rpc.make("Remove", {
     payload: { reference: Reference, force: Schema.Boolean },
     success: CollectReport,
-    error: Schema.Union([InvalidReference, ImageNotFound, ImageInUse, ...store])
+    error: ImageRemoveErrors
   }),
   /** Removes every image that is the root of no sandbox. */
-  Rpc.make("Prune", { success: CollectReport, error: Schema.Union(store) }),
-  Rpc.make("Usage", { success: Usage, error: Schema.Union(store) })
+  Rpc.make("Prune", { success: CollectReport, error: StoreErrors }),
+  Rpc.make("Usage", { success: Usage, error: StoreErrors })
 ) {}
 
 const make = (sources: ImageSources) =>

@@ -7,12 +7,10 @@
  */
 import { Clock, Context, Effect, Result, Schedule, Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
-import { DatabaseFailed, DiskFull, HomeUnusable, LeaseLost } from "../domain/errors/store.ts"
-import { Database } from "../store/Database.ts"
+import { DatabaseErrors } from "../domain/errors/groups.ts"
+import { LeaseLost } from "../domain/errors/store.ts"
+import { Database, type DatabaseError } from "../store/Database.ts"
 import { type Address, layerLocal } from "./Actor.ts"
-
-/** Errors of any message that touches the database. */
-export const DatabaseErrors = Schema.Union([DatabaseFailed, DiskFull, HomeUnusable])
 
 /** Proof of holding a maintenance lease. */
 export class Lease extends Schema.Class<Lease>("Lease")({
@@ -24,7 +22,7 @@ export class Lease extends Schema.Class<Lease>("Lease")({
 }) {}
 
 const milliseconds = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 86_400_000 }))
-const WithLeaseLost = Schema.Union([LeaseLost, DatabaseFailed, DiskFull, HomeUnusable])
+const WithLeaseLost = Schema.Union([LeaseLost, ...DatabaseErrors.members])
 
 export class LeaseProtocol extends RpcGroup.make(
   /** Answers the lease, or null when it is held or was completed less than `minIntervalMs` ago. */
@@ -127,7 +125,7 @@ export const contentLeaseMs = 60_000
 
 /** Resources held for the current scope: renewed at a third of the duration, dropped when the scope closes however it ends. */
 export interface ContentHold {
-  readonly add: (resources: ReadonlyArray<string>) => Effect.Effect<void, DatabaseFailed | DiskFull | HomeUnusable>
+  readonly add: (resources: ReadonlyArray<string>) => Effect.Effect<void, DatabaseError>
 }
 
 /** Opens a content lease in the current scope. */

@@ -7,11 +7,12 @@
  */
 import { Clock, Context, Effect, Result, Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
-import type { SafeName } from "../domain/name.ts"
-import { SafeName as SafeNameSchema } from "../domain/name.ts"
-import { isTerminal, type SandboxInfo } from "../domain/sandbox.ts"
+import { DatabaseErrors } from "../domain/errors/groups.ts"
+import { SafeName } from "../domain/name.ts"
+import { isLive, isTerminal, type SandboxInfo } from "../domain/sandbox.ts"
 import { Database, type DatabaseError } from "../store/Database.ts"
 import { removeBelow } from "../store/files.ts"
+import { isLocked } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
 import {
@@ -24,7 +25,7 @@ import {
   terminate
 } from "../store/sandboxes.ts"
 import { type Address, layerLocal } from "./Actor.ts"
-import { DatabaseErrors, LeaseManager } from "./LeaseManager.ts"
+import { LeaseManager } from "./LeaseManager.ts"
 
 /** Bounds of one sweep: rows of each phase, and wall clock in milliseconds. */
 export const defaultBounds = { activeRows: 250, endedRows: 250, wallMs: 250 } as const
@@ -50,12 +51,17 @@ export type Cleanup = typeof Cleanup.Type
 export class SweeperProtocol extends RpcGroup.make(
   /** Sweeps if the maintenance lease is free (or `force`); null when another process swept or sweeps. Never fails. */
   Rpc.make("Sweep", { payload: { force: Schema.Boolean }, success: Schema.NullOr(SweepReport) }),
+  /** Puts one sandbox right whose process may be gone; answers whether it changed. */
+  Rpc.make("Reconcile", { payload: { name: SafeName }, success: Schema.Boolean, error: DatabaseErrors }),
   /** Removes one ephemeral sandbox that has ended: directory first, then the row. */
-  Rpc.make("Clean", { payload: { name: SafeNameSchema }, success: Cleanup, error: DatabaseErrors })
+  Rpc.make("Clean", { payload: { name: SafeName }, success: Cleanup, error: DatabaseErrors })
 ) {}
 
 /** The lease that makes one process sweep per window. */
 const maintenance = { name: "sandbox_lifecycle_maintenance", durationMs: 10_000, minIntervalMs: 30_000 } as const
+
+/** A start that has no process after this long was given up by somebody who died, in milliseconds. */
+const startingMaxMs = 10_000
 
 const crashed: Termination = {
   exitCode: null,
@@ -73,7 +79,12 @@ const behaviour = Effect.gen(function* () {
   const reconcile = Effect.fnUntraced(function* (record: SandboxRecord): Effect.fn.Return<boolean, DatabaseError> {
     const { info } = record
     const now = yield* Clock.currentTimeMillis
+    // Whoever keeps it will record the end, with a better reason.
+    if (isLocked(paths.run(info.id).keeperLock)) return false
     if (!record.hasRunningRun) {
+      if (info.status === "starting" && now - info.updatedAt > startingMaxMs) {
+        return yield* terminate(db, info.id, ["starting"], "crashed", { ...crashed, reason: "boot_failed" }, now)
+      }
       if (info.status !== "draining") return false
       return yield* terminate(db, info.id, ["draining"], "stopped", { ...crashed, reason: "shutdown_requested", detail: null }, now)
     }
@@ -133,6 +144,14 @@ const behaviour = Effect.gen(function* () {
       sweep(force).pipe(
         Effect.catchCause((cause) => Effect.as(Effect.logWarning("sweep failed and was put off", cause), null))
       ),
+    Reconcile: Effect.fn("Sweeper.reconcile")(function* ({ name }: { readonly name: SafeName }) {
+      const record = yield* findSandbox(db, name)
+      if (record === undefined || !isLive(record.info.status)) return false
+      const changed = yield* reconcile(record)
+      const after = changed ? yield* findSandbox(db, name) : undefined
+      if (after?.info.ephemeral === true) yield* clean(after.info, after)
+      return changed
+    }),
     Clean: Effect.fn("Sweeper.clean")(function* ({ name }: { readonly name: SafeName }) {
       const record = yield* findSandbox(db, name)
       return record === undefined ? ("already_gone" as const) : yield* clean(record.info, record)

@@ -109,7 +109,8 @@ export const makeInstaller = Effect.gen(function* () {
         temporary
       )
     )
-    const descriptor = vmdkDescriptor(path.dirname(paths.vmdk(manifest)), [{ path: fsmeta, bytes }, ...withoutFirst(extents, fsmeta)])
+    // The first extent is fsmeta itself, under the temporary name that it was built with.
+    const descriptor = vmdkDescriptor(path.dirname(paths.vmdk(manifest)), [{ path: fsmeta, bytes }, ...extents.slice(1)])
     yield* writeAtomic(paths.vmdk(manifest), descriptor)
   }, Effect.scoped)
 
@@ -220,9 +221,6 @@ export const makeInstaller = Effect.gen(function* () {
 
   return { install, isComplete, repair, removeFiles, countFiles }
 })
-
-const withoutFirst = (extents: ReadonlyArray<{ readonly path: string; readonly bytes: number }>, fsmeta: string) =>
-  extents.filter((extent) => extent.path !== fsmeta && !extent.path.endsWith(".tmp"))
 
 const withDiffIds = Effect.fnUntraced(function* (resolved: ResolvedImage) {
   const what = `image ${resolved.manifestDigest}`

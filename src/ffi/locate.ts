@@ -31,6 +31,12 @@ export const locateLibkrun = (options: LocateOptions = {}): Located => locate("l
 export const locateLibkrunfw = (options: LocateOptions = {}): Located =>
   locate("libkrunfw.so.5", "BUNKER_LIBKRUNFW", options)
 
+/** Where a file of the package's runtime directory may be, best first; none is checked. */
+export const packageFiles = (name: string): ReadonlyArray<string> =>
+  [...packageDirectories([import.meta.dirname, path.dirname(process.execPath)])].map((directory) =>
+    path.join(directory, name)
+  )
+
 const locate = (soname: string, variable: string, options: LocateOptions): Located => {
   if (options.explicit !== undefined) {
     const problem = unusable(options.explicit)
@@ -44,7 +50,7 @@ const locate = (soname: string, variable: string, options: LocateOptions): Locat
     if (problem === undefined) return { path: fs.realpathSync(file), looked }
     looked.push(problem === "missing" ? file : `${file} (${problem})`)
   }
-  for (const directory of packageDirectories(options.from ?? [import.meta.dirname, path.dirname(process.execPath)])) {
+  for (const directory of packageDirectories(options.from ?? defaultStarts())) {
     const file = versioned(directory, soname)
     if (file === undefined) looked.push(path.join(directory, `${soname}*`))
     else {
@@ -55,6 +61,12 @@ const locate = (soname: string, variable: string, options: LocateOptions): Locat
   }
   return { path: undefined, looked }
 }
+
+/** Places where another file of the npm package may be, nearest first; nothing says that it is there. */
+export const packageFile = (name: string): ReadonlyArray<string> =>
+  [...packageDirectories(defaultStarts())].map((directory) => path.join(directory, name))
+
+const defaultStarts = (): ReadonlyArray<string> => [import.meta.dirname, path.dirname(process.execPath)]
 
 /** What keeps a file from being a shared library of this machine, or undefined: looks at its type and its first bytes. */
 const unusable = (file: string): string | undefined => {

@@ -25,6 +25,8 @@ export interface RunPaths {
   readonly directory: CheckedPath
   readonly keeperSocket: CheckedPath
   readonly keeperLog: CheckedPath
+  /** Held by the process that keeps the VM. */
+  readonly keeperLock: CheckedPath
 }
 
 export class Paths extends Context.Service<
@@ -95,7 +97,8 @@ const make = Effect.fnUntraced(function* (home: string): Effect.fn.Return<Paths[
     run: (sandboxId) => ({
       directory: at("run", String(sandboxId)),
       keeperSocket: at("run", String(sandboxId), "keeper.sock"),
-      keeperLog: at("run", String(sandboxId), "keeper.log")
+      keeperLog: at("run", String(sandboxId), "keeper.log"),
+      keeperLock: at("run", String(sandboxId), "keeper.lock")
     })
   }
 })

@@ -24,3 +24,18 @@ export const fileLock = Effect.fnUntraced(function* (file: string): Effect.fn.Re
     Effect.repeat({ until: Option.isSome, schedule: Schedule.spaced("50 millis") })
   )
 })
+
+/** True while another open description holds the lock; a missing file is not locked. */
+export const isLocked = (file: string): boolean => {
+  let fd: number
+  try {
+    fd = fs.openSync(file, fs.constants.O_RDWR)
+  } catch {
+    return false
+  }
+  try {
+    return !tryLockExclusive(fd)
+  } finally {
+    fs.closeSync(fd)
+  }
+}

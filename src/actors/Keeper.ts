@@ -1,0 +1,136 @@
+/**
+ * Looks after one VM: runs commands in it, stops it, knows how it ended. One process keeps a VM at a time: the CLI in the
+ * foreground, or the keeper process of a detached sandbox. Booting is `keeperBoot.ts`, records are kept there, too.
+ *
+ * Invariant: a command belongs to the stream that started it; when the stream ends early, the command is killed.
+ */
+import { Clock, Deferred, Effect, Exit, Schema, Scope, Stream } from "effect"
+import { Rpc, RpcGroup } from "effect/rpc"
+import { ExecErrors } from "../domain/errors/groups.ts"
+import { ExecFailed } from "../domain/errors/vm.ts"
+import { ExecEvent, ExecRequest, mergeEnv, TerminalSize } from "../domain/exec.ts"
+import type { RunDefaults } from "../domain/image.ts"
+import type { SandboxConfig } from "../domain/sandbox.ts"
+import { TerminationReason } from "../domain/sandbox.ts"
+import type { ExecHandle, GuestChannel } from "../vm/GuestChannel.ts"
+
+/** How a run ended. */
+export class RunEnd extends Schema.Class<RunEnd>("RunEnd")({
+  exitCode: Schema.NullOr(Schema.Int),
+  exitSignal: Schema.NullOr(Schema.String),
+  reason: TerminationReason,
+  detail: Schema.NullOr(Schema.String)
+}) {}
+
+const exec = { exec: Schema.Int }
+
+export class KeeperProtocol extends RpcGroup.make(
+  Rpc.make("Exec", { payload: ExecRequest, success: ExecEvent, error: ExecErrors, stream: true }),
+  /** Answers once the bytes are on their way to the guest: back pressure for the sender. */
+  Rpc.make("Input", { payload: { ...exec, data: Schema.Uint8Array }, error: ExecErrors }),
+  Rpc.make("CloseInput", { payload: exec, error: ExecErrors }),
+  Rpc.make("Signal", { payload: { ...exec, signal: Schema.Int }, error: ExecErrors }),
+  Rpc.make("Resize", { payload: { ...exec, size: TerminalSize }, error: ExecErrors }),
+  /** Graceful within `timeoutMs`, then SIGKILL; answers when the VM has ended and that is recorded. */
+  Rpc.make("Stop", { payload: { timeoutMs: Schema.Int }, success: RunEnd }),
+  Rpc.make("Kill", { success: RunEnd }),
+  Rpc.make("Wait", { success: RunEnd })
+) {}
+
+/** A VM that is up, as its keeper sees it. */
+export interface KeptVm {
+  readonly channel: GuestChannel
+  readonly config: SandboxConfig
+  readonly image: RunDefaults
+  /** Completes when the VM has ended and the records say so. */
+  readonly ended: Deferred.Deferred<RunEnd>
+  /** Says why the VM is about to end; the first reason stays. */
+  readonly expect: (end: RunEnd) => void
+  readonly kill: Effect.Effect<void>
+}
+
+export const stopRequested = new RunEnd({ exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null })
+export const killRequested = new RunEnd({ exitCode: null, exitSignal: "SIGKILL", reason: "signal", detail: null })
+
+/** SIGTERM, unless the image names another. */
+const stopSignals: Record<string, number> = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGKILL: 9, SIGUSR1: 10, SIGUSR2: 12, SIGTERM: 15, SIGWINCH: 28 }
+const stopSignalOf = (image: RunDefaults): number => {
+  const asked = image.stopSignal ?? "SIGTERM"
+  const number = Number(asked)
+  if (Number.isInteger(number) && number > 0 && number < 65) return number
+  return stopSignals[asked.startsWith("SIG") ? asked : `SIG${asked}`] ?? 15
+}
+
+/** What an exec asks the guest for, after the defaults of sandbox and image. */
+export const resolveExec = (request: ExecRequest, vm: Pick<KeptVm, "config" | "image">) => ({
+  argv: request.argv,
+  env: mergeEnv(request.tty === null ? [] : ["TERM=xterm-256color"], vm.image.env, vm.config.env, request.env),
+  cwd: request.cwd ?? vm.config.workdir ?? (vm.image.workingDir || "/"),
+  user: request.user ?? vm.config.user ?? vm.image.user,
+  tty: request.tty,
+  stdin: request.stdin
+})
+
+/** The behaviour over a VM that is up. */
+export const keeperBehaviour = (vm: KeptVm) =>
+  Effect.sync(() => {
+    const running = new Map<number, ExecHandle>()
+    let sequence = 0
+
+    const find = (id: number): Effect.Effect<ExecHandle, ExecFailed> => {
+      const handle = running.get(id)
+      return handle === undefined
+        ? Effect.fail(new ExecFailed({ reason: "failed", detail: `command ${id} has ended` }))
+        : Effect.succeed(handle)
+    }
+
+    const start = (request: ExecRequest) =>
+      Stream.unwrap(
+        Effect.gen(function* () {
+          const scope = yield* Scope.make()
+          const id = (sequence += 1)
+          yield* Effect.addFinalizer(() =>
+            Effect.suspend(() => {
+              running.delete(id)
+              return Scope.close(scope, Exit.void)
+            })
+          )
+          const handle = yield* vm.channel.exec(resolveExec(request, vm)).pipe(Scope.provide(scope))
+          running.set(id, handle)
+          return Stream.concat(
+            Stream.succeed(ExecEvent.cases.Started.make({ exec: id, pid: handle.pid })),
+            Stream.map(handle.events, (event): ExecEvent => event as ExecEvent)
+          )
+        })
+      )
+
+    const stop = Effect.fn("Keeper.stop")(function* (timeoutMs: number) {
+      const deadline = (yield* Clock.currentTimeMillis) + timeoutMs
+      vm.expect(stopRequested)
+      const asked = vm.channel.poweroff({ signal: stopSignalOf(vm.image), graceMs: Math.max(0, Math.round(timeoutMs * 0.7)) })
+      yield* asked.pipe(Effect.ignore, Effect.timeoutOption(timeoutMs))
+      const left = Math.max(0, deadline - (yield* Clock.currentTimeMillis))
+      const ended = yield* Effect.timeoutOption(Deferred.await(vm.ended), left)
+      if (ended._tag === "Some") return ended.value
+      yield* vm.kill
+      return yield* Deferred.await(vm.ended)
+    })
+
+    return KeeperProtocol.of({
+      Exec: (request) => Rpc.fork(start(request)),
+      // Out of the mailbox: a command that reads nothing stalls only the sender of its own input.
+      Input: ({ exec: id, data }) => Rpc.fork(Effect.flatMap(find(id), (handle) => handle.write(data))),
+      CloseInput: ({ exec: id }) => Rpc.fork(Effect.flatMap(find(id), (handle) => handle.closeStdin)),
+      Signal: ({ exec: id, signal }) => Effect.flatMap(find(id), (handle) => handle.signal(signal)),
+      Resize: ({ exec: id, size }) => Effect.flatMap(find(id), (handle) => handle.resize(size.cols, size.rows)),
+      Stop: ({ timeoutMs }) => Rpc.fork(stop(timeoutMs)),
+      Kill: () =>
+        Rpc.fork(
+          Effect.suspend(() => {
+            vm.expect(killRequested)
+            return Effect.andThen(vm.kill, Deferred.await(vm.ended))
+          })
+        ),
+      Wait: () => Rpc.fork(Deferred.await(vm.ended))
+    })
+  })

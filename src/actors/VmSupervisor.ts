@@ -1,0 +1,250 @@
+/**
+ * Creates, starts, reaches, stops and removes sandboxes; routes what concerns a running one to the process that keeps it.
+ * Keeps no VM state of its own: records are in the database, a VM's state is with its keeper.
+ *
+ * Invariants: a failed create leaves nothing; a status changes only along domain/sandbox.ts; a sandbox that is live is never
+ * removed.
+ */
+import { Clock, Context, Effect, Option, Schema, Stream } from "effect"
+import { Rpc, RpcGroup } from "effect/rpc"
+import {
+  CreateErrors,
+  type ReachError,
+  ReachErrors,
+  SandboxLookupErrors,
+  StartErrors,
+  StoreErrors
+} from "../domain/errors/groups.ts"
+import { StoreFailed } from "../domain/errors/store.ts"
+import { AlreadyRunning, SandboxNotFound, SupervisorUnreachable, WrongState } from "../domain/errors/vm.ts"
+import { ExecEvent, ExecRequest, TerminalSize } from "../domain/exec.ts"
+import { parseName } from "../domain/name.ts"
+import { canonicalReference, parseReference } from "../domain/reference.ts"
+import { isLive, SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
+import { Database } from "../store/Database.ts"
+import { ensureDirectory } from "../store/files.ts"
+import { Paths } from "../store/Paths.ts"
+import { isAlive } from "../store/processes.ts"
+import { deleteSandbox, findSandbox, insertSandbox, listSandboxes, type SandboxRecord } from "../store/sandboxes.ts"
+import { type Address, layerLocal, type Unreachable } from "./Actor.ts"
+import { ImageStore } from "./ImageStore.ts"
+import { RunEnd } from "./Keeper.ts"
+import { type KeeperAddress, type KeeperOptions, makeKeepers } from "./keepers.ts"
+import { contentLeaseMs, LeaseManager } from "./LeaseManager.ts"
+import { removeDirectories, Sweeper } from "./Sweeper.ts"
+
+const Named = { name: Schema.String }
+const Command = { ...Named, exec: Schema.Int }
+
+export class VmProtocol extends RpcGroup.make(
+  /** Records a sandbox over an image that is here; absent name: one is made up. */
+  Rpc.make("Create", {
+    payload: { name: Schema.optionalKey(Schema.String), ephemeral: Schema.Boolean, config: SandboxConfig },
+    success: SandboxInfo,
+    error: CreateErrors
+  }),
+  /** Boots it. `detached`: kept by a process of its own; else by this one, with which it ends. */
+  Rpc.make("Start", { payload: { ...Named, detached: Schema.Boolean }, success: SandboxInfo, error: StartErrors }),
+  Rpc.make("Exec", { payload: { ...Named, request: ExecRequest }, success: ExecEvent, error: ReachErrors, stream: true }),
+  Rpc.make("Input", { payload: { ...Command, data: Schema.Uint8Array }, error: ReachErrors }),
+  Rpc.make("CloseInput", { payload: Command, error: ReachErrors }),
+  Rpc.make("Signal", { payload: { ...Command, signal: Schema.Int }, error: ReachErrors }),
+  Rpc.make("Resize", { payload: { ...Command, size: TerminalSize }, error: ReachErrors }),
+  Rpc.make("Stop", { payload: { ...Named, timeoutMs: Schema.Int }, success: RunEnd, error: ReachErrors }),
+  Rpc.make("Kill", { payload: Named, success: RunEnd, error: ReachErrors }),
+  Rpc.make("Wait", { payload: Named, success: RunEnd, error: ReachErrors }),
+  Rpc.make("Remove", { payload: { ...Named, force: Schema.Boolean }, error: ReachErrors }),
+  Rpc.make("Inspect", { payload: Named, success: SandboxInfo, error: SandboxLookupErrors }),
+  Rpc.make("List", { success: Schema.Array(SandboxInfo), error: StoreErrors })
+) {}
+
+const make = (options: KeeperOptions) =>
+  Effect.gen(function* () {
+    const db = yield* Database
+    const paths = yield* Paths
+    const images = yield* ImageStore
+    const leases = yield* LeaseManager
+    const sweeper = yield* Sweeper
+    const keepers = yield* makeKeepers(options)
+
+    /** The record as it truly is: a sandbox whose process is gone is put right first. */
+    const current = Effect.fnUntraced(function* (record: SandboxRecord) {
+      const { info } = record
+      const suspicious = isLive(info.status) && !(record.process !== undefined && isAlive(record.process))
+      if (!suspicious || (yield* keepers.isKept(info.id))) return record
+      yield* sweeper.Reconcile({ name: info.name }).pipe(Effect.catchTag("RpcClientError", Effect.die))
+      return (yield* findSandbox(db, info.name)) ?? record
+    })
+
+    const find = Effect.fnUntraced(function* (text: string) {
+      const name = yield* parseName(text)
+      const record = yield* findSandbox(db, name)
+      if (record === undefined) return yield* new SandboxNotFound({ name })
+      return yield* current(record)
+    })
+
+    const create = Effect.fn("VmSupervisor.create")(function* (request: {
+      readonly name?: string
+      readonly ephemeral: boolean
+      readonly config: SandboxConfig
+    }) {
+      const name = yield* parseName(request.name ?? `box-${crypto.randomUUID().slice(0, 8)}`)
+      const image = canonicalReference(yield* parseReference(request.config.image))
+      const token = crypto.randomUUID()
+      // The lease keeps the image until the sandbox's own row does.
+      const id = yield* Effect.gen(function* () {
+        const leased = yield* images.Lease({ reference: image, token, durationMs: contentLeaseMs })
+        return yield* insertSandbox(db, {
+          name,
+          config: { ...request.config, image },
+          ephemeral: request.ephemeral,
+          manifestDigest: leased.manifestDigest,
+          nowMs: yield* Clock.currentTimeMillis
+        })
+      }).pipe(
+        Effect.catchTag("RpcClientError", Effect.die),
+        Effect.ensuring(Effect.ignore(leases.DropContent({ token })))
+      )
+      yield* ensureDirectory(paths.sandbox(name).directory).pipe(Effect.onError(() => Effect.ignore(deleteSandbox(db, id))))
+      return (yield* Effect.orDie(find(name))).info
+    })
+
+    const start = Effect.fn("VmSupervisor.start")(function* (text: string, detached: boolean) {
+      const { info } = yield* find(text)
+      if (info.status === "running" || info.status === "paused") return yield* new AlreadyRunning({ name: info.name })
+      yield* detached ? keepers.spawn(info) : keepers.host(info)
+      return (yield* find(text)).info
+    })
+
+    /** The keeper of a sandbox that must be running. */
+    const reach = Effect.fnUntraced(function* (text: string, operation: string) {
+      const { info } = yield* find(text)
+      if (info.status !== "running" && info.status !== "draining") {
+        return yield* new WrongState({
+          name: info.name,
+          status: info.status,
+          operation,
+          advice: info.status === "starting" ? "wait until it is up" : `start it with 'bunker start ${info.name}'`
+        })
+      }
+      return yield* keepers.address(info)
+    })
+
+    const unreachable = (name: string) => ({
+      RpcClientError: (error: { readonly message: string }) =>
+        Effect.fail(new SupervisorUnreachable({ name, reason: error.message }))
+    })
+
+    const exec = (text: string, request: ExecRequest) =>
+      Stream.unwrap(Effect.map(reach(text, "reach"), (keeper) => keeper.Exec(request))).pipe(
+        Stream.catchTags({
+          RpcClientError: (error) =>
+            Stream.fail(new SupervisorUnreachable({ name: text, reason: error.message }))
+        })
+      )
+
+    /** Ends a sandbox that no keeper answers for: the process goes by its recorded identity, then the record. */
+    const killByRecord = Effect.fnUntraced(function* (record: SandboxRecord) {
+      const { process: recorded, info } = record
+      if (recorded !== undefined && isAlive(recorded)) process.kill(recorded.pid, "SIGKILL")
+      yield* Effect.sleep("20 millis").pipe(
+        Effect.repeat({ while: () => recorded !== undefined && isAlive(recorded), times: 250 })
+      )
+      yield* sweeper.Reconcile({ name: info.name }).pipe(Effect.catchTag("RpcClientError", Effect.die))
+      return new RunEnd({ exitCode: null, exitSignal: "SIGKILL", reason: "signal", detail: "killed without its keeper" })
+    })
+
+    const kill = Effect.fn("VmSupervisor.kill")(function* (text: string) {
+      const record = yield* find(text)
+      if (!isLive(record.info.status)) {
+        return yield* new WrongState({
+          name: record.info.name,
+          status: record.info.status,
+          operation: "kill",
+          advice: "it is not running"
+        })
+      }
+      const keeper = yield* Effect.option(keepers.existing(record.info))
+      const answered = Option.isSome(keeper) ? yield* Effect.option(keeper.value.Kill()) : Option.none<RunEnd>()
+      return Option.isSome(answered) ? answered.value : yield* killByRecord(record)
+    })
+
+    const stop = Effect.fn("VmSupervisor.stop")(function* (text: string, timeoutMs: number) {
+      const { info } = yield* find(text)
+      if (!isLive(info.status)) {
+        return yield* new WrongState({
+          name: info.name,
+          status: info.status,
+          operation: "stop",
+          advice: "it is not running"
+        })
+      }
+      const keeper = yield* reach(text, "stop")
+      return yield* keeper.Stop({ timeoutMs }).pipe(Effect.catchTags(unreachable(info.name)))
+    })
+
+    const wait = Effect.fn("VmSupervisor.wait")(function* (text: string) {
+      const keeper = yield* reach(text, "wait for")
+      return yield* keeper.Wait().pipe(Effect.catchTags(unreachable(text)))
+    })
+
+    const remove = Effect.fn("VmSupervisor.remove")(function* (text: string, force: boolean) {
+      const before = yield* find(text)
+      if (isLive(before.info.status)) {
+        if (!force) {
+          return yield* new WrongState({
+            name: before.info.name,
+            status: before.info.status,
+            operation: "remove",
+            advice: `stop it with 'bunker stop ${before.info.name}', or remove it with -f`
+          })
+        }
+        yield* kill(text).pipe(Effect.catchTag("WrongState", () => Effect.void))
+      }
+      const record = yield* Effect.option(find(text))
+      // An ephemeral sandbox is gone with its end.
+      if (Option.isNone(record)) return
+      const { info } = record.value
+      const gone = yield* removeDirectories(paths, info)
+      if (!gone) {
+        return yield* new StoreFailed({
+          operation: "remove",
+          path: paths.sandbox(info.name).directory,
+          reason: "something in it could not be removed; the sandbox is kept for another try"
+        })
+      }
+      yield* deleteSandbox(db, info.id)
+    })
+
+    const viaKeeper = <A>(
+      text: string,
+      send: (keeper: KeeperAddress) => Effect.Effect<A, ReachError | Unreachable>
+    ): Rpc.Wrapper<Effect.Effect<A, ReachError>> =>
+      Rpc.fork(Effect.flatMap(reach(text, "reach"), send).pipe(Effect.catchTags(unreachable(text))))
+
+    return VmProtocol.of({
+      Create: create,
+      Start: ({ name, detached }) => Rpc.fork(start(name, detached)),
+      Exec: ({ name, request }) => Rpc.fork(exec(name, request)),
+      Input: ({ name, exec: id, data }) => viaKeeper(name, (keeper) => keeper.Input({ exec: id, data })),
+      CloseInput: ({ name, exec: id }) => viaKeeper(name, (keeper) => keeper.CloseInput({ exec: id })),
+      Signal: ({ name, exec: id, signal }) => viaKeeper(name, (keeper) => keeper.Signal({ exec: id, signal })),
+      Resize: ({ name, exec: id, size }) => viaKeeper(name, (keeper) => keeper.Resize({ exec: id, size })),
+      Stop: ({ name, timeoutMs }) => Rpc.fork(stop(name, timeoutMs)),
+      Kill: ({ name }) => Rpc.fork(kill(name)),
+      Wait: ({ name }) => Rpc.fork(wait(name)),
+      Remove: ({ name, force }) => Rpc.fork(remove(name, force)),
+      Inspect: ({ name }) => Effect.map(find(name), ({ info }) => info),
+      List: Effect.fn("VmSupervisor.list")(function* () {
+        const records = yield* Effect.forEach(yield* listSandboxes(db), current)
+        return records.map((record) => record.info)
+      })
+    })
+  })
+
+export class VmSupervisor extends Context.Service<VmSupervisor, Address<RpcGroup.Rpcs<typeof VmProtocol>>>()(
+  "bunker/VmSupervisor"
+) {
+  static readonly layer = (options: KeeperOptions) => layerLocal(VmSupervisor, VmProtocol, make(options))
+}
+

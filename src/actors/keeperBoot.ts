@@ -1,0 +1,247 @@
+/**
+ * Boots a recorded sandbox and keeps its records while the VM lives: starting → running → stopped or crashed.
+ * Runs no commands (see Keeper.ts) and spawns no keeper process (see VmSupervisor.ts).
+ *
+ * Invariants: the run row with pid, start ticks and boot id is there before the guest runs; whatever ends the VM, the row is
+ * closed once, with the first reason that anybody gave; an ephemeral sandbox's directory and row go with it.
+ */
+import { Clock, Deferred, Effect, Fiber, Schedule, type Scope } from "effect"
+import fs from "node:fs"
+import { BootFailed, type GuestChannelFailed, WrongState } from "../domain/errors/vm.ts"
+import type { LeasedImage } from "../domain/image.ts"
+import { predecessors, type SandboxInfo } from "../domain/sandbox.ts"
+import { Database } from "../store/Database.ts"
+import { attemptFile, ensureDirectory } from "../store/files.ts"
+import { tryFileLock } from "../store/lock.ts"
+import { Paths } from "../store/Paths.ts"
+import { currentBootId, isAlive, type ProcessIdentity } from "../store/processes.ts"
+import { insertRun, terminate, transition } from "../store/sandboxes.ts"
+import { Engines } from "../vm/Engine.ts"
+import type { Engine, VmConfig, VmDisk } from "../vm/engineTypes.ts"
+import { connectGuest, type GuestChannel } from "../vm/GuestChannel.ts"
+import { isTransientStart } from "../vm/krun.ts"
+import type { GuestTransport } from "../vm/transport.ts"
+import type { VmExit } from "../vm/startRunner.ts"
+import { ensureUpper } from "../vm/upper.ts"
+import { type KeptVm, RunEnd } from "./Keeper.ts"
+import { Sweeper } from "./Sweeper.ts"
+
+/** Longest time from the start of a VM to its agent's hello, in milliseconds; emulation is slower. */
+const bootTimeoutMs = { krun: 30_000, qemu: 180_000 } as const
+
+/** A process that runs a VM, whether this process started it or adopted it. */
+interface VmHandle {
+  readonly identity: ProcessIdentity
+  readonly transport: GuestTransport
+  readonly exited: Effect.Effect<VmExit>
+  readonly kill: Effect.Effect<void>
+}
+
+export interface Boot {
+  readonly info: SandboxInfo
+  readonly image: LeasedImage
+  /** True for a run in the foreground: the VM ends with this process. */
+  readonly dieWithParent: boolean
+}
+
+/** Boots the VM of a sandbox; it answers when the guest is ready for commands. The scope keeps it. */
+export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
+  const { info } = boot
+  const db = yield* Database
+  const paths = yield* Paths
+  const own = paths.sandbox(info.name)
+  const run = paths.run(info.id)
+
+  yield* ensureDirectory(own.logs)
+  yield* ensureDirectory(run.directory)
+  yield* claimKeeper(run.keeperLock, info)
+  if (!(yield* transition(db, info.id, "starting", yield* Clock.currentTimeMillis))) {
+    return yield* new WrongState({ name: info.name, status: info.status, operation: "start", advice: "see 'bunker ps'" })
+  }
+  return yield* Effect.gen(function* () {
+    const engine = yield* chooseEngine(info)
+    const disks: Array<VmDisk> = [{ path: boot.image.disk, format: "vmdk", readOnly: true }]
+    if (!info.ephemeral) {
+      yield* ensureUpper(own.upper, info.config.diskMb)
+      disks.push({ path: own.upper, format: "raw", readOnly: false })
+    }
+    const config: VmConfig = {
+      cpus: info.config.cpus,
+      memoryMb: info.config.memoryMb,
+      disks,
+      runDir: run.directory,
+      consolePath: own.consoleLog,
+      lockPath: own.lock,
+      dieWithParent: boot.dieWithParent
+    }
+    yield* attemptFile("create", own.consoleLog, () => fs.writeFileSync(own.consoleLog, "", { mode: 0o600 }))
+    const { vm, channel } = yield* startAndGreet(engine, config, info).pipe(
+      Effect.mapError((error) => explain(error, info, own.consoleLog))
+    )
+    yield* prepareGuest(channel, info).pipe(Effect.mapError((error) => explain(error, info, own.consoleLog)))
+    return yield* keepRecords(info, boot.image, vm, channel)
+  }).pipe(Effect.onError((cause) => recordBootFailure(info, cause.toString())))
+})
+
+/** Takes over a VM that lives while its keeper is gone: the agent calls again by itself. */
+export const adoptVm = Effect.fn("Keeper.adopt")(function* (boot: Boot, identity: ProcessIdentity) {
+  const { info } = boot
+  const run = yield* Effect.map(Paths, (paths) => paths.run(info.id))
+  yield* claimKeeper(run.keeperLock, info)
+  const engine = (yield* Engines).get(info.engine === "krun" ? "krun" : "qemu")
+  const transport = yield* engine.attach({ runDir: run.directory })
+  const channel = yield* connectGuest(transport)
+  yield* prepareGuest(channel, info)
+  const exited = Effect.as(
+    Effect.sleep("200 millis").pipe(Effect.repeat({ while: () => isAlive(identity) })),
+    { code: undefined, signal: undefined, report: undefined, output: "" }
+  )
+  const kill = Effect.andThen(
+    Effect.sync(() => isAlive(identity) && process.kill(identity.pid, "SIGKILL")),
+    exited
+  )
+  return yield* keepRecords(info, boot.image, { identity, transport, exited, kill: Effect.asVoid(kill) }, channel)
+})
+
+/** One keeper at a time: the lock is held as long as this process keeps the VM. */
+const claimKeeper = Effect.fnUntraced(function* (lock: string, info: SandboxInfo) {
+  // Somebody who only looks whether the lock is held has it for an instant.
+  const won = yield* tryFileLock(lock).pipe(
+    Effect.repeat({ until: (got) => got, schedule: Schedule.spaced("10 millis").pipe(Schedule.upTo({ times: 10 })) })
+  )
+  if (!won) {
+    return yield* new WrongState({
+      name: info.name,
+      status: info.status,
+      operation: "start",
+      advice: "another process is starting or keeping it; see 'bunker ps'"
+    })
+  }
+})
+
+const chooseEngine = Effect.fnUntraced(function* (info: SandboxInfo) {
+  const engines = yield* Engines
+  if (info.config.engine !== "auto") return engines.get(info.config.engine)
+  return (yield* engines.auto).engine
+})
+
+/** Starts the VM and waits for its agent. The one transient failure of libkrun is tried again, once. */
+const startAndGreet = Effect.fnUntraced(function* (engine: Engine, config: VmConfig, info: SandboxInfo) {
+  const db = yield* Database
+  const attempt = Effect.gen(function* () {
+    const started = yield* engine.spawn(config)
+    const identity: ProcessIdentity = { pid: started.pid, startTicks: started.pidStartedAt, bootId: currentBootId() }
+    yield* insertRun(db, info.id, engine.kind, identity, yield* Clock.currentTimeMillis)
+    const vm: VmHandle = { identity, transport: started.transport, exited: started.exited, kill: started.kill }
+    const died = Effect.flatMap(started.exited, (exit) => Effect.fail(new DiedEarly(exit)))
+    const greeted = connectGuest(started.transport).pipe(
+      Effect.timeoutOrElse({
+        duration: bootTimeoutMs[engine.kind],
+        orElse: () => Effect.fail(new Silent(bootTimeoutMs[engine.kind]))
+      })
+    )
+    const channel = yield* Effect.raceFirst(greeted, died).pipe(Effect.tapError(() => started.kill))
+    return { vm, channel }
+  })
+  return yield* attempt.pipe(
+    Effect.catchIf(
+      (error): error is DiedEarly => error instanceof DiedEarly && isTransientStart(error.exit),
+      () => attempt
+    )
+  )
+})
+
+class DiedEarly {
+  readonly _tag = "DiedEarly"
+  constructor(readonly exit: VmExit) {}
+}
+class Silent {
+  readonly _tag = "Silent"
+  constructor(readonly timeoutMs: number) {}
+}
+
+/** Failures of engine and records pass; what the guest did becomes `BootFailed` with the end of its console. */
+const explain = <E>(error: E | DiedEarly | Silent | GuestChannelFailed, info: SandboxInfo, consoleLog: string) => {
+  const failed = (reason: string) => new BootFailed({ name: info.name, reason, console: consoleTail(consoleLog) })
+  if (error instanceof DiedEarly) {
+    const { exit } = error
+    const how = exit.signal === undefined ? `with code ${exit.code ?? "unknown"}` : `by ${exit.signal}`
+    const words = exit.output.trim().split("\n").at(-1)
+    return failed(`the VM ended ${how} before its agent answered${words ? ` (${words})` : ""}`)
+  }
+  if (error instanceof Silent) return failed(`its agent did not answer within ${error.timeoutMs / 1000} s`)
+  if ((error as { readonly _tag?: string })._tag === "GuestChannelFailed") return failed((error as GuestChannelFailed).reason)
+  return error as Exclude<E, GuestChannelFailed>
+}
+
+const consoleTail = (file: string): string => {
+  try {
+    return fs.readFileSync(file).subarray(-4096).toString("utf8")
+  } catch {
+    return ""
+  }
+}
+
+/** Clock, host name, root file system: everything before the first command. */
+const prepareGuest = (channel: GuestChannel, info: SandboxInfo) => {
+  const hostname = info.config.hostname ?? info.name.slice(0, 63)
+  return channel.boot({
+    root: { device: "/dev/vdb", type: "erofs" },
+    upper: info.ephemeral ? { kind: "tmpfs" } : { kind: "ext4", device: "/dev/vdc" },
+    hostname,
+    hosts: `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t${hostname}\n`
+  })
+}
+
+/** Marks the sandbox running and, in the background of the scope, records how it ends. */
+const keepRecords = Effect.fnUntraced(function* (
+  info: SandboxInfo,
+  image: LeasedImage,
+  vm: VmHandle,
+  channel: GuestChannel
+): Effect.fn.Return<KeptVm, never, Scope.Scope | Database | Sweeper> {
+  const db = yield* Database
+  const sweeper = yield* Sweeper
+  const ended = yield* Deferred.make<RunEnd>()
+  let expected: RunEnd | undefined
+  yield* Effect.orDie(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, "running", now)))
+  const record = Effect.fn("Keeper.record")(function* (exit: VmExit) {
+    const end = expected ?? unexpectedEnd(exit)
+    const to = end.reason === "internal_error" || end.reason === "agent_unresponsive" ? "crashed" : "stopped"
+    const now = yield* Clock.currentTimeMillis
+    yield* terminate(db, info.id, [...predecessors(to)], to, end, now).pipe(
+      Effect.catchCause((cause) => Effect.logError(`the end of ${info.name} was not recorded`, cause))
+    )
+    if (info.ephemeral) yield* Effect.ignore(sweeper.Clean({ name: info.name }))
+    yield* Deferred.succeed(ended, end)
+  })
+  const watching = yield* Effect.forkScoped(Effect.flatMap(vm.exited, record), { startImmediately: true })
+  // A foreground run that is interrupted takes its VM along, and waits until that is recorded.
+  yield* Effect.addFinalizer(() =>
+    Effect.suspend(() => (expected === undefined ? Effect.void : Effect.asVoid(Fiber.await(watching))))
+  )
+  return {
+    channel,
+    config: info.config,
+    image: image.config,
+    ended,
+    expect: (end) => void (expected ??= end),
+    kill: vm.kill
+  }
+})
+
+const unexpectedEnd = (exit: VmExit): RunEnd =>
+  new RunEnd({
+    exitCode: exit.code ?? null,
+    exitSignal: exit.signal ?? null,
+    reason: "internal_error",
+    detail: exit.signal === undefined ? "the VM ended by itself" : `the VM's process was ended by ${exit.signal}`
+  })
+
+const recordBootFailure = Effect.fnUntraced(function* (info: SandboxInfo, detail: string) {
+  const db = yield* Database
+  const sweeper = yield* Sweeper
+  const end = { exitCode: null, exitSignal: null, reason: "boot_failed" as const, detail: detail.slice(0, 1000) }
+  yield* Effect.ignore(terminate(db, info.id, [...predecessors("crashed")], "crashed", end, yield* Clock.currentTimeMillis))
+  if (info.ephemeral) yield* Effect.ignore(sweeper.Clean({ name: info.name }))
+})

@@ -1,0 +1,197 @@
+/**
+ * Finds, hosts and starts the keepers of VMs: in this process for foreground runs, in a process of their own for detached ones.
+ * Part of VmSupervisor, which owns it.
+ */
+import { Effect, Exit, Layer, Schema, Scope } from "effect"
+import fs from "node:fs"
+import net from "node:net"
+import type { RpcGroup } from "effect/rpc"
+import { type StartError, StartErrors } from "../domain/errors/groups.ts"
+import { SupervisorUnreachable } from "../domain/errors/vm.ts"
+import { mainCommand } from "../domain/exec.ts"
+import type { SandboxInfo } from "../domain/sandbox.ts"
+import { Database } from "../store/Database.ts"
+import { attemptFile, ensureDirectory } from "../store/files.ts"
+import { isLocked } from "../store/lock.ts"
+import { Paths } from "../store/Paths.ts"
+import { isAlive } from "../store/processes.ts"
+import { findSandbox } from "../store/sandboxes.ts"
+import { Engines } from "../vm/Engine.ts"
+import { type Address, connectUnix, local, serveUnix, supervised } from "./Actor.ts"
+import { ImageStore } from "./ImageStore.ts"
+import { type KeptVm, KeeperProtocol, keeperBehaviour } from "./Keeper.ts"
+import { adoptVm, bootVm } from "./keeperBoot.ts"
+import { contentLeaseMs, LeaseManager } from "./LeaseManager.ts"
+import { Sweeper } from "./Sweeper.ts"
+
+export type KeeperAddress = Address<RpcGroup.Rpcs<typeof KeeperProtocol>>
+
+export interface KeeperOptions {
+  /** Program and arguments before the sandbox's name, like `[bunker, "__keeper"]`. */
+  readonly keeperCommand: ReadonlyArray<string>
+  /** Environment of keeper processes: nothing else of this process's is passed on. */
+  readonly keeperEnv: Readonly<Record<string, string>>
+}
+
+/** One line that a keeper process writes when it knows how the start went. */
+export const KeeperReport = Schema.Union([
+  Schema.Struct({ ok: Schema.Literal(true) }),
+  Schema.Struct({ ok: Schema.Literal(false), error: StartErrors })
+])
+const decodeReport = Schema.decodeUnknownEffect(Schema.fromJsonString(KeeperReport))
+
+/** Longest report line, in bytes. */
+const reportBytesMax = 65_536
+
+export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) {
+  const db = yield* Database
+  const paths = yield* Paths
+  const scope = yield* Effect.scope
+  const context = yield* Effect.context<Database | Paths | Engines | ImageStore | LeaseManager | Sweeper | Scope.Scope>()
+  const known = new Map<string, { readonly address: KeeperAddress; readonly scope: Scope.Closeable }>()
+
+  const remember = (info: SandboxInfo, address: KeeperAddress, own: Scope.Closeable) =>
+    Effect.as(
+      Effect.sync(() => known.set(info.name, { address, scope: own })),
+      address
+    )
+  const forget = (name: string) =>
+    Effect.suspend(() => {
+      const entry = known.get(name)
+      known.delete(name)
+      return entry === undefined ? Effect.void : Scope.close(entry.scope, Exit.void)
+    })
+
+  /** Boots here; the VM ends with this process. */
+  const host = Effect.fn("Keepers.host")(function* (info: SandboxInfo) {
+    yield* forget(info.name)
+    const own = yield* Scope.fork(scope)
+    const { address } = yield* hostVm(info, { adopt: false, dieWithParent: true }).pipe(
+      Effect.provideContext(context),
+      Scope.provide(own),
+      Effect.onError(() => Scope.close(own, Exit.void))
+    )
+    yield* remember(info, address, own)
+  })
+
+  /** Starts a keeper process and waits for its report. */
+  const spawn = Effect.fn("Keepers.spawn")(function* (info: SandboxInfo, adopt = false): Effect.fn.Return<void, StartError> {
+    yield* forget(info.name)
+    const run = paths.run(info.id)
+    yield* ensureDirectory(run.directory)
+    const line = yield* Effect.acquireUseRelease(
+      attemptFile("create", run.keeperLog, () => fs.openSync(run.keeperLog, "a", 0o600)),
+      (log) => Effect.promise(() => startKeeper([...options.keeperCommand, info.name, ...(adopt ? ["--adopt"] : [])], options.keeperEnv, log)),
+      (log) => Effect.sync(() => fs.closeSync(log))
+    )
+    const report = yield* decodeReport(line).pipe(
+      Effect.mapError(
+        () => new SupervisorUnreachable({ name: info.name, reason: `its keeper ended without a word; see ${run.keeperLog}` })
+      )
+    )
+    if (!report.ok) return yield* report.error
+  })
+
+  /** The keeper that answers now, here or in another process. */
+  const existing = Effect.fnUntraced(function* (info: SandboxInfo) {
+    const here = known.get(info.name)
+    if (here !== undefined) return here.address
+    const { keeperSocket } = paths.run(info.id)
+    if (!(yield* answers(keeperSocket))) {
+      return yield* new SupervisorUnreachable({ name: info.name, reason: "nobody listens on its socket" })
+    }
+    const own = yield* Scope.fork(scope)
+    const address = yield* connectUnix(KeeperProtocol, keeperSocket).pipe(
+      Scope.provide(own),
+      Effect.mapError((error) => new SupervisorUnreachable({ name: info.name, reason: error.message }))
+    )
+    return yield* remember(info, address, own)
+  })
+
+  /** The same; a VM that lives without a keeper gets a new one first. */
+  const address = Effect.fn("Keepers.address")(function* (info: SandboxInfo) {
+    return yield* existing(info).pipe(
+      Effect.catchTag("SupervisorUnreachable", () =>
+        Effect.gen(function* () {
+          const record = yield* findSandbox(db, info.name)
+          const alive = record?.process !== undefined && isAlive(record.process)
+          if (!alive) return yield* new SupervisorUnreachable({ name: info.name, reason: "its process is gone" })
+          yield* spawn(info, true).pipe(
+            Effect.mapError((error) => new SupervisorUnreachable({ name: info.name, reason: error.message }))
+          )
+          return yield* existing(info)
+        })
+      )
+    )
+  })
+
+  /** True while a process keeps the VM: it will record the end itself. */
+  const isKept = (id: number) => Effect.sync(() => isLocked(paths.run(id).keeperLock))
+
+  return { host, spawn, existing, address, isKept }
+})
+
+/** Boots or adopts in this process and serves the keeper to others; the scope keeps both. */
+export const hostVm = Effect.fnUntraced(function* (
+  info: SandboxInfo,
+  how: { readonly adopt: boolean; readonly dieWithParent: boolean }
+) {
+  const db = yield* Database
+  const paths = yield* Paths
+  const images = yield* ImageStore
+  const leases = yield* LeaseManager
+  const token = crypto.randomUUID()
+  const vm: KeptVm = yield* Effect.gen(function* () {
+    const image = yield* images.Lease({ reference: info.config.image, token, durationMs: contentLeaseMs })
+    const boot = { info, image, dieWithParent: how.dieWithParent }
+    if (!how.adopt) return yield* bootVm(boot)
+    const record = yield* findSandbox(db, info.name)
+    if (record?.process === undefined) return yield* new SupervisorUnreachable({ name: info.name, reason: "its process is gone" })
+    return yield* adoptVm(boot, record.process)
+  }).pipe(Effect.catchTag("RpcClientError", Effect.die), Effect.ensuring(Effect.ignore(leases.DropContent({ token }))))
+  const address: KeeperAddress = yield* startKeeperActor(vm)
+  const { keeperSocket } = paths.run(info.id)
+  yield* attemptFile("remove", keeperSocket, () => fs.rmSync(keeperSocket, { force: true }))
+  yield* serve(address, keeperSocket)
+  return { vm, address }
+})
+
+const startKeeperActor = Effect.fnUntraced(function* (vm: KeptVm) {
+  const handlers = yield* KeeperProtocol.toHandlers(supervised(KeeperProtocol, keeperBehaviour(vm)))
+  return yield* local(KeeperProtocol, { name: "bunker/Keeper" }).pipe(Effect.provideContext(handlers))
+})
+
+const serve = Effect.fnUntraced(function* (address: KeeperAddress, socket: string) {
+  yield* Effect.orDie(Layer.build(serveUnix(address, KeeperProtocol, socket)))
+})
+
+/** True when a process listens on a unix socket. */
+const answers = (socket: string): Effect.Effect<boolean> =>
+  Effect.callback<boolean>((resume) => {
+    const probe = net.connect(socket)
+    probe.once("connect", () => {
+      probe.destroy()
+      resume(Effect.succeed(true))
+    })
+    probe.once("error", () => resume(Effect.succeed(false)))
+    return Effect.sync(() => probe.destroy())
+  })
+
+/** Starts the process in a session of its own and answers the first line that it writes, empty when it ends without one. */
+const startKeeper = async (command: ReadonlyArray<string>, env: Readonly<Record<string, string>>, log: number): Promise<string> => {
+  const child = Bun.spawn([...command], { cwd: "/", env: { ...env }, stdio: ["ignore", "pipe", log], detached: true })
+  child.unref()
+  let text = ""
+  const decoder = new TextDecoder()
+  for await (const chunk of child.stdout) {
+    text += decoder.decode(chunk, { stream: true })
+    if (text.includes("\n") || text.length > reportBytesMax) break
+  }
+  return text.split("\n", 1)[0] ?? ""
+}
+
+/** The command of a sandbox's main process, undefined when neither it nor its image names one. */
+export const mainArgv = (vm: KeptVm): readonly [string, ...Array<string>] | undefined => {
+  const [first, ...rest] = mainCommand(vm.image, vm.config)
+  return first === undefined ? undefined : [first, ...rest]
+}

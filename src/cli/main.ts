@@ -1,0 +1,11 @@
+#!/usr/bin/env bun
+/**
+ * Enters the program from a checkout. The guest agent is the one that guest/build.sh made.
+ */
+import path from "node:path"
+import { enter } from "./enter.ts"
+
+enter({
+  command: [process.execPath, import.meta.path],
+  agentPath: path.join(import.meta.dirname, "../../guest/build/agent")
+})

@@ -1,0 +1,69 @@
+/** Unites errors into what one kind of message may fail with, for protocols. Holds no behaviour. */
+import { Schema } from "effect"
+import * as Image from "./image.ts"
+import * as Store from "./store.ts"
+import * as Vm from "./vm.ts"
+
+const database = [Store.DatabaseFailed, Store.DiskFull, Store.HomeUnusable] as const
+const store = [...database, Store.StoreFailed] as const
+const named = [Store.InvalidName, Vm.SandboxNotFound, ...store] as const
+
+/** Any message that touches the database only. */
+export const DatabaseErrors = Schema.Union(database)
+/** Any message that touches the database and files. */
+export const StoreErrors = Schema.Union(store)
+
+/** Looking an image up by its reference. */
+export const ImageLookupErrors = Schema.Union([Image.InvalidReference, Image.ImageNotFound, ...store])
+
+const install = [
+  Image.InvalidReference,
+  Image.ImageNotFound,
+  Image.ImageNotCached,
+  Image.PlatformNotFound,
+  Image.ManifestInvalid,
+  Image.DigestMismatch,
+  Image.LayerRejected,
+  Image.RegistryAuth,
+  Image.RegistryUnavailable,
+  Image.ArchiveInvalid,
+  ...store
+] as const
+/** Bringing an image into the cache. */
+export const InstallErrors = Schema.Union(install)
+export type InstallError = typeof InstallErrors.Type
+
+export const ImageRemoveErrors = Schema.Union([Image.InvalidReference, Image.ImageNotFound, Image.ImageInUse, ...store])
+
+/** Looking a sandbox up by its name. */
+export const SandboxLookupErrors = Schema.Union(named)
+
+export const CreateErrors = Schema.Union([...install, Store.InvalidName, Vm.InvalidSpec, Vm.AlreadyExists])
+
+export const StartErrors = Schema.Union([
+  ...install,
+  Store.InvalidName,
+  Vm.SandboxNotFound,
+  Vm.WrongState,
+  Vm.AlreadyRunning,
+  Vm.EngineUnavailable,
+  Vm.LibraryNotFound,
+  Vm.KrunCallFailed,
+  Vm.BootFailed,
+  Vm.GuestChannelFailed,
+  Vm.SupervisorUnreachable
+])
+export type StartError = typeof StartErrors.Type
+
+/** Running a command in a guest, for its keeper. */
+export const ExecErrors = Schema.Union([Vm.ExecFailed, Vm.GuestChannelFailed])
+
+/** Doing something with a sandbox that must be running. */
+export const ReachErrors = Schema.Union([
+  ...named,
+  Vm.WrongState,
+  Vm.ExecFailed,
+  Vm.GuestChannelFailed,
+  Vm.SupervisorUnreachable
+])
+export type ReachError = typeof ReachErrors.Type

@@ -1,0 +1,96 @@
+/** Presents Bunker's own actors as plugins, the same way as anybody else's. Adds no behaviour to them. */
+import { Schema } from "effect"
+import { ImageProtocol, ImageStore } from "../actors/ImageStore.ts"
+import type { ImageSources } from "../actors/imageInstall.ts"
+import type { KeeperOptions } from "../actors/keepers.ts"
+import { LeaseManager, LeaseProtocol } from "../actors/LeaseManager.ts"
+import { Sweeper, SweeperProtocol } from "../actors/Sweeper.ts"
+import { VmProtocol, VmSupervisor } from "../actors/VmSupervisor.ts"
+import { definePlugin, type Plugin } from "./Plugin.ts"
+
+const noOptions = Schema.Struct({})
+
+export interface BuiltInOptions {
+  readonly sources: ImageSources
+  readonly keepers: KeeperOptions
+}
+
+/** All of them, in any order: the host sorts. */
+export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> => [
+  definePlugin({
+    name: "leases",
+    options: noOptions,
+    address: LeaseManager,
+    protocol: LeaseProtocol,
+    permissions: {
+      TryAcquire: "leases:write",
+      Renew: "leases:write",
+      Complete: "leases:write",
+      HoldContent: "leases:write",
+      RenewContent: "leases:write",
+      DropContent: "leases:write"
+    },
+    layer: () => LeaseManager.layer
+  }),
+  definePlugin({
+    name: "sweeper",
+    deps: ["leases"],
+    options: noOptions,
+    address: Sweeper,
+    protocol: SweeperProtocol,
+    permissions: { Sweep: "sandboxes:sweep", Reconcile: "sandboxes:sweep", Clean: "sandboxes:sweep" },
+    layer: () => Sweeper.layer,
+    routes: [{ method: "POST", path: "/v1/sweep", message: "Sweep" }]
+  }),
+  definePlugin({
+    name: "images",
+    deps: ["leases"],
+    options: noOptions,
+    address: ImageStore,
+    protocol: ImageProtocol,
+    permissions: {
+      Pull: "images:pull",
+      Load: "images:load",
+      Lease: "images:read",
+      Get: "images:read",
+      List: "images:read",
+      Inspect: "images:read",
+      Remove: "images:remove",
+      Prune: "images:remove",
+      Usage: "images:read"
+    },
+    layer: () => ImageStore.layer(options.sources),
+    routes: [
+      { method: "GET", path: "/v1/images", message: "List" },
+      { method: "POST", path: "/v1/images/pull", message: "Pull" }
+    ]
+  }),
+  definePlugin({
+    name: "sandboxes",
+    deps: ["leases", "sweeper", "images"],
+    options: noOptions,
+    address: VmSupervisor,
+    protocol: VmProtocol,
+    permissions: {
+      Create: "sandboxes:create",
+      Start: "sandboxes:start",
+      Exec: "sandboxes:exec",
+      Input: "sandboxes:exec",
+      CloseInput: "sandboxes:exec",
+      Signal: "sandboxes:exec",
+      Resize: "sandboxes:exec",
+      Stop: "sandboxes:stop",
+      Kill: "sandboxes:stop",
+      Wait: "sandboxes:read",
+      Remove: "sandboxes:remove",
+      Inspect: "sandboxes:read",
+      List: "sandboxes:read"
+    },
+    layer: () => VmSupervisor.layer(options.keepers),
+    routes: [
+      { method: "GET", path: "/v1/sandboxes", message: "List" },
+      { method: "GET", path: "/v1/sandboxes/:name", message: "Inspect" },
+      { method: "POST", path: "/v1/sandboxes/:name/kill", message: "Kill" }
+    ]
+  })
+]
