@@ -45,6 +45,13 @@ export const isLoopbackHost = (hostname: string): boolean =>
 export const mayAsk = (url: URL, insecure: boolean): boolean =>
   url.protocol === "https:" || (url.protocol === "http:" && (insecure || isLoopbackHost(url.hostname)))
 
+/**
+ * Whether a redirect may be followed. A remote registry must not make us talk plainly, or to this machine's own services,
+ * without being told to.
+ */
+export const mayFollow = (from: URL, to: URL, insecure: boolean): boolean =>
+  mayAsk(to, insecure) && (to.protocol === "https:" || insecure || isLoopbackHost(from.hostname))
+
 export interface HttpRequest {
   readonly url: URL
   readonly method?: "GET" | "POST"
@@ -121,10 +128,7 @@ export const send: (request: HttpRequest) => Effect.Effect<HttpResponse, Transie
       yield* Effect.promise(() => response.body?.cancel().catch(() => undefined) ?? Promise.resolve())
       const next = location === null ? null : URL.parse(location, url.href)
       if (next === null) return yield* unavailable(url.host, `it redirects (HTTP ${response.status}) to no address`)
-      // A remote registry must not make us talk plainly, or to this machine's own services, without being told to.
-      const downgrade =
-        next.protocol !== "https:" && !request.insecure && !(isLoopbackHost(url.hostname) && mayAsk(next, false))
-      if (downgrade || !mayAsk(next, request.insecure)) {
+      if (!mayFollow(url, next, request.insecure)) {
         return yield* unavailable(url.host, `it redirects to ${next.protocol}//${next.host}, which is not HTTPS`)
       }
       away = away || next.origin !== origin

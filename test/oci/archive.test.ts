@@ -225,6 +225,18 @@ describe("a docker save archive", () => {
       }
     })
   )
+  it.live("unpacked into a directory is read, too, and its names do not climb", () =>
+    Effect.gen(function* () {
+      const root = yield* layoutAt(saved)
+      yield* expectImage((yield* openArchive(root)).source(0), image, image.tars)
+      for (const name of ["../image/manifest.json", "/etc/passwd", "a\0b", "", "./manifest.json"]) {
+        const manifest = JSON.stringify([{ Config: name, RepoTags: [], Layers: [] }])
+        yield* Effect.promise(() => fs.writeFile(path.join(root, "manifest.json"), manifest))
+        const error = yield* Effect.flip((yield* openArchive(root)).source(0).resolve(defaultPlatform))
+        expect(error.message).toContain("is not a name inside")
+      }
+    })
+  )
   it.live("written by skopeo is read, and names its tag", () =>
     Effect.gen(function* () {
       if (Bun.which("skopeo") === null) return console.log("skopeo is not installed: skipped")

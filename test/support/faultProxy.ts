@@ -30,6 +30,8 @@ export interface Fault {
   readonly stallAfter?: number
   /** Drops the Range header, so that the registry sends all. */
   readonly ignoreRange?: boolean
+  /** Takes the request and never answers. */
+  readonly silent?: boolean
   /** Closes before anything is answered. */
   readonly refuse?: boolean
 }
@@ -67,6 +69,7 @@ const upstreamAnswer = async (upstream: string | undefined, request: SeenRequest
 }
 
 const serve = async (socket: net.Socket, upstream: string | undefined, request: SeenRequest, fault: Fault) => {
+  if (fault.silent === true) return
   if (fault.refuse === true) {
     socket.destroy()
     return
