@@ -7,7 +7,7 @@ import * as D from "../domain/descriptor.ts"
 import { ArchiveInvalid, ManifestInvalid, PlatformNotFound } from "../domain/errors/image.ts"
 import { formatPlatform, normalizePlatform, type Platform, platformScore } from "../domain/platform.ts"
 import type { Bundle } from "./bundle.ts"
-import type { ArchiveImage } from "./layout.ts"
+import { type ArchiveImage, shownImage } from "./layout.ts"
 import type { ImageSource, ResolvedImage, ResolvedLayer, SourceError } from "./source.ts"
 import { digestOf, verified } from "./verify.ts"
 
@@ -90,7 +90,7 @@ const load = Effect.fnUntraced(function* (bundle: Bundle, saved: SavedImage, sho
 })
 
 const savedImage = (bundle: Bundle, saved: SavedImage, name: string | undefined): ImageSource => {
-  const shown = name === undefined ? bundle.path : `${name} in ${bundle.path}`
+  const shown = shownImage(bundle, name)
   let nameOf: ReadonlyMap<string, string> | undefined
   const resolve = Effect.fn("oci.dockerSave.resolve")(function* (platform: Platform) {
     const wanted = normalizePlatform(platform)

@@ -74,7 +74,9 @@ const codeOf = (cause: unknown): string => String((cause as { readonly code?: un
 /** Says in words what fetch threw; certificate and name errors will not change within seconds and are final. */
 const failure = (host: string, cause: unknown): Transient | RegistryUnavailable => {
   const code = codeOf(cause)
-  const text = cause instanceof Error ? cause.message.split(". For more")[0] : ""
+  const message = cause instanceof Error ? (cause.message.split(". For more")[0] ?? "") : ""
+  // A certificate's names are in the message of its refusal, and the server chose them.
+  const text = message.slice(0, 200).replace(/[^\x20-\x7e]/g, "?")
   if (code === "ENOTFOUND") return unavailable(host, "its name is not known to DNS")
   if (/CERT|TLS|SSL|VERIFY|ALTNAME/i.test(code)) return unavailable(host, `TLS: ${text || code}`)
   return new Transient({ reason: text || code || "the connection failed", retryAfterMs: undefined })

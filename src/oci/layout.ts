@@ -23,9 +23,13 @@ const nameOf = (descriptor: Descriptor): string | undefined =>
 
 const blobName = (digest: Digest): string => `blobs/sha256/${digestHex(digest)}`
 
+/** What an image is called in errors; a name that could play tricks on a terminal is left out. */
+export const shownImage = (bundle: Bundle, name: string | undefined): string =>
+  name !== undefined && /^[\x21-\x7e]{1,512}$/.test(name) ? `${name} in ${bundle.path}` : bundle.path
+
 /** One image of a layout: the one that `top` describes, or what the whole index offers. */
 const layoutImage = (bundle: Bundle, name: string | undefined, top: Descriptor | Uint8Array): ImageSource => {
-  const shown = name === undefined ? bundle.path : `${name} in ${bundle.path}`
+  const shown = shownImage(bundle, name)
   const document: DocumentStore["document"] = Effect.fnUntraced(function* (kind, descriptor) {
     const bytes = yield* bundle.read(blobName(descriptor.digest), descriptor.size)
     if (bytes === undefined) return yield* absent(bundle, descriptor.digest)

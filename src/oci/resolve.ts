@@ -12,6 +12,8 @@ import { checkAnnounced, digestOf } from "./verify.ts"
 
 /** Most documents read for one image; indexes of indexes can not make it more. */
 const documentsMax = 64
+/** Most platforms listed when none fits. */
+const offersMax = 64
 
 /** A manifest or index as fetched, not yet parsed. */
 export interface RawDocument {
@@ -60,6 +62,11 @@ const open = Effect.fnUntraced(function* (what: string, raw: RawDocument) {
 export const resolveImage = Effect.fn("oci.resolve")(function* (store: DocumentStore, platform: Platform) {
   const wanted = normalizePlatform(platform)
   const available = new Set<string>()
+  const offer = (platform: Platform) => {
+    // Shown to people, so nothing that could play tricks on a terminal.
+    const text = formatPlatform(platform)
+    if (available.size < offersMax && /^[\w./+-]{1,100}$/.test(text)) available.add(text)
+  }
   let documents = 0
 
   const read = Effect.fnUntraced(function* (
@@ -94,7 +101,7 @@ export const resolveImage = Effect.fn("oci.resolve")(function* (store: DocumentS
     const config = D.toImageConfig(document, wanted)
     // An index is trusted about its entries' platforms; builders get the config's wrong more often.
     if (!chosen && platformScore(wanted, platformOfConfig(config)) === undefined) {
-      available.add(formatPlatform(platformOfConfig(config)))
+      offer(platformOfConfig(config))
       return undefined
     }
     if (config.diffIds.length !== manifest.layers.length) {
@@ -139,8 +146,7 @@ export const resolveImage = Effect.fn("oci.resolve")(function* (store: DocumentS
     const best = bestMatch(wanted, images, (entry) => entry.platform ?? undefined)
     if (best !== undefined) return yield* enter(best, true)
     // Attestations are entries for the platform unknown/unknown.
-    for (const { platform } of images)
-      if (platform && platform.os !== "unknown") available.add(formatPlatform(platform))
+    for (const { platform } of images) if (platform && platform.os !== "unknown") offer(platform)
     const unsure = [
       ...entries.filter((entry) => D.isIndexType(entry.mediaType)),
       ...images.filter((entry) => !entry.platform)
@@ -158,7 +164,7 @@ export const resolveImage = Effect.fn("oci.resolve")(function* (store: DocumentS
   return yield* new PlatformNotFound({
     reference: store.name,
     wanted: formatPlatform(wanted),
-    available: [...available].slice(0, 64)
+    available: [...available]
   })
 })
 

@@ -110,6 +110,16 @@ describe("an OCI layout", () => {
       yield* expectImage(source(0), arm, blobs(arm))
     })
   )
+  it.live("shows no control characters of names and platforms", () =>
+    Effect.gen(function* () {
+      const odd = imageOf([[]], { platform: { os: "linux", architecture: "\u001b[31m" } })
+      const files = layoutFiles([{ name: "\u001b]0;x\u0007", top: odd.manifest, blobs: odd.blobs }])
+      const { source } = yield* openArchive(yield* layoutAt(files))
+      const error = yield* Effect.flip(source(0).resolve(defaultPlatform))
+      expect(error._tag).toBe("PlatformNotFound")
+      expect(error.message).not.toContain("\u001b")
+    })
+  )
   it.live("may hold an index under a name", () =>
     Effect.gen(function* () {
       const top = indexOf([

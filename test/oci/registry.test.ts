@@ -212,6 +212,17 @@ describe.skipIf(!hasRegistryTools)("a real docker-registry", () => {
     })
   )
 
+  it.live("that nobody has is looked for everywhere, and the registry itself answers", () =>
+    Effect.gen(function* () {
+      const mirror = yield* startRegistry()
+      const origin = yield* startRegistry()
+      const error = yield* Effect.flip(
+        (yield* at(`${origin.host}/app:1`, { mirrors: [mirror.host] })).resolve(defaultPlatform)
+      )
+      expect(error).toMatchObject({ _tag: "ImageNotFound", host: origin.host })
+    })
+  )
+
   it.live("reads a blob of many chunks", () =>
     Effect.gen(function* () {
       const registry = yield* startRegistry()

@@ -7,8 +7,11 @@ import path from "node:path"
 import { Effect, type Scope } from "effect"
 import { type ImageBlob, type LayoutImage, layoutFiles, writeFiles } from "./image.ts"
 
-/** Whether the Debian packages that registry tests use are here. */
-export const hasRegistryTools = ["docker-registry", "skopeo", "htpasswd"].every((tool) => Bun.which(tool) !== null)
+const missingTools = ["docker-registry", "skopeo", "htpasswd", "openssl"].filter((tool) => Bun.which(tool) === null)
+
+/** Whether the Debian packages that registry tests use are here; says which are not. */
+export const hasRegistryTools = missingTools.length === 0
+if (!hasRegistryTools) console.log(`skipped: tests against a real registry, for want of ${missingTools.join(", ")}`)
 
 /** How clients prove who they are. */
 export type RegistryAuthentication =
