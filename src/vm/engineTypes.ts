@@ -48,7 +48,7 @@ export interface Engine {
     config: VmConfig
   ) => Effect.Effect<
     VmProcess,
-    EngineUnavailable | LibraryNotFound | KrunCallFailed | AlreadyRunning | StoreFailed | GuestChannelFailed,
+    EngineUnavailable | LibraryNotFound | KrunCallFailed | AlreadyRunning | StoreFailed,
     Scope.Scope
   >
   /** The transport to a VM that another process started; its agent calls again by itself. */

@@ -3,8 +3,8 @@
  * Both engines boot it as /dev/vda. Holds nothing of any image or sandbox, so one per build of the agent is enough.
  */
 import fs from "node:fs"
-import os from "node:os"
 import path from "node:path"
+import { buildImage } from "../oci/erofs/writer.ts"
 import { publish } from "./publish.ts"
 
 /** Directories of the init disk; the agent mounts on them before it switches to the image. */
@@ -35,18 +35,9 @@ export const cachedInitDisk = (bootCacheDir: string, agentPath: string): string 
   return file
 }
 
-/** The bytes of an init disk. */
-export const buildInitDisk = (agent: Uint8Array): Uint8Array => {
-  const scratch = fs.mkdtempSync(path.join(os.tmpdir(), "bunker-init-"))
-  try {
-    const tree = path.join(scratch, "tree")
-    for (const directory of INIT_DIRECTORIES) fs.mkdirSync(path.join(tree, directory), { recursive: true })
-    fs.writeFileSync(path.join(tree, "init"), agent, { mode: 0o755 })
-    const image = path.join(scratch, "image")
-    const made = Bun.spawnSync(["mkfs.erofs", "-T0", "--all-root", image, tree])
-    if (made.exitCode !== 0) throw new Error(made.stderr.toString())
-    return fs.readFileSync(image)
-  } finally {
-    fs.rmSync(scratch, { recursive: true, force: true })
-  }
-}
+/** The bytes of an init disk; equal agents give equal bytes. */
+export const buildInitDisk = (agent: Uint8Array): Uint8Array =>
+  buildImage([
+    ...INIT_DIRECTORIES.map((name) => ({ path: `/${name}`, mode: 0o040755 })),
+    { path: "/init", mode: 0o100755, data: agent }
+  ])

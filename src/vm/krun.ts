@@ -8,6 +8,7 @@ import { Effect } from "effect"
 import { EngineUnavailable } from "../domain/errors/vm.ts"
 import type { Engine, EngineOptions } from "./engineTypes.ts"
 import {
+  asStoreFailed,
   checkAgent,
   findLibkrun,
   findLibkrunfw,
@@ -65,7 +66,7 @@ export const makeKrunEngine = (options: EngineOptions): Engine => {
       return yield* withLock(
         config.lockPath,
         Effect.fnUntraced(function* (lockFd) {
-          const transport = yield* unixListenerTransport(socketPath)
+          const transport = yield* Effect.mapError(unixListenerTransport(socketPath), asStoreFailed(config.runDir))
           const runner = yield* startRunner({
             command: options.runnerCommand,
             runDir: config.runDir,

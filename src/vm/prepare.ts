@@ -7,7 +7,7 @@ import fs from "node:fs"
 import path from "node:path"
 import { Effect } from "effect"
 import { StoreFailed } from "../domain/errors/store.ts"
-import { AlreadyRunning, EngineUnavailable, LibraryNotFound } from "../domain/errors/vm.ts"
+import { AlreadyRunning, EngineUnavailable, type GuestChannelFailed, LibraryNotFound } from "../domain/errors/vm.ts"
 import { type Located, locateLibkrun, locateLibkrunfw } from "../ffi/locate.ts"
 import { tryLockExclusive } from "../ffi/posix.ts"
 import type { EngineKind, EngineOptions, VmConfig } from "./engineTypes.ts"
@@ -124,3 +124,9 @@ export const withLock = <A, E, R>(
       tryLockExclusive(fd) ? use(fd) : Effect.fail(new AlreadyRunning({ name: lockName(lockPath) })),
     (fd) => Effect.sync(() => fs.closeSync(fd))
   )
+
+/** A channel that can not even be set up is a directory that can not hold its sockets. */
+export const asStoreFailed =
+  (runDir: string) =>
+  (failure: GuestChannelFailed): StoreFailed =>
+    new StoreFailed({ operation: "make sockets in", path: runDir, reason: failure.reason })

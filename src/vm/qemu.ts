@@ -9,6 +9,7 @@ import { EngineUnavailable } from "../domain/errors/vm.ts"
 import type { Engine, EngineOptions } from "./engineTypes.ts"
 import { cachedKernelElf } from "./kernelElf.ts"
 import {
+  asStoreFailed,
   checkAgent,
   findLibkrunfw,
   fromBootCache,
@@ -93,7 +94,7 @@ export const makeQemuEngine = (options: EngineOptions): Engine => {
           })
         })
       )
-      const transport = yield* slotTransport(slots)
+      const transport = yield* Effect.mapError(slotTransport(slots), asStoreFailed(config.runDir))
       return { ...runner, transport }
     })
   }
