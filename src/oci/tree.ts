@@ -64,7 +64,9 @@ export const splitPath = (path: string, limits: TreeLimits): Array<string> => {
   for (const part of path.split("/")) {
     if (part === "" || part === ".") continue
     if (part === "..") throw new RejectedInput("a path has a `..` component", path)
-    if (part.length > NAME_MAX) throw new RejectedInput(`a name has more than ${NAME_MAX} bytes`, path)
+    // A whiteout's name is as long as the name that it hides, and its prefix.
+    const lengthMax = part.startsWith(WHITEOUT) ? WHITEOUT.length + NAME_MAX : NAME_MAX
+    if (part.length > lengthMax) throw new RejectedInput(`a name has more than ${NAME_MAX} bytes`, path)
     if (part.includes("\0")) throw new RejectedInput("a path holds a NUL byte", path)
     parts.push(part)
   }
@@ -236,8 +238,13 @@ export class LayerTree {
   /** Drops what Linux could not set and what would steer overlayfs or a merge; refuses what EROFS can not hold. */
   #xattrs(entry: TarEntry, inode: Inode): ReadonlyArray<Xattr> | undefined {
     if (entry.xattrs === undefined) return undefined
+    const user = entry.type === "file" || entry.type === "directory"
     const kept = entry.xattrs.filter(
-      ({ name }) => storable(name) && !name.startsWith("trusted.overlay.") && !name.startsWith("trusted.bunker.")
+      ({ name }) =>
+        storable(name) &&
+        !name.startsWith("trusted.overlay.") &&
+        !name.startsWith("trusted.bunker.") &&
+        (user || !name.startsWith("user."))
     )
     for (const { name, value } of kept) {
       if (name.length > NAME_MAX) throw new RejectedInput("the name of an xattr is longer than 255 bytes", entry.path)
