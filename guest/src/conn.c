@@ -7,7 +7,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { ABSENT_MS = 5, AGAIN_MS = 5 };
+enum { ABSENT_MS = 5, AGAIN_MS = 5, ABSENT_EAGER = 1000 };
+
+/* A machine that boots is looked after eagerly, one whose host process is gone now and then. */
+static int64_t absent_until(struct conn *c) {
+  return now_ms() + (c->absences++ < ABSENT_EAGER ? ABSENT_MS : RECONNECT_MS);
+}
 
 static bool port_has_host(int fd) {
   struct pollfd p = {fd, POLLIN | POLLOUT, 0};
@@ -27,7 +32,7 @@ static bool dial_now(struct conn *c) {
   /* A port can be opened before any host process is there; poll would report a hang-up without end. */
   if (agent.channel == CHANNEL_VIRTIO && !port_has_host(c->fd)) {
     c->state = CONN_ABSENT;
-    c->retry_at = now_ms() + ABSENT_MS;
+    c->retry_at = absent_until(c);
   }
   return true;
 }
@@ -86,7 +91,7 @@ bool conn_service(struct conn *c, short revents) {
   if (c->state == CONN_AGAIN) return now_ms() < c->retry_at || dial_now(c);
   if (c->state == CONN_ABSENT) {
     if (now_ms() < c->retry_at) return true;
-    c->retry_at = now_ms() + ABSENT_MS;
+    c->retry_at = absent_until(c);
     if (port_has_host(c->fd)) c->state = CONN_OPEN;
     return true;
   }

@@ -21,6 +21,7 @@ struct conn {
   enum conn_state state;
   bool greeted; /* the host's HELLO has come */
   int slot;
+  int absences; /* how often CONN_ABSENT was looked at */
   uint32_t json_max;
   int64_t retry_at;
   uint8_t *in, *out;

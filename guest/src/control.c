@@ -20,7 +20,14 @@ enum {
   EAGER_TRIES = 400,  /* while the machine boots, the channel's device may appear at any moment */
   EAGER_MS = 5,
   NONCE_MAX = 64,
+  SYNC_MAX = 8,
 };
+
+static struct syncing {
+  pid_t pid; /* 0: free */
+  int64_t request;
+  uint32_t generation;
+} syncs[SYNC_MAX];
 
 static struct conn control = {.fd = -1};
 static struct json_node nodes[NODE_MAX];
@@ -184,11 +191,30 @@ static bool op_time(const struct json *doc, int64_t id) {
   return true;
 }
 
+/* Disks may be slow: a child waits for them. */
 static bool op_sync(const struct json *doc, int64_t id) {
   (void)doc;
-  sync();
-  control_reply_ok(id, generation, NULL);
+  for (int i = 0; i < SYNC_MAX; i++) {
+    if (syncs[i].pid) continue;
+    pid_t pid = fork();
+    if (pid == 0) {
+      sync();
+      _exit(0);
+    }
+    if (pid < 0) break;
+    syncs[i] = (struct syncing){pid, id, generation};
+    return true;
+  }
+  control_reply_error(id, generation, "limit", "too many syncs at once");
   return true;
+}
+
+void control_reaped(pid_t pid) {
+  for (int i = 0; i < SYNC_MAX; i++) {
+    if (syncs[i].pid != pid) continue;
+    control_reply_ok(syncs[i].request, syncs[i].generation, NULL);
+    syncs[i].pid = 0;
+  }
 }
 
 static bool op_ping(const struct json *doc, int64_t id) {

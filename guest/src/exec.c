@@ -199,7 +199,7 @@ void exec_poll(struct exec *e, struct pollfd polls[EXEC_POLLS], int *timeout) {
   if (e->report >= 0) polls[1] = (struct pollfd){e->report, POLLIN, 0};
   if (e->state != EXEC_RUNNING) return;
   if (e->reaped && !e->draining) timer_at(timeout, e->deadline);
-  pump_poll(e, polls + 2);
+  pump_poll(e, polls + 2, timeout);
 }
 
 void exec_service(struct exec *e, const struct pollfd polls[EXEC_POLLS]) {

@@ -36,6 +36,7 @@ struct exec {
   size_t pending_start, pending_length;
   uint32_t unacknowledged;
   int64_t deadline;
+  int64_t quiet_until;     /* a terminal that no process has open is looked at again then */
 };
 
 enum { EXEC_POLLS = 5, EXEC_JSON_MAX = 65536 };

@@ -53,7 +53,10 @@ static void reap(int signals) {
   pid_t pid;
   while (read(signals, &info, sizeof info) == (ssize_t)sizeof info)
     if (info.ssi_signo == SIGTERM) power_quit();
-  while ((pid = waitpid(-1, &status, WNOHANG)) > 0) exec_reaped(pid, status);
+  while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+    exec_reaped(pid, status);
+    control_reaped(pid);
+  }
 }
 
 static void protect(void) {

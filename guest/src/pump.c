@@ -10,7 +10,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-enum { EXIT_RESERVE = 1024, ACK_EVERY = 32768 };
+enum { EXIT_RESERVE = 1024, ACK_EVERY = 32768, QUIET_MS = 20 };
 
 static void close_input(struct exec *e) {
   if (e->input >= 0) close(e->input);
@@ -88,7 +88,12 @@ static void read_output(struct exec *e, int i) {
   if (e->draining && (size_t)e->left[i] < n) n = (size_t)e->left[i];
   ssize_t got = read(e->output[i], conn_reserve(&e->conn), n);
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  /* The master of a terminal answers EIO when the last process has closed it. */
+  /* A terminal answers EIO while no process has it open, and its process may open it again, or be about to end: to close
+   * the master now would kill it with SIGHUP. */
+  if (got < 0 && e->tty && !e->reaped) {
+    e->quiet_until = now_ms() + QUIET_MS;
+    return;
+  }
   if (got <= 0) return close_output(e, i);
   conn_commit(&e->conn, FRAME_DATA, (uint32_t)i + 1, (size_t)got);
   if (e->draining && (e->left[i] -= (int)got) <= 0) close_output(e, i);
@@ -103,11 +108,13 @@ static void start_draining(struct exec *e) {
   }
 }
 
-void pump_poll(const struct exec *e, struct pollfd polls[3]) {
+void pump_poll(const struct exec *e, struct pollfd polls[3], int *timeout) {
   bool waiting = e->pending_length || e->input_eof;
+  bool quiet = !e->reaped && now_ms() < e->quiet_until;
+  if (quiet) timer_at(timeout, e->quiet_until);
   if (e->input >= 0 && waiting) polls[0] = (struct pollfd){e->input, POLLOUT, 0};
   for (int i = 0; i < 2; i++)
-    if (e->output[i] >= 0 && output_fits(e)) polls[1 + i] = (struct pollfd){e->output[i], POLLIN, 0};
+    if (e->output[i] >= 0 && output_fits(e) && !quiet) polls[1 + i] = (struct pollfd){e->output[i], POLLIN, 0};
 }
 
 void pump(struct exec *e, const struct pollfd polls[3]) {

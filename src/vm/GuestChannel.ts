@@ -82,6 +82,9 @@ export interface GuestChannel {
   readonly closed: Effect.Effect<void>
 }
 
+/** Arguments and variables of one exec; the agent's JSON reader is bounded. */
+const stringsMax = 16_000
+
 const execReasons = ["not_found", "not_executable", "bad_cwd", "bad_user", "limit"] as const
 
 const refused = (op: string, answer: Answer) =>
@@ -126,6 +129,9 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
     spec: ExecSpec
   ): Effect.fn.Return<ExecHandle, ExecFailed | GuestChannelFailed, Scope.Scope> {
     const { argv, env, cwd, user, tty, stdin } = spec
+    if (argv.length + env.length > stringsMax) {
+      return yield* new ExecFailed({ reason: "limit", detail: `more than ${stringsMax} arguments and variables` })
+    }
     const number = execNumber()
     const place = yield* transport.exec(number)
     const fields = { exec: number, slot: place.slot, argv, env, cwd: cwd || "/", user, tty, stdin }

@@ -1,10 +1,10 @@
 /** One stream to the guest over a unix socket, with real back pressure both ways. Knows nothing of frames. */
-import { type Cause, Effect, Queue, Semaphore, Stream } from "effect"
+import { type Cause, Effect, Queue, Stream } from "effect"
 import { GuestChannelFailed } from "../domain/errors/vm.ts"
 
 /** One guest connection as a byte duplex. */
 export interface GuestConnection {
-  /** Completes when the kernel has taken all bytes; calls are served in order. */
+  /** Completes when the kernel has taken all bytes; calls are served in order. Interrupting it never tears them. */
   readonly write: (bytes: Uint8Array) => Effect.Effect<void, GuestChannelFailed>
   /** Bytes from the guest; ends at end of file. Can be run once. */
   readonly incoming: Stream.Stream<Uint8Array, GuestChannelFailed>
@@ -16,7 +16,19 @@ export interface GuestConnection {
 const unreadBytesHigh = 262_144
 const unreadBytesLow = 131_072
 
-/** Callback side of a socket; its methods are the handlers that Bun calls. */
+/** Bytes on their way out; `done` hears whether the kernel took them all. */
+interface Outgoing {
+  readonly bytes: Uint8Array
+  at: number
+  done: (taken: boolean) => void
+}
+
+/**
+ * Callback side of a socket; its methods are the handlers that Bun calls.
+ *
+ * Invariants: bytes leave in the order of `send`, and one send is never torn: once its first byte is out, the rest
+ * follows even when its caller was interrupted.
+ */
 export class SocketPipe {
   readonly queue = Effect.runSync(Queue.unbounded<Uint8Array, GuestChannelFailed | Cause.Done>())
   socket: Bun.Socket<SocketPipe> | undefined
@@ -25,7 +37,7 @@ export class SocketPipe {
   private unread = 0
   private closed = false
   private discarding = false
-  private waiting: (() => void) | undefined
+  private outgoing: Array<Outgoing> = []
   private readonly closing: Array<() => void> = []
 
   onData(bytes: Uint8Array): void {
@@ -38,16 +50,24 @@ export class SocketPipe {
   }
 
   onDrain(): void {
-    const wake = this.waiting
-    this.waiting = undefined
-    wake?.()
+    for (let next = this.outgoing[0]; next !== undefined && !this.closed; next = this.outgoing[0]) {
+      const count = this.socket?.write(next.bytes, next.at) ?? 0
+      if (count < 0) {
+        this.onClose()
+        return
+      }
+      next.at += count
+      if (next.at < next.bytes.length) return
+      this.outgoing.shift()
+      next.done(true)
+    }
   }
 
   onClose(): void {
     if (this.closed) return
     this.closed = true
     Queue.endUnsafe(this.queue)
-    this.onDrain()
+    for (const left of this.outgoing.splice(0)) left.done(false)
     for (const run of this.closing.splice(0)) run()
   }
 
@@ -76,15 +96,18 @@ export class SocketPipe {
     this.onClose()
   }
 
-  /** Writes from `from` on as much as the kernel takes: the new offset, -1 when the connection is gone. */
-  writeSome(bytes: Uint8Array, from: number): number {
-    if (this.closed || !this.socket) return -1
-    const count = from === bytes.length ? 0 : this.socket.write(bytes, from)
-    return count < 0 ? -1 : from + count
-  }
-
-  whenWritable(wake: () => void): void {
-    this.waiting = wake
+  /** Sends bytes after all that was sent before; the result takes them back if not one of them is out. */
+  send(bytes: Uint8Array, done: (taken: boolean) => void): () => void {
+    if (this.closed) {
+      done(false)
+      return () => {}
+    }
+    const mine: Outgoing = { bytes, at: 0, done }
+    if (this.outgoing.push(mine) === 1) this.onDrain()
+    return () => {
+      mine.done = () => {}
+      if (mine.at === 0) this.outgoing = this.outgoing.filter((other) => other !== mine)
+    }
   }
 }
 
@@ -100,26 +123,15 @@ export const pipeHandlers: Bun.SocketHandler<SocketPipe> = {
   error: (socket) => socket.data.onClose()
 }
 
-const broken = () => new GuestChannelFailed({ reason: "the connection is closed" })
-
 /** The connection of a pipe. */
-export const socketConnection = (pipe: SocketPipe): GuestConnection => {
-  const turn = Semaphore.makeUnsafe(1)
-  const writeAll = (bytes: Uint8Array) =>
-    Effect.callback<void, GuestChannelFailed>((resume) => {
-      let at = 0
-      const step = () => {
-        at = pipe.writeSome(bytes, at)
-        if (at < 0) resume(Effect.fail(broken()))
-        else if (at === bytes.length) resume(Effect.void)
-        else pipe.whenWritable(step)
-      }
-      step()
-    })
-  return {
-    // A frame that was half written can not be taken back.
-    write: (bytes) => turn.withPermits(1)(Effect.uninterruptible(writeAll(bytes))),
-    incoming: Stream.fromQueue(pipe.queue).pipe(Stream.tap((bytes) => Effect.sync(() => pipe.taken(bytes.length)))),
-    close: Effect.sync(() => pipe.end())
-  }
-}
+export const socketConnection = (pipe: SocketPipe): GuestConnection => ({
+  write: (bytes) =>
+    Effect.callback((resume) => {
+      const takeBack = pipe.send(bytes, (taken) =>
+        resume(taken ? Effect.void : Effect.fail(new GuestChannelFailed({ reason: "the connection is closed" })))
+      )
+      return Effect.sync(takeBack)
+    }),
+  incoming: Stream.fromQueue(pipe.queue).pipe(Stream.tap((bytes) => Effect.sync(() => pipe.taken(bytes.length)))),
+  close: Effect.sync(() => pipe.end())
+})

@@ -97,6 +97,7 @@ export const openControl = Effect.fn("GuestChannel.openControl")(function* (
     return malformed === undefined ? handled : Effect.andThen(handled, Effect.fail(failed(malformed)))
   }
 
+  yield* Effect.addFinalizer(() => end(failed("the channel was closed")))
   yield* Stream.runForEach(connection.incoming, take).pipe(
     Effect.andThen(Effect.suspend(() => end(failed("the control connection ended")))),
     Effect.catch(end),

@@ -102,6 +102,13 @@ export const openExecConnection = Effect.fn("GuestChannel.openExec")(function* (
     return fault === undefined ? handled : Effect.andThen(handled, Effect.fail(failed(fault)))
   }
 
+  // Tells the agent to end what still runs. Forked, because a guest that hangs must not hold up who gives up on it.
+  yield* Effect.addFinalizer(() =>
+    Effect.andThen(
+      Effect.forkDetach(Effect.ignore(connection.write(encodeFrame(FrameType.Close, 0)))),
+      Effect.suspend(() => fail("the exec was closed"))
+    )
+  )
   yield* Stream.runForEach(connection.incoming, take).pipe(
     Effect.andThen(Effect.suspend(() => fail("the exec connection ended before the process"))),
     Effect.catch((error) => Effect.andThen(fail(error.reason), connection.close)),

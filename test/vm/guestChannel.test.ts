@@ -189,11 +189,21 @@ describe("exec in the guest", () => {
       const cat = yield* guest.exec({ ...plain, argv: ["cat"], tty: { cols: 80, rows: 24 }, stdin: true })
       yield* cat.write(text.encode("\x03"))
       expect(yield* collect(cat)).toMatchObject({ end: "signal 2" })
+    })
+  )
 
-      const ended = yield* guest.exec({ ...plain, argv: ["cat"], tty: { cols: 80, rows: 24 }, stdin: true })
-      yield* ended.write(text.encode("hi\n"))
-      yield* ended.closeStdin
-      expect(yield* collect(ended)).toMatchObject({ end: 0, stdout: "hi\r\nhi\r\n" })
+  it.live("lets a process that closes its terminal end by itself", () =>
+    Effect.gen(function* () {
+      const { guest } = yield* nativeAgent
+      // cat closes its standard streams before it exits; ten rounds, for it is a race.
+      for (let round = 0; round < 10; round++) {
+        const cat = yield* guest.exec({ ...plain, argv: ["cat"], tty: { cols: 80, rows: 24 }, stdin: true })
+        yield* cat.write(text.encode("hi\n"))
+        yield* cat.closeStdin
+        expect(yield* collect(cat)).toMatchObject({ end: 0, stdout: "hi\r\nhi\r\n" })
+      }
+      const script = "exec <&- >&- 2>&-; sleep 0.1; exec >/dev/tty; echo back; exit 4"
+      expect(yield* shell(guest, script, { tty: { cols: 80, rows: 24 } })).toMatchObject({ end: 4, stdout: "back\r\n" })
     })
   )
 
