@@ -1,0 +1,287 @@
+/** The channel under hostile or broken peers, on both sides: only the connection that misbehaves is closed. */
+import { describe, expect } from "bun:test"
+import { existsSync, statSync } from "node:fs"
+import { join } from "node:path"
+import { Effect, Fiber, Schedule, type Scope, Stream } from "effect"
+import type { GuestChannelFailed } from "../../src/domain/errors/vm.ts"
+import { encodeFrame, encodeJson, type Frame, FrameDecoder, FrameType } from "../../src/vm/frames.ts"
+import { connectGuest } from "../../src/vm/GuestChannel.ts"
+import { pipeHandlers, SocketPipe } from "../../src/vm/guestConnection.ts"
+import {
+  type GuestConnection,
+  type GuestTransport,
+  slotTransport,
+  unixListenerTransport
+} from "../../src/vm/transport.ts"
+import { it } from "../support/it.ts"
+import { scratchDirectory, spawnAgent } from "../support/nativeAgent.ts"
+
+/** Frames of a connection, one by one; `undefined` at its end. */
+const reader = (connection: GuestConnection) =>
+  Effect.map(Stream.toPull(connection.incoming), (pull) => {
+    const decoder = new FrameDecoder()
+    const ready: Array<Frame> = []
+    return Effect.gen(function* () {
+      while (ready.length === 0) {
+        const more = yield* Effect.result(pull)
+        if (more._tag === "Failure") return undefined
+        for (const bytes of more.success) decoder.push(bytes, (frame) => ready.push(frame))
+      }
+      return ready.shift()
+    })
+  })
+
+const json = (frame: Frame | undefined): Record<string, unknown> =>
+  frame === undefined ? {} : JSON.parse(Buffer.from(frame.payload).toString())
+
+const rawAgent = Effect.gen(function* () {
+  const socketPath = join(yield* scratchDirectory, "guest.sock")
+  const transport = yield* unixListenerTransport(socketPath)
+  yield* spawnAgent(socketPath)
+  return transport
+})
+
+/** Control connection after both HELLOs. */
+const rawControl = (transport: GuestTransport) =>
+  Effect.gen(function* () {
+    const connection = yield* transport.control
+    const next = yield* reader(connection)
+    expect(json(yield* next)).toMatchObject({ protocol: 1, kind: "control" })
+    yield* connection.write(encodeJson(FrameType.Hello, { protocol: 1 }))
+    let id = 0
+    const request = (fields: object) =>
+      Effect.gen(function* () {
+        yield* connection.write(encodeJson(FrameType.Request, { id: ++id, ...fields }))
+        return json(yield* next)
+      })
+    return { connection, next, request }
+  })
+
+const command = (exec: number, script: string) => ({
+  op: "exec",
+  exec,
+  argv: ["sh", "-c", script],
+  env: [],
+  cwd: "/",
+  user: "",
+  tty: null,
+  stdin: true
+})
+
+/** Starts a command by hand and gives its connection, past both HELLOs and the answer. */
+const rawExec = (
+  transport: GuestTransport,
+  control: Effect.Success<ReturnType<typeof rawControl>>,
+  exec: number,
+  script: string
+): Effect.Effect<
+  { connection: GuestConnection; next: Effect.Effect<Frame | undefined>; pid: number },
+  GuestChannelFailed,
+  Scope.Scope
+> =>
+  Effect.gen(function* () {
+    const place = yield* transport.exec(exec)
+    yield* control.connection.write(encodeJson(FrameType.Request, { id: 1000 + exec, ...command(exec, script) }))
+    const connection = yield* place.connection
+    const next = yield* reader(connection)
+    expect(json(yield* next)).toEqual({ protocol: 1, kind: "exec", exec })
+    yield* connection.write(encodeJson(FrameType.Hello, { protocol: 1 }))
+    const answer = json(yield* control.next)
+    expect(answer).toMatchObject({ id: 1000 + exec, ok: true })
+    return { connection, next, pid: Number(answer["pid"]) }
+  })
+
+const gone = (pid: number) =>
+  Effect.suspend(() => (existsSync(`/proc/${pid}`) ? Effect.fail("still there") : Effect.void)).pipe(
+    Effect.retry({ times: 300, schedule: Schedule.spaced(10) }),
+    Effect.orDie
+  )
+
+describe("the agent", () => {
+  it.live("refuses another version, and calls again", () =>
+    Effect.gen(function* () {
+      const transport = yield* rawAgent
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const connection = yield* transport.control
+          const next = yield* reader(connection)
+          yield* next
+          yield* connection.write(encodeJson(FrameType.Hello, { protocol: 2 }))
+          expect(yield* next).toBeUndefined()
+        })
+      )
+      const { request } = yield* rawControl(transport)
+      expect(yield* request({ op: "ping" })).toMatchObject({ ok: true })
+    })
+  )
+
+  it.live("answers a wrong request and goes on", () =>
+    Effect.gen(function* () {
+      const { request } = yield* rawControl(yield* rawAgent)
+      const wrong = [
+        {},
+        { op: "fly" },
+        { op: "exec" },
+        { ...command(1, "true"), argv: [] },
+        { ...command(1, "true"), argv: [""] },
+        { ...command(1, "true"), argv: ["sh", 1] },
+        { ...command(1, "true"), env: ["NOVALUE"] },
+        { ...command(1, "true"), exec: -1 },
+        { ...command(1, "true"), exec: 1.5 },
+        { ...command(1, "true"), tty: { cols: 70000, rows: 1 } },
+        { op: "signal", exec: 1, signal: 65 },
+        { op: "resize", exec: 1, cols: 1 },
+        { op: "poweroff", signal: 15 },
+        { op: "time", unix_ns: "x" }
+      ]
+      for (const fields of wrong) expect(yield* request(fields)).toMatchObject({ ok: false, error: "bad_request" })
+      expect(yield* request({ op: "signal", exec: 1, signal: 15 })).toMatchObject({ error: "not_running" })
+      expect(yield* request({ op: "ping" })).toMatchObject({ ok: true })
+    })
+  )
+
+  it.live("closes only the connection with a malformed frame, and kills its process group", () =>
+    Effect.gen(function* () {
+      const transport = yield* rawAgent
+      const control = yield* rawControl(transport)
+      const bad = yield* rawExec(transport, control, 1, "sleep 1000 & sleep 1000")
+      const good = yield* rawExec(transport, control, 2, "cat")
+      yield* bad.connection.write(Uint8Array.of(0x42, 0x4b, 5, 9, 0, 0, 0, 0, 1, 0, 0, 0, 0))
+      expect(yield* bad.next).toBeUndefined()
+      yield* gone(bad.pid)
+      yield* good.connection.write(encodeFrame(FrameType.Data, 0, new TextEncoder().encode("still here")))
+      const seen = [yield* good.next, yield* good.next].map((frame) => frame!.type).sort()
+      expect(seen).toEqual([FrameType.Data, FrameType.Ack])
+      expect(yield* control.request({ op: "ping" })).toMatchObject({ ok: true })
+    })
+  )
+
+  it.live("closes a connection that sends more than the window", () =>
+    Effect.gen(function* () {
+      const transport = yield* rawAgent
+      const control = yield* rawControl(transport)
+      const exec = yield* rawExec(transport, control, 1, "sleep 1000")
+      const frame = encodeFrame(FrameType.Data, 0, new Uint8Array(65_536))
+      // The process reads nothing: its pipe takes one frame, two more fill the window.
+      for (let i = 0; i < 4; i++) yield* Effect.ignore(exec.connection.write(frame))
+      let last = yield* exec.next
+      while (last?.type === FrameType.Ack) last = yield* exec.next
+      expect(last).toBeUndefined()
+      yield* gone(exec.pid)
+    })
+  )
+
+  it.live("keeps what runs when the control connection breaks", () =>
+    Effect.gen(function* () {
+      const transport = yield* rawAgent
+      const control = yield* rawControl(transport)
+      const exec = yield* rawExec(transport, control, 7, "cat; exit 3")
+      yield* control.connection.write(new TextEncoder().encode("garbage"))
+      expect(yield* control.next).toBeUndefined()
+      yield* exec.connection.write(encodeFrame(FrameType.Eof, 0))
+      const exit = yield* exec.next
+      expect(exit!.type).toBe(FrameType.Exit)
+      expect(json(exit)).toEqual({ code: 3 })
+    })
+  )
+
+  it.live("ends the wait of an exec whose HELLO is wrong", () =>
+    Effect.gen(function* () {
+      const transport = yield* rawAgent
+      const control = yield* rawControl(transport)
+      const place = yield* transport.exec(5)
+      yield* control.connection.write(encodeJson(FrameType.Request, { id: 9, ...command(5, "true") }))
+      const connection = yield* place.connection
+      yield* connection.write(encodeJson(FrameType.Hello, { protocol: 3 }))
+      expect(json(yield* control.next)).toMatchObject({ id: 9, ok: false, error: "failed" })
+    })
+  )
+})
+
+const dial = (path: string) =>
+  Effect.promise(async () => {
+    const pipe = new SocketPipe()
+    await Bun.connect<SocketPipe>({ unix: path, data: pipe, socket: pipeHandlers })
+    return pipe
+  })
+const ended = (pipe: SocketPipe) => Effect.callback<void>((resume) => pipe.onClosed(() => resume(Effect.void)))
+const say = (pipe: SocketPipe, bytes: Uint8Array) => Effect.sync(() => void pipe.send(bytes, () => {}))
+const controlHello = encodeJson(FrameType.Hello, { protocol: 1, kind: "control", agent: "0" })
+
+describe("the host's listener", () => {
+  it.live("refuses strangers: junk, a second control, an exec nobody asked for, another version", () =>
+    Effect.gen(function* () {
+      const path = join(yield* scratchDirectory, "guest.sock")
+      const transport = yield* unixListenerTransport(path)
+      const agent = yield* dial(path)
+      yield* say(agent, controlHello)
+      const strangers = [
+        new TextEncoder().encode("GET / HTTP/1.1\r\n\r\n"),
+        controlHello,
+        encodeJson(FrameType.Hello, { protocol: 1, kind: "exec", exec: 5 }),
+        encodeJson(FrameType.Hello, { protocol: 2, kind: "exec", exec: 1 }),
+        encodeFrame(FrameType.Data, 0, new Uint8Array(10)),
+        encodeJson(FrameType.Hello, { protocol: 1, pad: "x".repeat(10_000) })
+      ]
+      for (const bytes of strangers) {
+        const stranger = yield* dial(path)
+        yield* say(stranger, bytes)
+        yield* ended(stranger)
+      }
+      const guest = connectGuest(transport).pipe(Effect.map((channel) => channel.hello.agent))
+      expect(yield* Effect.scoped(guest)).toBe("0")
+    })
+  )
+
+  it.live("takes the place of a stale socket and leaves none", () =>
+    Effect.gen(function* () {
+      const path = join(yield* scratchDirectory, "guest.sock")
+      yield* Effect.promise(() => Bun.write(path, "stale"))
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          yield* unixListenerTransport(path)
+          expect(statSync(path).isSocket()).toBe(true)
+        })
+      )
+      expect(existsSync(path)).toBe(false)
+    })
+  )
+
+  it.live("fails pending requests when the guest goes away", () =>
+    Effect.gen(function* () {
+      const path = join(yield* scratchDirectory, "guest.sock")
+      const transport = yield* unixListenerTransport(path)
+      const agent = yield* dial(path)
+      yield* say(agent, controlHello)
+      const channel = yield* connectGuest(transport)
+      const waiting = yield* Effect.forkChild(Effect.flip(channel.ping))
+      yield* Effect.sync(() => agent.end())
+      expect((yield* Fiber.join(waiting))._tag).toBe("GuestChannelFailed")
+      yield* channel.closed
+      expect((yield* Effect.flip(channel.ping))._tag).toBe("GuestChannelFailed")
+    })
+  )
+})
+
+describe("slots", () => {
+  it.live("are used again only when the agent has given them back", () =>
+    Effect.gen(function* () {
+      const directory = yield* scratchDirectory
+      const paths = [0, 1].map((slot) => join(directory, `slot${slot}.sock`))
+      for (const unix of paths) {
+        yield* Effect.acquireRelease(
+          Effect.sync(() => Bun.listen({ unix, socket: { data() {} } })),
+          (listener) => Effect.sync(() => listener.stop(true))
+        )
+      }
+      const transport = yield* slotTransport(paths)
+      const first = yield* Effect.scoped(transport.exec(1))
+      expect(first.slot).toBe(1)
+      const second = yield* Effect.forkScoped(transport.exec(2))
+      yield* Effect.yieldNow
+      expect(second.pollUnsafe()).toBeUndefined()
+      yield* transport.slotFreed!(1)
+      expect((yield* Fiber.join(second)).slot).toBe(1)
+    })
+  )
+})
