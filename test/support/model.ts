@@ -246,12 +246,12 @@ export class Model {
       const format = this.#pick<SparseFormat>(["old", "0.0", "0.1", "1.0"])
       return sparse({ ...entry, uid: node.uid }, node.content.length, this.#pieces(node.content), format, values)
     }
-    const flags = { 16807: "0", 21609: "2", 4802: "3", 14406: "4", 9604: "5", 2401: "6" } as const
+    const flags = { "100": "0", "120": "2", "020": "3", "060": "4", "040": "5", "010": "6" } as const
     if (node.target !== undefined) values.push(["linkpath", node.target])
     return this.#withPax(
       {
         ...entry,
-        flag: flags[(node.mode & 0o170000) as keyof typeof flags],
+        flag: flags[((node.mode & 0o170000) >> 9).toString(8).padStart(3, "0") as keyof typeof flags],
         major: node.device?.[0] ?? 0,
         minor: node.device?.[1] ?? 0,
         data: node.content ?? new Uint8Array(0)
