@@ -148,5 +148,3 @@ const enterQemu = (start: QemuStart): never => {
   enter()
   return execve(start.file, [start.file, ...start.arguments], ["PATH=/usr/bin:/bin", "LC_ALL=C"])
 }
-
-if (import.meta.main) runRunner()
