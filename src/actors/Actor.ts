@@ -9,7 +9,7 @@
 import * as NodeSocket from "@effect/platform-node-shared/NodeSocket"
 import * as NodeSocketServer from "@effect/platform-node-shared/NodeSocketServer"
 import { Context, Effect, Layer, ScopedRef, Semaphore } from "effect"
-import { type Rpc, RpcClient, type RpcGroup, RpcSchema, RpcSerialization, RpcServer } from "effect/rpc"
+import { Rpc, RpcClient, type RpcGroup, RpcSchema, RpcSerialization, RpcServer } from "effect/rpc"
 import type { RpcClientError } from "effect/rpc/RpcClientError"
 
 /** What a message to an actor elsewhere may fail with besides its own errors: the connection broke. */
@@ -54,7 +54,7 @@ export const local = Effect.fnUntraced(function* <Rpcs extends Rpc.Any>(
   return client as Address<Rpcs>
 })
 
-type AnyHandlers = Record<string, (payload: unknown, options: unknown) => Effect.Effect<unknown, unknown, unknown>>
+type AnyHandlers = Record<string, (payload: unknown, options: unknown) => Rpc.WrapperOr<Effect.Effect<unknown, unknown, unknown>>>
 
 /**
  * Wraps a behaviour in one-for-one supervision: a defect in a handler closes the behaviour's scope and boots it again with
@@ -69,8 +69,9 @@ export const supervised = <Rpcs extends Rpc.Any, Handlers extends RpcGroup.Handl
       const call = (payload: unknown, options: unknown) =>
         (ScopedRef.getUnsafe(current) as unknown as AnyHandlers)[tag]!(payload, options)
       if (RpcSchema.isStreamSchema(rpc.successSchema)) return call
+      // A handler may mark its answer (Rpc.fork): the mark stays outside.
       return (payload: unknown, options: unknown) =>
-        Effect.suspend(() => call(payload, options)).pipe(Effect.tapDefect(() => ScopedRef.set(current, boot)))
+        Rpc.wrapMap(call(payload, options), (answer) => Effect.tapDefect(answer, () => ScopedRef.set(current, boot)))
     }
     const entries = [...protocol.requests].map(([tag, rpc]) => [tag, supervise(tag, rpc as unknown as Rpc.AnyWithProps)])
     return Object.fromEntries(entries) as Handlers

@@ -34,11 +34,15 @@ export class KeeperProtocol extends RpcGroup.make(
   /** Graceful within `timeoutMs`, then SIGKILL; answers when the VM has ended and that is recorded. */
   Rpc.make("Stop", { payload: { timeoutMs: Schema.Int }, success: RunEnd }),
   Rpc.make("Kill", { success: RunEnd }),
+  /** The main command has ended with this code, and the sandbox with it. */
+  Rpc.make("Finish", { payload: { exitCode: Schema.Int }, success: RunEnd }),
   Rpc.make("Wait", { success: RunEnd })
 ) {}
 
 /** A VM that is up, as its keeper sees it. */
 export interface KeptVm {
+  /** Nothing of it is kept: it need not be powered off in order. */
+  readonly ephemeral: boolean
   readonly channel: GuestChannel
   readonly config: SandboxConfig
   readonly image: RunDefaults
@@ -51,6 +55,12 @@ export interface KeptVm {
 
 export const stopRequested = new RunEnd({ exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null })
 export const killRequested = new RunEnd({ exitCode: null, exitSignal: "SIGKILL", reason: "signal", detail: null })
+
+export const commandEnded = (exitCode: number) =>
+  new RunEnd({ exitCode, exitSignal: null, reason: exitCode === 0 ? "completed" : "failed", detail: null })
+
+/** Time to write everything out after the main command, in milliseconds. */
+const finishTimeoutMs = 10_000
 
 /** SIGTERM, unless the image names another. */
 const stopSignals: Record<string, number> = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGKILL: 9, SIGUSR1: 10, SIGUSR2: 12, SIGTERM: 15, SIGWINCH: 28 }
@@ -116,6 +126,13 @@ export const keeperBehaviour = (vm: KeptVm) =>
       return yield* Deferred.await(vm.ended)
     })
 
+    const finish = Effect.fn("Keeper.finish")(function* (exitCode: number) {
+      vm.expect(commandEnded(exitCode))
+      if (vm.ephemeral) yield* vm.kill
+      else yield* stop(finishTimeoutMs)
+      return yield* Deferred.await(vm.ended)
+    })
+
     return KeeperProtocol.of({
       Exec: (request) => Rpc.fork(start(request)),
       // Out of the mailbox: a command that reads nothing stalls only the sender of its own input.
@@ -131,6 +148,7 @@ export const keeperBehaviour = (vm: KeptVm) =>
             return Effect.andThen(vm.kill, Deferred.await(vm.ended))
           })
         ),
+      Finish: ({ exitCode }) => Rpc.fork(finish(exitCode)),
       Wait: () => Rpc.fork(Deferred.await(vm.ended))
     })
   })

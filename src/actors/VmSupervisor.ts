@@ -52,6 +52,8 @@ export class VmProtocol extends RpcGroup.make(
   Rpc.make("Resize", { payload: { ...Command, size: TerminalSize }, error: ReachErrors }),
   Rpc.make("Stop", { payload: { ...Named, timeoutMs: Schema.Int }, success: RunEnd, error: ReachErrors }),
   Rpc.make("Kill", { payload: Named, success: RunEnd, error: ReachErrors }),
+  /** The main command of a foreground run has ended: ends the sandbox, which records the code. */
+  Rpc.make("Finish", { payload: { ...Named, exitCode: Schema.Int }, success: RunEnd, error: ReachErrors }),
   Rpc.make("Wait", { payload: Named, success: RunEnd, error: ReachErrors }),
   Rpc.make("Remove", { payload: { ...Named, force: Schema.Boolean }, error: ReachErrors }),
   Rpc.make("Inspect", { payload: Named, success: SandboxInfo, error: SandboxLookupErrors }),
@@ -232,6 +234,7 @@ const make = (options: KeeperOptions) =>
       Resize: ({ name, exec: id, size }) => viaKeeper(name, (keeper) => keeper.Resize({ exec: id, size })),
       Stop: ({ name, timeoutMs }) => Rpc.fork(stop(name, timeoutMs)),
       Kill: ({ name }) => Rpc.fork(kill(name)),
+      Finish: ({ name, exitCode }) => viaKeeper(name, (keeper) => keeper.Finish({ exitCode })),
       Wait: ({ name }) => Rpc.fork(wait(name)),
       Remove: ({ name, force }) => Rpc.fork(remove(name, force)),
       Inspect: ({ name }) => Effect.map(find(name), ({ info }) => info),

@@ -221,6 +221,7 @@ const keepRecords = Effect.fnUntraced(function* (
     Effect.suspend(() => (expected === undefined ? Effect.void : Effect.asVoid(Fiber.await(watching))))
   )
   return {
+    ephemeral: info.ephemeral,
     channel,
     config: info.config,
     image: image.config,

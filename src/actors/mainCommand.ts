@@ -8,7 +8,7 @@ import { exitCodeOf } from "../domain/exec.ts"
 import type { SandboxInfo } from "../domain/sandbox.ts"
 import { Paths } from "../store/Paths.ts"
 import { openLog } from "../store/logs.ts"
-import { type KeptVm, resolveExec, RunEnd } from "./Keeper.ts"
+import { commandEnded, type KeptVm, resolveExec, RunEnd } from "./Keeper.ts"
 import { mainArgv } from "./keepers.ts"
 
 /** Starts it in the background of the current scope; a sandbox without a command simply stays up. */
@@ -29,7 +29,7 @@ export const runMain = Effect.fn("Keeper.main")(function* (vm: KeptVm, info: San
           return log.write("stderr", event.data)
         default: {
           const code = exitCodeOf(event)
-          end = new RunEnd({ exitCode: code, exitSignal: null, reason: code === 0 ? "completed" : "failed", detail: null })
+          end = commandEnded(code)
           return log.write("exit", new TextEncoder().encode(String(code)))
         }
       }

@@ -65,7 +65,7 @@ export class PluginHost extends Context.Service<
 type ErasedLayer = Layer.Layer<any, any, any>
 
 const decodeOptions = (plugin: Plugin, given: unknown): Effect.Effect<ErasedLayer, PluginInvalid> =>
-  Schema.decodeUnknownEffect(plugin.options as Schema.Codec<unknown, object>)(given ?? {}, { onExcessProperty: "error" }).pipe(
+  Schema.decodeUnknownEffect(plugin.options as Schema.Codec<unknown>)(given === undefined ? {} : given, { onExcessProperty: "error" }).pipe(
     Effect.mapError((error) => new PluginInvalid({ name: plugin.name, reason: `its options: ${error.message}` })),
     Effect.map(plugin.layer)
   )

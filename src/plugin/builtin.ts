@@ -81,6 +81,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       Resize: "sandboxes:exec",
       Stop: "sandboxes:stop",
       Kill: "sandboxes:stop",
+      Finish: "sandboxes:stop",
       Wait: "sandboxes:read",
       Remove: "sandboxes:remove",
       Inspect: "sandboxes:read",

@@ -43,7 +43,7 @@ export const bunkerLayer = (settings: Settings, program: Program) => {
       const own = builtInPlugins({
         sources: {
           registry: (reference, { insecure }) =>
-            registrySource(reference, { insecure, credentials: dockerCredentials({ configDir: settings.dockerConfig }) }),
+            registrySource(reference, { insecure, credentials: dockerCredentials({ directory: settings.dockerConfig, searchPath: settings.path }) }),
           archive: (file) => openArchive(path.resolve(file))
         },
         keepers: { keeperCommand: [...program.command, "__keeper"], keeperEnv: settingsEnvironment(settings) }

@@ -14,6 +14,7 @@ class Counter extends RpcGroup.make(
   Rpc.make("Add", { payload: { amount: Schema.Int }, success: Schema.Int, error: Overdrawn }),
   Rpc.make("Crash", { success: Schema.Int }),
   Rpc.make("Slow", { payload: { ms: Schema.Int }, success: Schema.Int }),
+  Rpc.make("Later", { payload: { ms: Schema.Int }, success: Schema.Int }),
   Rpc.make("Watch", { payload: { count: Schema.Int }, success: Schema.Int, stream: true }),
   Rpc.make("Echo", { payload: { bytes: Schema.Uint8Array }, success: Schema.Uint8Array })
 ) {}
@@ -40,6 +41,7 @@ const behaviour = Effect.sync(() => {
         yield* Effect.sleep(ms)
         return (value += 1)
       }).pipe(Effect.ensuring(Effect.sync(() => void (running -= 1)))),
+    Later: ({ ms }) => Rpc.fork(Effect.as(Effect.sleep(ms), ms)),
     Watch: ({ count }) => Rpc.fork(Stream.range(1, count).pipe(Stream.tap(() => Effect.sleep(1)))),
     Echo: ({ bytes }) => Effect.succeed(bytes)
   })
@@ -101,6 +103,16 @@ for (const [place, layer] of [
         const watching = yield* actor.Watch({ count: 50 }).pipe(Stream.runCollect, Effect.forkChild)
         expect(yield* actor.Add({ amount: 1 })).toBe(1)
         expect((yield* Fiber.join(watching)).length).toBe(50)
+      })
+    )
+
+    story("a forked message leaves the mailbox to others", (actor) =>
+      Effect.gen(function* () {
+        const later = yield* Effect.forkChild(actor.Later({ ms: 300 }))
+        const before = performance.now()
+        expect(yield* actor.Add({ amount: 1 })).toBe(1)
+        expect(performance.now() - before).toBeLessThan(250)
+        expect(yield* Fiber.join(later)).toBe(300)
       })
     )
 

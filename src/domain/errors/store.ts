@@ -78,3 +78,10 @@ export class InstallInProgress extends Schema.TaggedError<InstallInProgress>()("
 }
 
 export type StoreError = DiskFull | HomeUnusable | StoreFailed | DatabaseFailed | SchemaMismatch
+
+/** Another server listens on the socket. */
+export class AlreadyServing extends Schema.TaggedError<AlreadyServing>()("AlreadyServing", { socket: Schema.String }) {
+  override get message(): string {
+    return `a server listens on ${this.socket} already; use it, stop it, or choose another with --listen`
+  }
+}

@@ -1,0 +1,161 @@
+/**
+ * Puts the commands together, runs the one that was asked for, and ends the process with the right exit code: the guest's own,
+ * 125 for a failure of ours, 126 and 127 where the guest could not start the command.
+ */
+import { Cause, Effect, Exit, FileSystem, Layer, Logger, Option, Path, References, Stdio, Terminal } from "effect"
+import { CliConfig, CliOutput, Command, GlobalFlag } from "effect/cli"
+import { ChildProcessSpawner } from "effect/process"
+import os from "node:os"
+import { version } from "../../package.json"
+import { ExecFailed } from "../domain/errors/vm.ts"
+import { readSettings } from "../domain/settings.ts"
+import type { Program } from "../plugin/bunker.ts"
+import { separateGuestCommand } from "./arguments.ts"
+import * as Images from "./commands/images.ts"
+import * as Manage from "./commands/manage.ts"
+import * as Run from "./commands/run.ts"
+import { valuedFlags } from "./commands/sandboxFlags.ts"
+import * as System from "./commands/system.ts"
+import { ExitWith, explain, lastWords, print, say } from "./output.ts"
+import { pluginCommands } from "./pluginCommands.ts"
+import { Session } from "./session.ts"
+
+const commands = [
+  Run.run,
+  Run.create,
+  Run.start,
+  Run.exec,
+  Manage.stop,
+  Manage.kill,
+  Manage.remove,
+  Manage.ps,
+  Manage.inspect,
+  Manage.logs,
+  Manage.wait,
+  Images.pull,
+  Images.load,
+  Images.list,
+  Images.imageGroup,
+  Images.df,
+  System.doctor,
+  System.serve,
+  System.sweep
+] as const
+
+/** Words of a command line after the command's name, by the commands whose rest belongs to the guest. */
+const guestCommands: Readonly<Record<string, ReadonlySet<string>>> = {
+  run: valuedFlags,
+  create: valuedFlags,
+  exec: Run.execValuedFlags
+}
+
+const prepareArguments = (argv: ReadonlyArray<string>): ReadonlyArray<string> => {
+  const [first, ...rest] = argv
+  if (first === undefined) return ["--help"]
+  const valued = guestCommands[first]
+  return valued === undefined ? argv : [first, ...separateGuestCommand(rest, valued)]
+}
+
+/** What effect/cli can ask of its surroundings and we never use: prompts, file flags, child processes. */
+const surroundings = Layer.mergeAll(
+  FileSystem.layerNoop({}),
+  Path.layer,
+  Stdio.layerTest({}),
+  Layer.succeed(
+    Terminal.Terminal,
+    Terminal.make({
+      columns: Effect.sync(() => process.stdout.columns ?? 80),
+      rows: Effect.sync(() => process.stdout.rows ?? 24),
+      size: Effect.die("unused"),
+      readInput: Effect.die("unused"),
+      readLine: Effect.die("unused"),
+      display: (text: string) => print(text)
+    })
+  ),
+  Layer.succeed(
+    ChildProcessSpawner.ChildProcessSpawner,
+    ChildProcessSpawner.make(() => Effect.die("unused"))
+  )
+)
+
+/** Help to stdout when it was asked for; a wrong command line is one line on stderr that names the help. */
+const presenter: CliOutput.Presenter = {
+  present: (event) => {
+    if (event._tag !== "InvalidInvocation") return CliOutput.defaultPresenter.present(event)
+    const what = event.errors.map((error) => error.message.replace(/\s+/g, " ")).join("; ")
+    const usage = event.helpDoc.usage.split(" ").filter((word) => /^[a-z]/.test(word)).join(" ")
+    return say(`bunker: ${what}; see '${usage} --help'`)
+  }
+}
+
+const session = (program: Program, debug: boolean) =>
+  Layer.succeed(Session, { settings: readSettings(process.env, process.cwd(), os.homedir()), program, debug })
+
+/** Warnings go to stderr as lines; everything with --debug. */
+const logging = (debug: boolean) =>
+  Layer.mergeAll(
+    Logger.layer([
+      Logger.make(({ message, logLevel }) =>
+        lastWords(`bunker: ${logLevel.toLowerCase()}: ${(Array.isArray(message) ? message : [message]).map(String).join(" ")}`)
+      )
+    ]),
+    Layer.succeed(References.MinimumLogLevel, debug ? "Debug" : "Error")
+  )
+
+const exitCodeOf = (cause: Cause.Cause<unknown>): { readonly code: number; readonly silent: boolean } => {
+  if (Cause.hasInterruptsOnly(cause)) return { code: 130, silent: true }
+  const error = Option.getOrUndefined(Cause.findErrorOption(cause))
+  if (error instanceof ExitWith) return { code: error.code, silent: true }
+  if (error instanceof ExecFailed) return { code: error.exitCode, silent: false }
+  // The presenter has said what is wrong with the command line.
+  if ((error as { readonly _tag?: string })?._tag === "ShowHelp") return { code: 125, silent: true }
+  return { code: 125, silent: false }
+}
+
+export const runApp = async (program: Program, given: ReadonlyArray<string>): Promise<void> => {
+  const debug = given[0] === "--debug"
+  const argv = prepareArguments(debug ? given.slice(1) : given)
+  const own = session(program, debug)
+  const root = Effect.gen(function* () {
+    const added = yield* pluginCommands(argv)
+    const bunker = Command.make("bunker").pipe(
+      Command.withDescription(
+        "MicroVM sandboxes: an OCI image in, a hardware-isolated process out. 'bunker COMMAND --help' explains each command; 'bunker --debug COMMAND' shows the causes of an error."
+      ),
+      Command.withSubcommands([...commands, ...added])
+    )
+    yield* Command.runWith(bunker, { version })(argv)
+  }).pipe(
+    Effect.provide(
+      Layer.mergeAll(
+        surroundings,
+        own,
+        logging(debug),
+        CliOutput.layerPresenter(presenter),
+        CliConfig.layer({ builtIns: [GlobalFlag.Help, GlobalFlag.Version, GlobalFlag.Completions] })
+      )
+    )
+  )
+  const stop = new AbortController()
+  interruptOnSecondSignal(stop)
+  const exit = await Effect.runPromiseExit(root as Effect.Effect<void, unknown>, { signal: stop.signal })
+  if (Exit.isSuccess(exit)) return process.exit(0)
+  const { code, silent } = exitCodeOf(exit.cause)
+  if (!silent) lastWords(`bunker: ${explain(exit.cause)}`)
+  if (debug) lastWords(Cause.pretty(exit.cause))
+  process.exit(code)
+}
+
+/**
+ * The first SIGINT or SIGTERM belongs to a command in a guest when one is attached (see terminal.ts); otherwise, and at the second
+ * one, this program is interrupted, which cleans up.
+ */
+const interruptOnSecondSignal = (stop: AbortController): void => {
+  let seen = 0
+  const onSignal = (signal: "SIGINT" | "SIGTERM") => () => {
+    seen += 1
+    if (seen > 1 || process.listenerCount(signal) === 1) stop.abort()
+  }
+  process.on("SIGINT", onSignal("SIGINT"))
+  process.on("SIGTERM", onSignal("SIGTERM"))
+}

@@ -1,0 +1,172 @@
+/** `pull`, `load`, `images`, `image inspect|rm|prune`, `df`: everything about images and the space they take. */
+import { Clock, Effect, Option } from "effect"
+import { Argument, Command, Flag } from "effect/cli"
+import { ImageStore } from "../../actors/ImageStore.ts"
+import { parsePlatform } from "../../domain/platform.ts"
+import { formatAge, formatBytes, print, table } from "../output.ts"
+import { familiar, progressStyle, showProgress } from "../progress.ts"
+import { withBunker } from "../session.ts"
+
+const flag = (name: string, alias: string | undefined, description: string) => {
+  const base = Flag.Boolean(name).pipe(Flag.withDescription(description), Flag.withDefault(false))
+  return alias === undefined ? base : base.pipe(Flag.withAlias(alias))
+}
+const jsonFlag = flag("json", undefined, "Print JSON")
+const quietFlag = flag("quiet", "q", "No progress")
+const platformFlag = Flag.String("platform").pipe(
+  Flag.withDescription("os/architecture[/variant]; default: this machine's"),
+  Flag.optional
+)
+const image = Argument.String("image").pipe(Argument.withDescription("Image reference, like alpine:3.20"))
+const images = image.pipe(Argument.atLeast(1))
+
+const platformOf = Effect.fnUntraced(function* (platform: Option.Option<string>) {
+  return Option.isSome(platform) ? { platform: yield* parsePlatform(platform.value) } : {}
+})
+
+export const pull = Command.make(
+  "pull",
+  {
+    policy: Flag.Literals("pull", ["if-missing", "always"]).pipe(
+      Flag.withDescription("if-missing asks the registry only for what is not here"),
+      Flag.withDefault("always" as const)
+    ),
+    platform: platformFlag,
+    insecure: flag("insecure", undefined, "Allow plain HTTP to the registry"),
+    json: flag("json", undefined, "Print events as JSON lines"),
+    quiet: quietFlag,
+    image: images
+  },
+  Effect.fn("Cli.pull")(function* (flags) {
+    const body = Effect.gen(function* () {
+      const store = yield* ImageStore
+      const platform = yield* platformOf(flags.platform)
+      for (const reference of flags.image) {
+        const stream = store.Pull({ reference, policy: flags.policy, insecure: flags.insecure, ...platform })
+        const pulled = yield* showProgress(stream, progressStyle(flags))
+        if (!flags.json) yield* Effect.forEach(pulled, (each) => print(familiar(each.reference)), { discard: true })
+      }
+    })
+    return yield* withBunker(body)
+  })
+).pipe(
+  Command.withDescription("Fetch images from registries. Layers that are here already are not fetched again."),
+  Command.withShortDescription("Fetch an image from a registry")
+)
+
+export const load = Command.make(
+  "load",
+  {
+    tag: Flag.String("tag").pipe(Flag.withAlias("t"), Flag.withDescription("Name for an image that has none"), Flag.optional),
+    platform: platformFlag,
+    json: flag("json", undefined, "Print events as JSON lines"),
+    quiet: quietFlag,
+    path: Argument.String("path").pipe(Argument.withDescription("OCI layout directory, OCI archive or docker save archive"))
+  },
+  Effect.fn("Cli.load")(function* (flags) {
+    const body = Effect.gen(function* () {
+      const store = yield* ImageStore
+      const tag = Option.isSome(flags.tag) ? { tag: flags.tag.value } : {}
+      const stream = store.Load({ path: flags.path, ...tag, ...(yield* platformOf(flags.platform)) })
+      const loaded = yield* showProgress(stream, progressStyle(flags))
+      if (!flags.json) yield* Effect.forEach(loaded, (each) => print(familiar(each.reference)), { discard: true })
+    })
+    return yield* withBunker(body)
+  })
+).pipe(
+  Command.withDescription("Load images from an OCI layout directory, an OCI archive or a docker save archive."),
+  Command.withShortDescription("Load an image from a file")
+)
+
+export const list = Command.make(
+  "images",
+  { json: jsonFlag, quiet: flag("quiet", "q", "References only") },
+  Effect.fn("Cli.images")(function* ({ json, quiet }) {
+    const body = Effect.gen(function* () {
+      const found = yield* ImageStore.use((store) => store.List())
+      if (json) return yield* print(JSON.stringify(found, null, 2))
+      if (quiet) return yield* Effect.forEach(found, (each) => print(familiar(each.reference)), { discard: true })
+      const now = yield* Clock.currentTimeMillis
+      const rows = found.map((each) => [
+        familiar(each.reference),
+        each.manifestDigest.slice(7, 19),
+        `${each.os}/${each.architecture}`,
+        String(each.layerCount),
+        formatBytes(each.totalSizeBytes),
+        formatAge(each.createdAt, now)
+      ])
+      yield* print(table(["IMAGE", "DIGEST", "PLATFORM", "LAYERS", "SIZE", "PULLED"], rows))
+    })
+    return yield* withBunker(body)
+  })
+).pipe(Command.withDescription("List the images that are here."), Command.withShortDescription("List images"))
+
+const inspect = Command.make(
+  "inspect",
+  { image: images },
+  Effect.fn("Cli.imageInspect")(function* (flags) {
+    const body = ImageStore.use((store) => Effect.forEach(flags.image, (reference) => store.Inspect({ reference })))
+    yield* withBunker(Effect.flatMap(body, (found) => print(JSON.stringify(found, null, 2))))
+  })
+).pipe(Command.withDescription("Print an image's record, configuration and layers as JSON."))
+
+const remove = Command.make(
+  "rm",
+  { force: flag("force", "f", "Even when a sandbox is made from it"), image: images },
+  Effect.fn("Cli.imageRemove")(function* (flags) {
+    const body = ImageStore.use((store) =>
+      Effect.forEach(flags.image, (reference) => store.Remove({ reference, force: flags.force }), { discard: true })
+    )
+    return yield* withBunker(body)
+  })
+).pipe(Command.withDescription("Remove images; layers that no other image needs go with them."))
+
+const prune = Command.make(
+  "prune",
+  { json: jsonFlag },
+  Effect.fn("Cli.imagePrune")(function* ({ json }) {
+    const body = Effect.gen(function* () {
+      const report = yield* ImageStore.use((store) => store.Prune())
+      yield* print(
+        json
+          ? JSON.stringify(report)
+          : `${report.image_refs_removed} image(s) and ${report.layers_removed} layer(s) removed, ${formatBytes(report.bytes_reclaimed)} freed`
+      )
+    })
+    return yield* withBunker(body)
+  })
+).pipe(Command.withDescription("Remove every image that no sandbox is made from."))
+
+export const imageGroup = Command.make("image").pipe(
+  Command.withDescription("Inspect and remove images."),
+  Command.withShortDescription("inspect, rm, prune"),
+  Command.withSubcommands([inspect, remove, prune])
+)
+
+export const df = Command.make(
+  "df",
+  { json: jsonFlag },
+  Effect.fn("Cli.df")(function* ({ json }) {
+    const body = Effect.gen(function* () {
+      const usage = yield* ImageStore.use((store) => store.Usage())
+      if (json) return yield* print(JSON.stringify(usage, null, 2))
+      const row = (name: string, part: { readonly count: number; readonly bytes: number }) => [
+        name,
+        String(part.count),
+        formatBytes(part.bytes)
+      ]
+      yield* print(
+        table(
+          ["WHAT", "COUNT", "SIZE"],
+          [
+            row("images", usage.images),
+            row("layers", usage.layers),
+            row("sandboxes", usage.sandboxes),
+            row("temporary", usage.temporary)
+          ]
+        )
+      )
+    })
+    return yield* withBunker(body)
+  })
+).pipe(Command.withDescription("Show where the bytes of the home directory are."), Command.withShortDescription("Show disk usage"))

@@ -1,0 +1,182 @@
+/** `run`, `create`, `start`, `exec`: everything that boots a sandbox or runs something in one. */
+import { Effect, Option } from "effect"
+import { Argument, Command, Flag } from "effect/cli"
+import { ImageStore } from "../../actors/ImageStore.ts"
+import { VmSupervisor } from "../../actors/VmSupervisor.ts"
+import { mainCommand } from "../../domain/exec.ts"
+import { InvalidSpec } from "../../domain/errors/vm.ts"
+import { parsePlatform } from "../../domain/platform.ts"
+import type { SandboxInfo } from "../../domain/sandbox.ts"
+import { Engines } from "../../vm/Engine.ts"
+import { readEnvironment } from "../arguments.ts"
+import { ExitWith, print, say } from "../output.ts"
+import { progressStyle, showProgress } from "../progress.ts"
+import { withBunker } from "../session.ts"
+import { attach } from "../terminal.ts"
+import { commandArgument, commandFlags, imageArgument, sandboxFlags, terminalFlags, toConfig } from "./sandboxFlags.ts"
+
+interface ImageChoice {
+  readonly image: string
+  readonly pull: "if-missing" | "always" | "never"
+  readonly platform: Option.Option<string>
+  readonly insecure: boolean
+  readonly quiet: boolean
+}
+
+/** Makes the image be here; says nothing when it is. */
+export const ensureImage = Effect.fn("Cli.ensureImage")(function* (choice: ImageChoice) {
+  const images = yield* ImageStore
+  const platform = Option.isSome(choice.platform) ? yield* parsePlatform(choice.platform.value) : undefined
+  const stream = images.Pull({
+    reference: choice.image,
+    policy: choice.pull,
+    ...(platform === undefined ? {} : { platform }),
+    insecure: choice.insecure
+  })
+  yield* showProgress(stream, progressStyle({ json: false, quiet: choice.quiet }))
+})
+
+/** Says once why `auto` does not use KVM: the user wonders why it is slow. */
+const announceEngine = Effect.fnUntraced(function* (engine: string, quiet: boolean) {
+  if (engine !== "auto") return
+  const { engine: chosen, reason } = yield* (yield* Engines).auto
+  if (chosen.kind !== "krun" && !quiet) yield* say(`bunker: engine ${chosen.kind}: ${reason}`)
+})
+
+const removeIfEphemeral = (info: SandboxInfo) =>
+  info.ephemeral
+    ? VmSupervisor.use((vms) => Effect.ignore(vms.Remove({ name: info.name, force: true })))
+    : Effect.void
+
+export const run = Command.make(
+  "run",
+  {
+    ...sandboxFlags,
+    ...terminalFlags,
+    detach: Flag.Boolean("detach").pipe(
+      Flag.withAlias("d"),
+      Flag.withDescription("Run in the background and print the sandbox's name"),
+      Flag.withDefault(false)
+    ),
+    rm: Flag.Boolean("rm").pipe(
+      Flag.withDescription("Remove the sandbox at its end; the default unless --name or -d is given"),
+      Flag.withDefault(false)
+    ),
+    image: imageArgument,
+    command: commandArgument
+  },
+  Effect.fn("Cli.run")(function* (flags) {
+    if (flags.detach && (flags.interactive || flags.tty)) {
+      return yield* new InvalidSpec({ field: "-d", reason: "a detached sandbox has no terminal; leave -i and -t away, then 'bunker exec -it'" })
+    }
+    const body = Effect.gen(function* () {
+      const vms = yield* VmSupervisor
+      const images = yield* ImageStore
+      const config = yield* toConfig(flags, true)
+      yield* ensureImage(flags)
+      const { config: defaults } = yield* images.Inspect({ reference: flags.image })
+      const [program, ...rest] = mainCommand(defaults, config)
+      if (program === undefined) {
+        return yield* new InvalidSpec({ field: "command", reason: `"${flags.image}" names no command; give one after the image` })
+      }
+      yield* announceEngine(config.engine, flags.quiet)
+      const ephemeral = flags.rm || (Option.isNone(flags.name) && !flags.detach)
+      const name = Option.getOrUndefined(flags.name)
+      const info = yield* vms.Create({ ...(name === undefined ? {} : { name }), ephemeral, config })
+      if (flags.detach) {
+        yield* vms.Start({ name: info.name, detached: true }).pipe(Effect.onError(() => removeIfEphemeral(info)))
+        return yield* print(info.name)
+      }
+      const code = yield* Effect.gen(function* () {
+        yield* vms.Start({ name: info.name, detached: false })
+        const { interactive, tty } = flags
+        const exit = yield* attach({ name: info.name, argv: [program, ...rest], env: [], cwd: undefined, user: undefined, interactive, tty })
+        yield* vms.Finish({ name: info.name, exitCode: exit })
+        return exit
+      }).pipe(Effect.ensuring(removeIfEphemeral(info)))
+      if (code !== 0) return yield* new ExitWith({ code })
+    })
+    return yield* withBunker(body, { sweep: true })
+  })
+).pipe(
+  Command.withDescription(
+    "Boot a sandbox from an image, run a command in it, and end with the command's exit code. The image is pulled when it is missing. Flags after the image belong to the command."
+  ),
+  Command.withShortDescription("Run a command in a new sandbox"),
+  Command.withExamples([
+    { command: "bunker run alpine uname -a", description: "Run a command and remove the sandbox" },
+    { command: "bunker run -it alpine sh", description: "Work in a shell" },
+    { command: "echo hi | bunker run -i alpine cat", description: "Pipe through a sandbox" }
+  ])
+)
+
+export const create = Command.make(
+  "create",
+  { ...sandboxFlags, image: imageArgument, command: commandArgument },
+  Effect.fn("Cli.create")(function* (flags) {
+    const body = Effect.gen(function* () {
+      const vms = yield* VmSupervisor
+      const config = yield* toConfig(flags, false)
+      yield* ensureImage(flags)
+      const name = Option.getOrUndefined(flags.name)
+      const info = yield* vms.Create({ ...(name === undefined ? {} : { name }), ephemeral: false, config })
+      yield* print(info.name)
+    })
+    return yield* withBunker(body, { sweep: true })
+  })
+).pipe(
+  Command.withDescription("Define a sandbox that is kept until 'bunker rm', and print its name. 'bunker start' boots it."),
+  Command.withShortDescription("Define a sandbox without booting it")
+)
+
+const names = Argument.String("name").pipe(Argument.withDescription("Sandbox"), Argument.atLeast(1))
+
+export const start = Command.make(
+  "start",
+  { name: names },
+  Effect.fn("Cli.start")(function* ({ name }) {
+    const body = Effect.gen(function* () {
+      const vms = yield* VmSupervisor
+      for (const each of name) {
+        const info = yield* vms.Inspect({ name: each })
+        yield* announceEngine(info.config.engine, false)
+        yield* vms.Start({ name: each, detached: true })
+        yield* print(each)
+      }
+    })
+    return yield* withBunker(body, { sweep: true })
+  })
+).pipe(Command.withDescription("Boot sandboxes in the background."), Command.withShortDescription("Boot a sandbox"))
+
+export const exec = Command.make(
+  "exec",
+  {
+    ...commandFlags,
+    ...terminalFlags,
+    name: Argument.String("name").pipe(Argument.withDescription("Running sandbox")),
+    command: Argument.String("command").pipe(Argument.withDescription("Command and its arguments"), Argument.atLeast(1))
+  },
+  Effect.fn("Cli.exec")(function* (flags) {
+    const body = Effect.gen(function* () {
+      const [program, ...rest] = flags.command
+      const code = yield* attach({
+        name: flags.name,
+        argv: [program!, ...rest],
+        env: yield* readEnvironment(flags.env, flags.envFile, process.env),
+        cwd: Option.getOrUndefined(flags.workdir),
+        user: Option.getOrUndefined(flags.user),
+        interactive: flags.interactive,
+        tty: flags.tty
+      })
+      if (code !== 0) return yield* new ExitWith({ code })
+    })
+    return yield* withBunker(body)
+  })
+).pipe(
+  Command.withDescription("Run a command in a running sandbox, and end with its exit code. Flags after the name belong to the command."),
+  Command.withShortDescription("Run a command in a running sandbox"),
+  Command.withExamples([{ command: "bunker exec -it box sh", description: "Open a shell in the sandbox box" }])
+)
+
+/** Words of `exec` after which a value follows. */
+export const execValuedFlags: ReadonlySet<string> = new Set("--env -e --env-file --workdir -w --user -u".split(" "))

@@ -1,0 +1,116 @@
+/** The flags by which `run` and `create` describe a sandbox, and what they make of them. */
+import { Effect, Option, Schema } from "effect"
+import { Argument, Flag } from "effect/cli"
+import { InvalidSpec } from "../../domain/errors/vm.ts"
+import { EngineKind, type SandboxConfig, SandboxConfig as SandboxConfigSchema } from "../../domain/sandbox.ts"
+import { parseMebibytes, readEnvironment, readLabels } from "../arguments.ts"
+import { Session } from "../session.ts"
+
+const optionalText = (name: string, description: string) =>
+  Flag.String(name).pipe(Flag.withDescription(description), Flag.optional)
+const repeated = (name: string, description: string) =>
+  Flag.String(name).pipe(Flag.withDescription(description), Flag.atLeast(0))
+const off = (name: string, description: string) =>
+  Flag.Boolean(name).pipe(Flag.withDescription(description), Flag.withDefault(false))
+
+export const imageFlags = {
+  pull: Flag.Literals("pull", ["if-missing", "always", "never"]).pipe(
+    Flag.withDescription("When to fetch the image"),
+    Flag.withDefault("if-missing" as const)
+  ),
+  platform: optionalText("platform", "os/architecture[/variant] of the image; default: this machine's"),
+  insecure: off("insecure", "Allow plain HTTP to the registry"),
+  quiet: off("quiet", "No progress").pipe(Flag.withAlias("q"))
+}
+
+/** Flags of the command that is run: the same for run, create and exec. */
+export const commandFlags = {
+  env: repeated("env", "KEY=value, or KEY to pass yours on").pipe(Flag.withAlias("e")),
+  envFile: repeated("env-file", "File of KEY=value lines"),
+  workdir: optionalText("workdir", "Working directory in the guest").pipe(Flag.withAlias("w")),
+  user: optionalText("user", "name, uid, name:group or uid:gid").pipe(Flag.withAlias("u"))
+}
+
+export const terminalFlags = {
+  interactive: off("interactive", "Pass stdin to the command").pipe(Flag.withAlias("i")),
+  tty: off("tty", "Give the command a terminal").pipe(Flag.withAlias("t"))
+}
+
+export const sandboxFlags = {
+  ...imageFlags,
+  ...commandFlags,
+  name: optionalText("name", "Name of the sandbox; default: made up"),
+  cpus: Flag.Int("cpus").pipe(Flag.withDescription("vCPUs, 1 to 64"), Flag.withDefault(1)),
+  memory: Flag.String("memory").pipe(
+    Flag.withAlias("m"),
+    Flag.withDescription("Memory: 512m, 2g or MiB, at least 64m"),
+    Flag.withDefault("512m")
+  ),
+  disk: Flag.String("disk").pipe(
+    Flag.withDescription("Writable disk of a sandbox that is kept: 4g or MiB; it is sparse"),
+    Flag.withDefault("4g")
+  ),
+  entrypoint: optionalText("entrypoint", "Program in place of the image's entrypoint"),
+  hostname: optionalText("hostname", "Host name in the guest; default: the sandbox's name"),
+  label: repeated("label", "KEY=value, for your own use").pipe(Flag.withAlias("l")),
+  engine: Flag.String("engine").pipe(Flag.withDescription("auto, krun (KVM) or qemu (emulation, slower)"), Flag.optional)
+}
+
+export const imageArgument = Argument.String("image").pipe(Argument.withDescription("Image reference, like alpine:3.20"))
+export const commandArgument = Argument.String("command").pipe(
+  Argument.withDescription("Command and its arguments; default: the image's"),
+  Argument.variadic()
+)
+
+/** Words after which a value follows, for the search of the image in `run` and `create`. */
+export const valuedFlags: ReadonlySet<string> = new Set(
+  "--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname --label -l --engine --log-level".split(" ")
+)
+
+interface Parsed {
+  readonly image: string
+  readonly command: ReadonlyArray<string>
+  readonly env: ReadonlyArray<string>
+  readonly envFile: ReadonlyArray<string>
+  readonly workdir: Option.Option<string>
+  readonly user: Option.Option<string>
+  readonly cpus: number
+  readonly memory: string
+  readonly disk: string
+  readonly entrypoint: Option.Option<string>
+  readonly hostname: Option.Option<string>
+  readonly label: ReadonlyArray<string>
+  readonly engine: Option.Option<string>
+}
+
+const isEngine = Schema.is(EngineKind)
+const decodeConfig = Schema.decodeUnknownEffect(SandboxConfigSchema)
+
+/** Checks every value and names the flag of the first that is out of bounds. */
+export const toConfig = Effect.fnUntraced(function* (parsed: Parsed, endsWithCommand: boolean) {
+  const { settings } = yield* Session
+  const engine = Option.getOrElse(parsed.engine, () => settings.engine ?? "auto")
+  if (!isEngine(engine)) {
+    return yield* new InvalidSpec({ field: "--engine", reason: `"${engine}" is not an engine; choose auto, krun or qemu` })
+  }
+  const optional = <K extends string, V>(key: K, value: Option.Option<V>) =>
+    Option.isSome(value) ? ({ [key]: value.value } as Record<K, V>) : {}
+  const config = {
+    image: parsed.image,
+    ...(parsed.command.length > 0 ? { command: parsed.command } : {}),
+    ...optional("entrypoint", Option.map(parsed.entrypoint, (program) => (program === "" ? [] : [program]))),
+    env: yield* readEnvironment(parsed.env, parsed.envFile, process.env),
+    ...optional("workdir", parsed.workdir),
+    ...optional("user", parsed.user),
+    ...optional("hostname", parsed.hostname),
+    cpus: parsed.cpus,
+    memoryMb: yield* parseMebibytes("--memory", parsed.memory),
+    diskMb: yield* parseMebibytes("--disk", parsed.disk),
+    engine,
+    endsWithCommand,
+    labels: yield* readLabels(parsed.label)
+  } satisfies SandboxConfig
+  return yield* decodeConfig(config).pipe(
+    Effect.mapError((error) => new InvalidSpec({ field: "sandbox", reason: error.message.replace(/\s+/g, " ") }))
+  )
+})

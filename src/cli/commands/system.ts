@@ -1,0 +1,82 @@
+/** `doctor`, `serve`, `sweep`: the machine, the server and the upkeep. */
+import { Effect, Option } from "effect"
+import { Command, Flag } from "effect/cli"
+import path from "node:path"
+import { version } from "../../../package.json"
+import { Sweeper } from "../../actors/Sweeper.ts"
+import { diagnose, type Finding } from "../doctor.ts"
+import { ExitWith, print, say } from "../output.ts"
+import { Session, withBunker } from "../session.ts"
+
+const jsonFlag = Flag.Boolean("json").pipe(Flag.withDescription("Print JSON"), Flag.withDefault(false))
+
+const marks: Readonly<Record<Finding["state"], string>> = { ok: "ok  ", warning: "warn", broken: "FAIL" }
+
+export const doctor = Command.make(
+  "doctor",
+  { json: jsonFlag },
+  Effect.fn("Cli.doctor")(function* ({ json }) {
+    const { settings, program } = yield* Session
+    const findings = yield* diagnose(settings, program)
+    if (json) yield* print(JSON.stringify(findings, null, 2))
+    else {
+      for (const { state, what, detail, fix } of findings) {
+        yield* print(`${marks[state]}  ${what}: ${detail}${fix === undefined ? "" : `\n      fix: ${fix}`}`)
+      }
+    }
+    if (findings.some((finding) => finding.state === "broken")) return yield* new ExitWith({ code: 1 })
+  })
+).pipe(
+  Command.withDescription(
+    "Check what sandboxes need: really boots a guest with each engine (remembered until the next boot of this machine), looks at libraries, disk space, the database. Prints a fix for each finding; ends with 1 when something is broken."
+  ),
+  Command.withShortDescription("Check this machine")
+)
+
+export const serve = Command.make(
+  "serve",
+  {
+    listen: Flag.String("listen").pipe(
+      Flag.withDescription("unix:PATH; default: bunker.sock in the home directory"),
+      Flag.optional
+    )
+  },
+  Effect.fn("Cli.serve")(function* ({ listen }) {
+    const { settings } = yield* Session
+    const given = Option.getOrElse(listen, () => `unix:${settings.home}/bunker.sock`)
+    if (!given.startsWith("unix:") || given.length === "unix:".length) {
+      yield* say(`bunker: --listen takes unix:PATH, not "${given}"`)
+      return yield* new ExitWith({ code: 125 })
+    }
+    const socket = path.resolve(given.slice("unix:".length))
+    const body = Effect.gen(function* () {
+      const { serveHttp } = yield* Effect.promise(() => import("../../http/server.ts"))
+      yield* serveHttp({ socket, version })
+      yield* say(`bunker ${version} listens on ${socket}`)
+      return yield* untilSignal
+    })
+    return yield* withBunker(Effect.scoped(body), { sweep: true })
+  })
+).pipe(Command.withDescription("Serve HTTP on a unix socket that only you can open, until SIGINT or SIGTERM."), Command.withShortDescription("Serve HTTP"))
+
+const untilSignal: Effect.Effect<void> = Effect.callback((resume) => {
+  const done = () => resume(Effect.void)
+  process.once("SIGINT", done)
+  process.once("SIGTERM", done)
+  return Effect.sync(() => {
+    process.off("SIGINT", done)
+    process.off("SIGTERM", done)
+  })
+})
+
+export const sweep = Command.make(
+  "sweep",
+  { json: jsonFlag },
+  Effect.fn("Cli.sweep")(function* ({ json }) {
+    const report = yield* withBunker(Sweeper.use((sweeper) => sweeper.Sweep({ force: true })))
+    if (report === null) return yield* say("another process is sweeping")
+    yield* print(
+      json ? JSON.stringify(report) : `${report.reconciled} put right, ${report.removed} removed, ${report.errors} left with errors`
+    )
+  })
+).pipe(Command.withDescription("Put records of dead sandboxes right and remove what they left."), Command.withShortDescription("Clean up after crashes"))

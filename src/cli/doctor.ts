@@ -1,0 +1,81 @@
+/** Finds out what keeps sandboxes from working on this machine and how to mend it. Changes nothing but the cache of probes. */
+import { Effect, Layer, Result } from "effect"
+import fs from "node:fs"
+import type { Settings } from "../domain/settings.ts"
+import { enginesLayer, type Program } from "../plugin/bunker.ts"
+import { Database } from "../store/Database.ts"
+import { builtIn } from "../store/migrations.ts"
+import { Paths } from "../store/Paths.ts"
+import { Engines } from "../vm/Engine.ts"
+import { formatBytes } from "./output.ts"
+
+export interface Finding {
+  readonly what: string
+  readonly state: "ok" | "warning" | "broken"
+  readonly detail: string
+  /** What to type or change. */
+  readonly fix?: string
+}
+
+/** Below this much free space a pull of an ordinary image fails, in bytes. */
+const freeBytesMin = 1024 ** 3
+
+const home = (settings: Settings): Effect.Effect<ReadonlyArray<Finding>> =>
+  Effect.gen(function* () {
+    const opened = yield* Effect.result(Effect.scoped(Layer.build(Paths.layer(settings.home))))
+    if (Result.isFailure(opened)) {
+      return [{ what: "home directory", state: "broken", detail: opened.failure.message, fix: "set BUNKER_HOME to a directory of yours" }]
+    }
+    const { bavail, bsize } = fs.statfsSync(settings.home)
+    const free = bavail * bsize
+    return [
+      { what: "home directory", state: "ok", detail: settings.home },
+      {
+        what: "disk space",
+        state: free < freeBytesMin ? "warning" : "ok",
+        detail: `${formatBytes(free)} free`,
+        ...(free < freeBytesMin ? { fix: "free some space, 'bunker image prune', or set BUNKER_HOME to a larger disk" } : {})
+      }
+    ]
+  })
+
+const database = (settings: Settings): Effect.Effect<Finding> =>
+  Effect.gen(function* () {
+    const db = yield* Database
+    const rows = yield* db.all<{ readonly integrity_check: string }>("PRAGMA integrity_check(1)")
+    const answer = rows[0]?.integrity_check ?? "no answer"
+    return answer === "ok"
+      ? ({ what: "database", state: "ok", detail: `schema ${db.schemaVersion}, intact` } as const)
+      : ({ what: "database", state: "broken", detail: answer, fix: `move ${settings.home}/bunker.db away; images are fetched again` } as const)
+  }).pipe(
+    Effect.provide(Layer.provide(Database.layer(builtIn), Paths.layer(settings.home))),
+    Effect.catch((error) => Effect.succeed({ what: "database", state: "broken", detail: error.message } as const))
+  )
+
+const engines = (settings: Settings, program: Program): Effect.Effect<ReadonlyArray<Finding>> =>
+  Effect.gen(function* () {
+    const service = yield* Engines
+    const found: Array<Finding & { readonly works: boolean }> = []
+    for (const kind of ["krun", "qemu"] as const) {
+      const result = yield* service.probe(kind)
+      const seconds = (result.milliseconds / 1000).toFixed(1)
+      found.push(
+        result.ok
+          ? { works: true, what: `engine ${kind}`, state: "ok", detail: `boots a guest (${seconds} s${result.cached ? ", remembered" : ""})` }
+          : { works: false, what: `engine ${kind}`, state: "warning", detail: result.reason, fix: fixes[kind] }
+      )
+    }
+    // One engine is enough; without any, nothing works.
+    const none = found.every((finding) => !finding.works)
+    return found.map(({ works: _works, ...finding }) => (none ? { ...finding, state: "broken" as const } : finding))
+  }).pipe(Effect.provide(enginesLayer(settings, program)))
+
+const fixes = {
+  krun: "use a machine with KVM (bare metal, or nested virtualization), and see that you may open /dev/kvm: sudo usermod -aG kvm $USER",
+  qemu: "install it: sudo apt-get install qemu-system-x86"
+} as const
+
+/** Every check, in the order of what depends on what. */
+export const diagnose = Effect.fn("Doctor.diagnose")(function* (settings: Settings, program: Program) {
+  return [...(yield* home(settings)), yield* database(settings), ...(yield* engines(settings, program))]
+})

@@ -1,0 +1,50 @@
+/** Maps every error tag to an HTTP status; a new error does not compile until it stands here. Holds nothing else. */
+import type * as Errors from "../domain/errors.ts"
+
+type Constructed = { [K in keyof typeof Errors]: (typeof Errors)[K] extends new (...args: never) => infer E ? E : never }[keyof typeof Errors]
+export type Tag = Extract<Constructed, { readonly _tag: string }>["_tag"]
+
+const statuses: Readonly<Record<Tag, number>> = {
+  InvalidReference: 400,
+  InvalidPlatform: 400,
+  InvalidName: 400,
+  InvalidSpec: 400,
+  ManifestInvalid: 422,
+  DigestMismatch: 422,
+  LayerRejected: 422,
+  ArchiveInvalid: 422,
+  ImageNotFound: 404,
+  ImageNotCached: 404,
+  PlatformNotFound: 404,
+  SandboxNotFound: 404,
+  UnknownMessage: 404,
+  PluginMissing: 500,
+  PluginDuplicate: 500,
+  PluginCycle: 500,
+  PluginInvalid: 500,
+  PermissionDenied: 403,
+  ImageInUse: 409,
+  AlreadyExists: 409,
+  AlreadyRunning: 409,
+  WrongState: 409,
+  LeaseLost: 409,
+  InstallInProgress: 409,
+  AlreadyServing: 409,
+  RegistryAuth: 401,
+  RegistryUnavailable: 503,
+  EngineUnavailable: 503,
+  LibraryNotFound: 503,
+  SupervisorUnreachable: 503,
+  ExecFailed: 422,
+  KrunCallFailed: 500,
+  BootFailed: 500,
+  GuestChannelFailed: 500,
+  DatabaseFailed: 500,
+  StoreFailed: 500,
+  HomeUnusable: 500,
+  SchemaMismatch: 500,
+  DiskFull: 507
+}
+
+/** Status of an error; 422 for one of a plugin's own, 400 for input that breaks its schema. */
+export const statusOf = (tag: string): number => (tag === "SchemaError" ? 400 : (statuses[tag as Tag] ?? 422))
