@@ -74,6 +74,10 @@ export const splitPath = (path: string, limits: TreeLimits): Array<string> => {
   return parts
 }
 
+/** A directory that is there for the sake of whiteouts alone. */
+const onlyWhiteouts = (inode: Inode): boolean =>
+  inode.implicit && [...inode.children!.values()].every((child) => child.isWhiteout || onlyWhiteouts(child))
+
 export class LayerTree {
   readonly root = implicitDirectory()
   #entries = 0
@@ -181,10 +185,26 @@ export class LayerTree {
     return at.children?.get(name)
   }
 
+  /**
+   * Whether something other than a directory, a whiteout too, stands in the path in this layer: it hides all that a whiteout
+   * below could.
+   * Builders that compare trees write such whiteouts for a directory that became a file or a link.
+   */
+  #hidesLower(parts: ReadonlyArray<string>): boolean {
+    let at: Inode | undefined = this.root
+    for (const part of parts) {
+      at = at.children!.get(part)
+      if (at === undefined) return false
+      if (!at.isDirectory) return true
+    }
+    return false
+  }
+
   #whiteout(parts: ReadonlyArray<string>, name: string, entry: TarEntry): void {
     if (parts.some((part) => part.startsWith(AUFS)) || (name.startsWith(AUFS) && name !== OPAQUE)) return
     if (parts.some((part) => part.startsWith(WHITEOUT)))
       throw new RejectedInput("an entry lies below a whiteout", entry.path)
+    if (this.#hidesLower(parts)) return
     if (name === OPAQUE) {
       this.#directory(parts, entry.path).opaque = true
       return
@@ -194,7 +214,7 @@ export class LayerTree {
       throw new RejectedInput("a whiteout has no valid name", entry.path)
     const directory = this.#directory(parts, entry.path)
     const old = directory.children!.get(hidden)
-    if (old === undefined) {
+    if (old === undefined || onlyWhiteouts(old)) {
       const whiteout = new Inode(S_IFCHR)
       whiteout.mtimeSeconds = entry.mtimeSeconds
       whiteout.mtimeNanos = entry.mtimeNanos

@@ -102,6 +102,18 @@ describe("a merged image", () => {
     })
   )
 
+  it.live("does not bring a directory back for whiteouts inside of it, in either order", () =>
+    Effect.gen(function* () {
+      const lower = tar(dir("d"), file("d/a"), dir("d/e"), file("d/e/b"))
+      for (const upper of [
+        tar(file("d/e/.wh.b"), file("d/.wh.a"), file(".wh.d")),
+        tar(file(".wh.d"), file("d/e/.wh.b"), file("d/.wh.a"))
+      ]) {
+        expect(names(yield* shown([lower, upper]))).toBe("/")
+      }
+    })
+  )
+
   it.live("leads a path through a lower layer's link to where the link leads", () =>
     Effect.gen(function* () {
       const lower = tar(

@@ -234,6 +234,8 @@ describe("a layer", () => {
           file("kept", "kept"),
           file(".wh.kept"),
           file(".wh..wh.plnk/1.2"),
+          file("was/.wh.child"),
+          file("lib/.wh.gone"),
           pax([
             ["SCHILY.xattr.trusted.overlay.redirect", "/etc"],
             ["SCHILY.xattr.com.apple.x", "1"],
