@@ -2,10 +2,15 @@
 # Compiles the guest agent into guest/build/agent with whatever C compiler is there, and prints one line about it.
 # Needs no network and no root; the same compiler makes the same bytes.
 set -eu
-cd "$(dirname "$0")"
+cd "${0%/*}"
 out=${1:-build/agent}
 flags="-std=c11 -Os -static -no-pie -s -fno-asynchronous-unwind-tables -fno-ident -ffunction-sections -fdata-sections
   -Wl,--gc-sections -Wl,-z,noseparate-code -Wl,--build-id=none -Wall -Wextra -Werror -D_GNU_SOURCE"
+say() { echo "guest agent: $out, $(wc -c <"$out" | tr -d ' ') bytes, $1"; }
+if [ -f "$out" ] && [ -z "$(find src build.sh -newer "$out")" ]; then
+  say "up to date"
+  exit 0
+fi
 if command -v musl-gcc >/dev/null 2>&1; then cc=musl-gcc
 elif command -v "${CC:-cc}" >/dev/null 2>&1; then cc=${CC:-cc}
 else
@@ -19,4 +24,4 @@ trap 'rm -f "$partial"' EXIT
 # shellcheck disable=SC2086
 LC_ALL=C SOURCE_DATE_EPOCH=0 "$cc" $flags -o "$partial" src/*.c
 mv "$partial" "$out"
-echo "guest agent: $out, $(wc -c <"$out" | tr -d ' ') bytes, $cc"
+say "$cc"

@@ -17,6 +17,7 @@ enum {
   LINGER_MS = 200,           /* how long output of a process's children is awaited after its end */
   DEVICE_WAIT_MS = 5000,     /* how long a disk may take to appear */
   RECONNECT_MS = 100,
+  REGREET_MS = 250,
 };
 
 enum channel_kind { CHANNEL_VSOCK, CHANNEL_VIRTIO, CHANNEL_UNIX };

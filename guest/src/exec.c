@@ -104,7 +104,15 @@ static bool greet(struct exec *e) {
   text_add(&json, "{\"protocol\":1,\"kind\":\"exec\",\"exec\":");
   text_int(&json, e->number);
   text_add(&json, "}");
+  e->greet_at = now_ms() + REGREET_MS;
   return conn_send_text(&e->conn, FRAME_HELLO, &json);
+}
+
+/* What is said to a virtio port while one host process leaves it and the next one comes is lost: say it until it is
+ * answered. The host passes over what it has heard. */
+static void greet_again(struct exec *e) {
+  if (agent.channel == CHANNEL_VIRTIO && e->conn.state == CONN_OPEN && !e->conn.out_length && now_ms() >= e->greet_at)
+    greet(e);
 }
 
 /* Bytes of the text that nodes point into, with the NUL of the last string. */
@@ -195,7 +203,10 @@ void exec_poll(struct exec *e, struct pollfd polls[EXEC_POLLS], int *timeout) {
   for (int i = 0; i < EXEC_POLLS; i++) polls[i] = (struct pollfd){.fd = -1};
   if (e->state == EXEC_FREE || e->state == EXEC_DYING) return;
   conn_poll(&e->conn, &polls[0], true, timeout);
-  if (e->state == EXEC_GREETING) timer_at(timeout, e->deadline);
+  if (e->state == EXEC_GREETING) {
+    timer_at(timeout, e->deadline);
+    if (agent.channel == CHANNEL_VIRTIO && e->conn.state == CONN_OPEN) timer_at(timeout, e->greet_at);
+  }
   if (e->report >= 0) polls[1] = (struct pollfd){e->report, POLLIN, 0};
   if (e->state != EXEC_RUNNING) return;
   if (e->reaped && !e->draining) timer_at(timeout, e->deadline);
@@ -207,6 +218,7 @@ void exec_service(struct exec *e, const struct pollfd polls[EXEC_POLLS]) {
   if (!service_connection(e, polls[0].revents)) return give_up(e, "the exec connection broke");
   if (e->state == EXEC_FREE) return;
   if (e->state == EXEC_GREETING && now_ms() >= e->deadline) return give_up(e, "the host did not say hello in time");
+  if (e->state == EXEC_GREETING) greet_again(e);
   if (e->report >= 0 && polls[1].revents) read_report(e);
   if (e->state != EXEC_RUNNING) return;
   pump(e, polls + 2);

@@ -36,6 +36,7 @@ struct exec {
   size_t pending_start, pending_length;
   uint32_t unacknowledged;
   int64_t deadline;
+  int64_t greet_at;        /* of a virtio slot: HELLO is said again then */
   int64_t quiet_until;     /* a terminal that no process has open is looked at again then */
 };
 

@@ -169,6 +169,11 @@ export const slotTransport = Effect.fn("Vm.slotTransport")(function* (
   if (controlPath === undefined || execPaths.length === 0) return yield* failed("no slots were given")
   const free = yield* Queue.unbounded<number>()
   const freed = new Map<number, Deferred.Deferred<void>>()
+  const pipes = new Set<SocketPipe>()
+  const endAll = Effect.sync(() => {
+    for (const pipe of pipes) pipe.end()
+  })
+  yield* Effect.addFinalizer(() => endAll)
   for (const index of execPaths.keys()) Queue.offerUnsafe(free, index + 1)
 
   // A slot's next host process would read what its last exec still says: the agent must have closed it before.
@@ -202,8 +207,11 @@ export const slotTransport = Effect.fn("Vm.slotTransport")(function* (
           }),
           (held) => Effect.asVoid(Effect.forkDetach(giveBack(held.slot, held.pipe)))
         )
-        held.pipe = yield* connectPipe(execPaths[held.slot - 1]!)
-        return { slot: held.slot, connection: Effect.succeed(keepOpen(held.pipe)) }
+        const pipe = yield* connectPipe(execPaths[held.slot - 1]!)
+        held.pipe = pipe
+        pipes.add(pipe)
+        pipe.onClosed(() => pipes.delete(pipe))
+        return { slot: held.slot, connection: Effect.succeed(keepOpen(pipe)) }
       })
   }
 })
