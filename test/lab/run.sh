@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Runs the VM suites under libkrun in the KVM lab (lab.sh) and answers with their exit code.
+# Installs nothing: it says what is missing. Downloads one Debian kernel with apt-get, once.
+#
+# usage: test/lab/run.sh [SUITE.test.ts...]     default: test/vm/engine.test.ts, and test/vm/behaviour.test.ts where it exists
+#
+#   BUNKER_LAB_CACHE   kernel and packed files, default ${XDG_CACHE_HOME:-$HOME/.cache}/bunker-lab
+#   LAB_KERNEL         an unpacked Debian kernel instead of the downloaded one
+#   BUNKER_LAB_TIMEOUT seconds for the whole run, default 1500
+#
+# In the lab a suite finds: BUNKER_TEST_ENGINE=krun, BUNKER_TEST_AGENT (the guest agent), BUNKER_TEST_RUNNER (a runner),
+# BUNKER_TEST_BUNKER (the compiled program, when dist/bunker exists), mke2fs and busybox in PATH, a home on a tmpfs.
+# Exit codes: those of `bun test`; 124 time ran out; 125 the lab could not be set up.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd) root=$(cd "$(dirname "$0")/../.." && pwd)
+cache=${BUNKER_LAB_CACHE:-${XDG_CACHE_HOME:-${HOME:?}/.cache}/bunker-lab}
+PATH=$PATH:/usr/sbin:/sbin
+say() { echo "lab: $*" >&2; }
+
+absent=
+need() { command -v "$1" > /dev/null || absent="$absent $2"; }
+need qemu-system-x86_64 qemu-system-x86; need busybox busybox-static; need cpio cpio; need mke2fs e2fsprogs
+need lz4 lz4; need xz xz-utils; need zstd zstd; need dpkg dpkg
+if [ -n "$absent" ]; then say "missing; install with: sudo apt-get install --no-install-recommends$absent"; exit 125; fi
+bun=$(readlink -f "$root/node_modules/.bin/bun" || true)
+libraries=$root/node_modules/libkrun-linux-x64/runtime
+if ! [ -x "$bun" ] || ! [ -d "$libraries" ]; then say "missing: bun or libkrun-linux-x64 in node_modules; run 'npm install'"; exit 125; fi
+[ -x "$root/guest/build/agent" ] || "$root/guest/build.sh" >&2 || { say "the guest agent can not be built"; exit 125; }
+
+kernel=${LAB_KERNEL:-$cache/kernel}
+mkdir -p "$cache"
+if ! ls "$kernel"/boot/vmlinuz-* > /dev/null 2>&1; then say "downloading a Debian kernel into $kernel"; "$here/lab.sh" --fetch-kernel "$kernel"; fi
+
+# --- what goes in: large files that seldom change in one share, the suites in another ---------------------------------
+kit=$cache/kit; mkdir -p "$kit/bin" "$kit/lib" "$kit/node_modules/libkrun-linux-x64/runtime"
+take() { cmp -s "$1" "$2" || cp -L "$1" "$2"; }
+take "$bun" "$kit/bin/bun"
+for f in "$libraries"/libkrun.so.* "$libraries"/libkrunfw.so.*; do take "$f" "$kit/node_modules/libkrun-linux-x64/runtime/${f##*/}"; done
+take "$(command -v mke2fs)" "$kit/bin/mke2fs"
+ldd "$(command -v mke2fs)" | awk '$3 ~ /^\// { print $3 }' | grep -v '/libc\.so' | while read -r f; do take "$f" "$kit/lib/${f##*/}"; done
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/bunker-suite.XXXXXX"); trap 'rm -rf "$work"' EXIT
+# One suite a file, with everything it imports: the lab has no node_modules of ours.
+if [ $# -eq 0 ]; then
+  set -- "$root/test/vm/engine.test.ts"
+  [ ! -f "$root/test/vm/behaviour.test.ts" ] || set -- "$@" "$root/test/vm/behaviour.test.ts"
+fi
+for suite in "$@"; do
+  [ -f "$suite" ] || { say "no suite $suite"; exit 125; }
+  "$bun" build --target bun --outfile "$work/$(basename "$suite" .ts).js" "$suite" > /dev/null || { say "$suite can not be bundled"; exit 125; }
+done
+"$bun" build --target bun --outfile "$work/runner.js" "$root/test/support/runnerEntry.ts" > /dev/null
+take "$root/guest/build/agent" "$work/agent"
+environment=()
+if [ -x "$root/dist/bunker" ]; then
+  take "$root/dist/bunker" "$kit/bin/bunker"
+  environment=(--env BUNKER_TEST_BUNKER=/kit/bin/bunker)
+else
+  say "no dist/bunker: suites that need the compiled program have to skip ('bun run build' makes it)"
+fi
+
+status=0
+"$here/lab.sh" --kernel "$kernel" --cache "$cache" --share "$kit:/kit" --share "$work:/suite" --mem 4096 --time \
+  --timeout "${BUNKER_LAB_TIMEOUT:-1500}" --cwd /suite ${environment[@]+"${environment[@]}"} \
+  --env PATH=/kit/bin:/bin:/sbin:/usr/bin --env LD_LIBRARY_PATH=/kit/lib --env HOME=/root --env TMPDIR=/tmp \
+  --env BUNKER_LAB=1 --env BUNKER_TEST_ENGINE=krun --env BUNKER_TEST_AGENT=/suite/agent \
+  --env BUNKER_TEST_RUNNER=/suite/runner.js -- /kit/bin/bun test --timeout 240000 /suite || status=$?
+say "suites ended with exit code $status"
+exit "$status"
