@@ -180,13 +180,14 @@ const answers = (socket: string): Effect.Effect<boolean> =>
 /** Starts the process in a session of its own and answers the first line that it writes, empty when it ends without one. */
 const startKeeper = async (command: ReadonlyArray<string>, env: Readonly<Record<string, string>>, log: number): Promise<string> => {
   const child = Bun.spawn([...command], { cwd: "/", env: { ...env }, stdio: ["ignore", "pipe", log], detached: true })
-  child.unref()
   let text = ""
   const decoder = new TextDecoder()
   for await (const chunk of child.stdout) {
     text += decoder.decode(chunk, { stream: true })
     if (text.includes("\n") || text.length > reportBytesMax) break
   }
+  // From here on it lives without us.
+  child.unref()
   return text.split("\n", 1)[0] ?? ""
 }
 

@@ -136,6 +136,8 @@ export const runApp = async (program: Program, given: ReadonlyArray<string>): Pr
       )
     )
   )
+  // Waiting for another process's word is no reason to end: without this, an empty event loop exits with 0.
+  setInterval(() => {}, 2 ** 30)
   const stop = new AbortController()
   interruptOnSecondSignal(stop)
   const exit = await Effect.runPromiseExit(root as Effect.Effect<void, unknown>, { signal: stop.signal })

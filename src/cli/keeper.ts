@@ -37,6 +37,7 @@ export const runKeeper = async (program: Program): Promise<void> => {
   const [, name = "", flag] = process.argv.slice(2)
   // Whoever started this process may close its terminal; the sandbox goes on.
   process.on("SIGHUP", () => {})
+  setInterval(() => {}, 2 ** 30)
   const settings = readSettings(process.env, process.cwd(), os.homedir())
   const program_ = keep(name, flag === "--adopt").pipe(Effect.scoped, Effect.provide(bunkerLayer(settings, program)))
   const exit = await Effect.runPromiseExit(program_)

@@ -39,8 +39,9 @@ export const ensureImage = Effect.fn("Cli.ensureImage")(function* (choice: Image
 /** Says once why `auto` does not use KVM: the user wonders why it is slow. */
 const announceEngine = Effect.fnUntraced(function* (engine: string, quiet: boolean) {
   if (engine !== "auto") return
-  const { engine: chosen, reason } = yield* (yield* Engines).auto
-  if (chosen.kind !== "krun" && !quiet) yield* say(`bunker: engine ${chosen.kind}: ${reason}`)
+  const { engine: chosen } = yield* (yield* Engines).auto
+  if (chosen.kind === "krun" || quiet) return
+  yield* say(`bunker: using software emulation (${chosen.kind}), since KVM boots no guest here; 'bunker doctor' says why`)
 })
 
 const removeIfEphemeral = (info: SandboxInfo) =>
