@@ -3,6 +3,7 @@ import { afterAll, describe, expect } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
 import { Effect, Exit, Scope, Stream } from "effect"
+import { vmdkDescriptor } from "../../src/oci/vmdk.ts"
 import type { VmProcess } from "../../src/vm/Engine.ts"
 import { connectGuest, type GuestChannel } from "../../src/vm/GuestChannel.ts"
 import { awaitEnd, isAlive, processStartedAt, signalProcess } from "../../src/vm/pid.ts"
@@ -26,6 +27,25 @@ const greet = (vm: VmProcess) =>
     connectGuest(vm.transport),
     Effect.flatMap(vm.exited, (exit) => Effect.die(new Error(`the VM ended: ${JSON.stringify(exit)}`)))
   ).pipe(Effect.timeout(bootTimeoutMs))
+
+const blank = (directory: string, name: string, megabytes: number): string => {
+  const file = path.join(directory, name)
+  fs.writeFileSync(file, Buffer.alloc(megabytes << 20))
+  return file
+}
+
+/** A flat VMDK whose extents are the first 4 KiB and the rest of a file. */
+const splitVmdk = (directory: string, file: string): string => {
+  const bytes = fs.readFileSync(file)
+  const extents = [bytes.subarray(0, 4096), bytes.subarray(4096)].map((part, index) => {
+    const extent = path.join(directory, `part${index}`)
+    fs.writeFileSync(extent, part)
+    return { path: extent, bytes: part.length }
+  })
+  const vmdk = path.join(directory, "root.vmdk")
+  fs.writeFileSync(vmdk, vmdkDescriptor(directory, extents))
+  return vmdk
+}
 
 const bootFrom = (root: "/dev/vdb") => ({
   root: { device: root, type: "erofs" as const },
@@ -65,6 +85,41 @@ describe.skipIf(missing !== undefined)(`engine ${engineKind}`, () => {
           `${engineKind}: spawn ${at(began, spawned)}, hello ${at(spawned, greeted)}, boot ${at(greeted, booted)}, ` +
             `echo ${at(booted, first)}, power off ${at(first, performance.now())}`
         )
+      }),
+    bootTimeoutMs * 2
+  )
+
+  it.live(
+    "shows disks in order, extents of a VMDK as one disk, and lets the guest write only where it may",
+    () =>
+      Effect.gen(function* () {
+        const runDir = yield* runDirectory
+        const disks = [
+          { path: splitVmdk(runDir, busyboxRoot(runDir)), format: "vmdk" as const, readOnly: true },
+          { path: blank(runDir, "upper", 3), format: "raw" as const, readOnly: false },
+          { path: blank(runDir, "more", 2), format: "raw" as const, readOnly: true }
+        ]
+        const vm = yield* (yield* engine).spawn(smallVm(runDir, { disks }))
+        const guest = yield* greet(vm)
+        yield* guest.boot(bootFrom("/dev/vdb"))
+        const sizes = yield* run(
+          guest,
+          "sh",
+          "-c",
+          "for d in vdc vdd; do cat /sys/block/$d/size /sys/block/$d/ro; done"
+        )
+        expect(sizes.stdout).toBe("6144\n0\n4096\n1\n")
+        const written = yield* run(
+          guest,
+          "sh",
+          "-c",
+          "echo written > /dev/vdc; echo no > /dev/vdd; wc -c < /bin/busybox"
+        )
+        expect(Number(written.stdout)).toBeGreaterThan(100_000)
+        yield* guest.poweroff({ signal: 15, graceMs: 100 })
+        yield* vm.exited
+        expect(fs.readFileSync(disks[1]!.path, "latin1").slice(0, 8)).toBe("written\n")
+        expect(fs.readFileSync(disks[2]!.path, "latin1").slice(0, 8)).toBe("\0".repeat(8))
       }),
     bootTimeoutMs * 2
   )

@@ -1,0 +1,73 @@
+/** Probes the engine under test by really booting, and what a machine without engines says. */
+import { describe, expect } from "bun:test"
+import fs from "node:fs"
+import path from "node:path"
+import { Effect } from "effect"
+import { type EngineOptions, Engines } from "../../src/vm/Engine.ts"
+import { it } from "../support/it.ts"
+import { bootTimeoutMs, engineKind, engineOptions, missing, runDirectory } from "../support/vm.ts"
+
+const withOptions = <A, E>(options: EngineOptions, use: (engines: Engines["Service"]) => Effect.Effect<A, E>) =>
+  Engines.use(use).pipe(Effect.provide(Engines.layer(options)))
+
+/** The kernel of a shared cache, results and init disks of its own. */
+const freshCache = (directory: string): EngineOptions => {
+  const bootCacheDir = path.join(directory, "boot")
+  fs.mkdirSync(bootCacheDir)
+  return { ...engineOptions, bootCacheDir }
+}
+
+describe.skipIf(missing !== undefined)(`probe of ${engineKind}`, () => {
+  it.live(
+    "boots once, remembers, and asks again when the agent changes",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* runDirectory
+        // A copy: the one in guest/build may be built anew between the two probes.
+        const agentPath = path.join(directory, "agent")
+        fs.copyFileSync(engineOptions.agentPath, agentPath)
+        const options = { ...freshCache(directory), agentPath }
+        const probe = withOptions(options, (engines) => engines.probe(engineKind))
+        const first = yield* probe
+        expect(first).toMatchObject({ kind: engineKind, ok: true, cached: false })
+        expect(yield* probe).toEqual({ ...first, cached: true })
+        fs.writeFileSync(path.join(options.bootCacheDir, `probe-${engineKind}.json`), "{ torn")
+        fs.writeFileSync(agentPath, "no program")
+        const broken = yield* probe
+        expect(broken).toMatchObject({ ok: false, cached: false })
+        expect(broken.reason).toContain("before its agent answered")
+        expect(yield* probe).toEqual({ ...broken, cached: true })
+      }),
+    bootTimeoutMs * 2
+  )
+})
+
+describe("auto", () => {
+  const none = {
+    libkrun: "/nonexistent/libkrun.so.1",
+    libkrunfw: "/nonexistent/libkrunfw.so.5",
+    qemu: "/nonexistent/qemu"
+  }
+
+  it.live("says of every engine why it can not be used, and where it looked", () =>
+    Effect.gen(function* () {
+      const options = { ...freshCache(yield* runDirectory), ...none }
+      const failure = yield* Effect.flip(withOptions(options, (engines) => engines.auto))
+      expect(failure.message).toContain("/nonexistent/qemu was not found")
+      expect(failure.message).toMatch(/\/dev\/kvm|libkrun\.so\.1 was not found/)
+      const found = yield* Effect.flip(withOptions(options, (engines) => engines.get("krun").available))
+      expect(["LibraryNotFound", "EngineUnavailable"]).toContain(found._tag)
+    })
+  )
+
+  it.live("falls back to qemu with the reason, and not for an engine asked for by name", () =>
+    Effect.gen(function* () {
+      if (missing !== undefined || engineKind !== "qemu") return
+      const options = { ...freshCache(yield* runDirectory), libkrun: none.libkrun }
+      const choice = yield* withOptions(options, (engines) => engines.auto)
+      expect(choice.engine.kind).toBe("qemu")
+      expect(choice.reason).toMatch(/\/dev\/kvm|libkrun\.so\.1 was not found/)
+      expect((yield* withOptions(options, (engines) => engines.probe("krun"))).ok).toBe(false)
+    })
+  )
+})
