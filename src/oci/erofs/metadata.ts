@@ -24,8 +24,6 @@ import {
   LAYOUT_PLAIN,
   NULL_ADDRESS,
   roundUp,
-  S_IFLNK,
-  S_IFMT,
   SUPER_MAGIC,
   SUPER_OFFSET,
   SUPER_SIZE,
@@ -57,16 +55,17 @@ export const reservedBlocks = (devices: number): number =>
 /** Room before the root inode, so that no inode has number 0 (readdir treats such entries as deleted). */
 const FIRST_INODE = INODE_SIZE
 
-interface Plan {
-  readonly inode: Inode
-  readonly at: number
+/** How an inode is stored. Worked out twice, for places and for bytes, because keeping it for a million inodes costs more. */
+interface Shape {
   readonly layout: number
   readonly xattrBytes: number
-  /** Inline data or chunk indexes. */
-  readonly tailAt: number
+  /** Bytes of data as `i_size` says. */
+  readonly size: number
+  /** Where inline data or chunk indexes begin, counted from the inode, and their length. */
+  readonly tailStart: number
   readonly tailBytes: number
-  /** First block of directory or symlink data, counted from the start of the image; -1 when there is none. */
-  block: number
+  /** Sorted names of a directory. */
+  readonly names: ReadonlyArray<string>
 }
 
 /** Every inode once, each directory's children together, with link counts and parents set. */
@@ -98,45 +97,47 @@ const chunkCount = (inode: Inode): number => Math.ceil(inode.size / 2 ** inode.c
 const isChunked = (inode: Inode): boolean =>
   inode.isFile && inode.size > 0 && (inode.device !== 0 || inode.runs !== undefined)
 
-const plan = (order: ReadonlyArray<Inode>): { plans: Array<Plan>; end: number } => {
-  const plans: Array<Plan> = []
-  let position = FIRST_INODE
-  for (const inode of order) {
-    const xattrBytes = xattrBodySize(inode)
-    const head = INODE_SIZE + xattrBytes
-    const link = (inode.mode & S_IFMT) === S_IFLNK
-    const dataBytes = inode.isDirectory ? directorySize(sortedNames(inode)) : link ? inode.target!.length : 0
-    let layout = LAYOUT_PLAIN
-    let tailBytes = 0
-    if (isChunked(inode)) {
-      layout = LAYOUT_CHUNK
-      if (inode.runs === undefined) inode.chunkBits = Math.max(BLOCK_BITS, Math.ceil(Math.log2(inode.size)))
-      tailBytes = chunkCount(inode) * CHUNK_INDEX_SIZE
-    } else if (dataBytes > 0 && head + dataBytes <= BLOCK) {
-      layout = LAYOUT_INLINE
-      tailBytes = dataBytes
-    }
-    const tailStart = layout === LAYOUT_CHUNK ? roundUp(head, CHUNK_INDEX_SIZE) : head
-    const together = layout === LAYOUT_INLINE || tailStart + tailBytes <= BLOCK ? tailStart + tailBytes : INODE_SIZE
-    // Inline data must share the inode's block; other inodes stay whole because it costs nothing and reads once.
-    if ((position % BLOCK) + together > BLOCK) position = roundUp(position, BLOCK)
-    inode.nid = position / 2 ** INODE_SLOT_BITS
-    plans.push({ inode, at: position, layout, xattrBytes, tailAt: position + tailStart, tailBytes, block: -1 })
-    position = roundUp(position + tailStart + tailBytes, 2 ** INODE_SLOT_BITS)
+const NO_NAMES: ReadonlyArray<string> = []
+
+const shapeOf = (inode: Inode): Shape => {
+  const xattrBytes = xattrBodySize(inode)
+  const head = INODE_SIZE + xattrBytes
+  const names = inode.isDirectory ? sortedNames(inode) : NO_NAMES
+  const size = inode.isDirectory ? directorySize(names) : (inode.target?.length ?? inode.size)
+  if (isChunked(inode)) {
+    if (inode.runs === undefined) inode.chunkBits = Math.max(BLOCK_BITS, Math.ceil(Math.log2(inode.size)))
+    const tailBytes = chunkCount(inode) * CHUNK_INDEX_SIZE
+    return { layout: LAYOUT_CHUNK, xattrBytes, size, tailStart: roundUp(head, CHUNK_INDEX_SIZE), tailBytes, names }
   }
-  return { plans, end: roundUp(position, BLOCK) }
+  const inline = !inode.isFile && size > 0 && head + size <= BLOCK
+  const layout = inline ? LAYOUT_INLINE : LAYOUT_PLAIN
+  return { layout, xattrBytes, size, tailStart: head, tailBytes: inline ? size : 0, names }
 }
 
-const writeInode = (item: Plan, size: number, number: number, into: Buffer): void => {
-  const { inode } = item
+/** Gives each inode its number. Answers the bytes that the inodes take, whole blocks. */
+const place = (order: ReadonlyArray<Inode>): number => {
+  let position = FIRST_INODE
+  for (const inode of order) {
+    const { tailBytes, tailStart } = shapeOf(inode)
+    // Inline data must share the inode's block; other inodes stay whole because it costs nothing and reads once.
+    const together = tailStart + tailBytes <= BLOCK ? tailStart + tailBytes : INODE_SIZE
+    if ((position % BLOCK) + together > BLOCK) position = roundUp(position, BLOCK)
+    inode.nid = position / 2 ** INODE_SLOT_BITS
+    position = roundUp(position + tailStart + tailBytes, 2 ** INODE_SLOT_BITS)
+  }
+  return roundUp(position, BLOCK)
+}
+
+/** `block` is where directory or symlink data of its own lies; -1 when there is none. */
+const writeInode = (inode: Inode, shape: Shape, block: number, number: number, into: Buffer): void => {
   into.fill(0, 0, INODE_SIZE)
-  into.writeUInt16LE(INODE_EXTENDED | (item.layout << 1), 0)
-  into.writeUInt16LE(item.xattrBytes === 0 ? 0 : (item.xattrBytes - XATTR_HEADER) / 4 + 1, 2)
+  into.writeUInt16LE(INODE_EXTENDED | (shape.layout << 1), 0)
+  into.writeUInt16LE(shape.xattrBytes === 0 ? 0 : (shape.xattrBytes - XATTR_HEADER) / 4 + 1, 2)
   into.writeUInt16LE(inode.mode, 4)
-  into.writeUInt32LE(size % 2 ** 32, 8)
-  into.writeUInt32LE(Math.floor(size / 2 ** 32), 12)
-  if (item.layout === LAYOUT_CHUNK) into.writeUInt16LE(CHUNK_INDEXES | (inode.chunkBits - BLOCK_BITS), 16)
-  else if (item.block >= 0) into.writeUInt32LE(item.block, 16)
+  into.writeUInt32LE(shape.size % 2 ** 32, 8)
+  into.writeUInt32LE(Math.floor(shape.size / 2 ** 32), 12)
+  if (shape.layout === LAYOUT_CHUNK) into.writeUInt16LE(CHUNK_INDEXES | (inode.chunkBits - BLOCK_BITS), 16)
+  else if (block >= 0) into.writeUInt32LE(block, 16)
   else if (inode.isFile && inode.size > 0) into.writeUInt32LE(inode.block, 16)
   else if (!inode.isFile && !inode.isDirectory && inode.target === undefined) into.writeUInt32LE(inode.rdev, 16)
   into.writeUInt32LE(number, 20)
@@ -171,44 +172,41 @@ export const writeMetadata = (root: Inode, out: Output): Placed => {
   const metaBlock = out.align()
   const start = out.position
   const order = collect(root)
-  const { plans, end } = plan(order)
+  const end = place(order)
   let nextBlock = metaBlock + end / BLOCK
-  const sizeOf = (item: Plan): number => {
-    if (item.inode.isDirectory) return directorySize(sortedNames(item.inode))
-    return item.inode.target === undefined ? item.inode.size : item.inode.target.length
-  }
   let scratch = Buffer.allocUnsafeSlow(64 * 1024)
   const room = (bytes: number): Buffer => {
     if (scratch.length < bytes) scratch = Buffer.allocUnsafeSlow(bytes)
     return scratch
   }
-  const outside: Array<Plan> = []
-  plans.forEach((item, number) => {
-    const { inode } = item
-    const size = sizeOf(item)
-    if (item.layout === LAYOUT_PLAIN && size > 0 && !inode.isFile) {
-      item.block = nextBlock
+  const writeData = (inode: Inode, names: ReadonlyArray<string>, into: Buffer): void => {
+    if (inode.isDirectory) writeDirectory(inode, names, into)
+    else into.write(inode.target!, "latin1")
+  }
+  const outside: Array<Inode> = []
+  order.forEach((inode, number) => {
+    const shape = shapeOf(inode)
+    const { layout, names, size, tailBytes, tailStart, xattrBytes } = shape
+    let block = -1
+    if (layout === LAYOUT_PLAIN && size > 0 && !inode.isFile) {
+      block = nextBlock
       nextBlock += Math.ceil(size / BLOCK)
-      outside.push(item)
+      outside.push(inode)
     }
-    out.zeros(start + item.at - out.position)
-    const into = room(roundUp(item.tailAt - item.at + item.tailBytes, BLOCK))
-    writeInode(item, size, number + 1, into)
-    if (item.xattrBytes > 0) writeXattrBody(inode, into, INODE_SIZE)
-    const tail = item.tailAt - item.at
-    into.fill(0, INODE_SIZE + item.xattrBytes, tail)
-    if (item.layout === LAYOUT_CHUNK) writeChunks(inode, into, tail)
-    else if (item.layout === LAYOUT_INLINE && inode.isDirectory)
-      writeDirectory(inode, sortedNames(inode), into.subarray(tail))
-    else if (item.layout === LAYOUT_INLINE) into.write(inode.target!, tail, "latin1")
-    out.write(into.subarray(0, tail + item.tailBytes))
+    out.zeros(start + inode.nid * 2 ** INODE_SLOT_BITS - out.position)
+    const into = room(roundUp(tailStart + tailBytes, BLOCK))
+    writeInode(inode, shape, block, number + 1, into)
+    if (xattrBytes > 0) writeXattrBody(inode, into, INODE_SIZE)
+    into.fill(0, INODE_SIZE + xattrBytes, tailStart)
+    if (layout === LAYOUT_CHUNK) writeChunks(inode, into, tailStart)
+    else if (layout === LAYOUT_INLINE) writeData(inode, names, into.subarray(tailStart))
+    out.write(into.subarray(0, tailStart + tailBytes))
   })
   out.zeros(start + end - out.position)
-  for (const item of outside) {
-    const size = sizeOf(item)
+  for (const inode of outside) {
+    const { names, size } = shapeOf(inode)
     const into = room(roundUp(size, BLOCK))
-    if (item.inode.isDirectory) writeDirectory(item.inode, sortedNames(item.inode), into)
-    else into.write(item.inode.target!, 0, "latin1")
+    writeData(inode, names, into)
     out.write(into.subarray(0, size))
     out.align()
   }
