@@ -51,6 +51,8 @@ export interface StartRunner {
 /** Longest time from the start of the process to its first report, in milliseconds. A loaded emulated machine needs seconds. */
 const START_TIMEOUT_MS = 60_000
 const OUTPUT_BYTES = 4096
+/** How long the end of a process waits for the end of its report, in milliseconds. */
+const LAST_WORDS_MS = 250
 
 /**
  * Starts the runner and answers once it has entered the VM: under krun when it says so, under qemu when its report closes
@@ -115,6 +117,7 @@ class Child {
   readonly entered: Effect.Effect<RunnerReport | undefined>
   readonly exited: Effect.Effect<VmExit>
   readonly kill: Effect.Effect<void>
+  private readonly log: string
   private report: RunnerReport | undefined
   private reader: Bun.Socket | undefined
   private waiting = 0
@@ -122,9 +125,9 @@ class Child {
 
   constructor(options: StartRunner, config: string) {
     const [program, ...rest] = options.command
-    const log = path.join(options.runDir, "runner.log")
+    this.log = path.join(options.runDir, "runner.log")
     const fd = fs.openSync(
-      log,
+      this.log,
       fs.constants.O_RDWR | fs.constants.O_CREAT | fs.constants.O_TRUNC | fs.constants.O_APPEND,
       0o600
     )
@@ -153,19 +156,20 @@ class Child {
       if (report.event !== "entering" || options.config.start.kind === "krun") decided.resolve(report)
     })
     void closed.then(() => decided.resolve(this.report))
-    void this.process.exited.then(() => closed).then(() => decided.resolve(this.report))
     const ended = this.process.exited.then(async (): Promise<VmExit> => {
-      await closed
+      // The report is complete when its other end is closed, which the end of the process does; whoever might still hold
+      // that end must not hold up the news.
+      await Promise.race([closed, Bun.sleep(LAST_WORDS_MS)])
       const { exitCode, signalCode } = this.process
       return {
         code: exitCode ?? undefined,
         signal: signalCode === null ? undefined : String(signalCode),
         report: this.report,
-        output: this.output(log)
+        output: this.output()
       }
     })
+    void ended.then(() => decided.resolve(this.report))
     this.process.unref()
-    this.output = () => readTail(log)
     this.entered = this.holding(() => decided.promise)
     this.exited = this.holding(() => ended)
     this.kill = Effect.suspend(() => {
@@ -174,7 +178,10 @@ class Child {
     })
   }
 
-  output: (log?: string) => string
+  /** What the process printed so far, the end of it. */
+  output(): string {
+    return readTail(this.log)
+  }
 
   /** Stops listening; a VM that goes on does not notice. */
   release(): void {
