@@ -24,7 +24,7 @@ import { TREE_LIMITS } from "./tree.ts"
 import type { Extent } from "./vmdk.ts"
 
 /** Most layers of an image. */
-export const LAYERS_MAX = 256
+const LAYERS_MAX = 256
 /** Most entries of a merged tree and of all layers together. */
 const MERGED_ENTRIES_MAX = 4_000_000
 /** A layer's own tree is at most this deep; links between layers can add a little. */

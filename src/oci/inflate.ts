@@ -9,7 +9,7 @@ import { ZstdFrames } from "./zstd-frames.ts"
 
 export type Compression = "none" | "gzip" | "zstd"
 
-export interface InflateLimits {
+interface InflateLimits {
   /** Most inflated bytes per compressed one, once more than `ratioFreeBytes` came out. Default 1000. */
   readonly ratioMax: number
   /** Inflated bytes before the ratio counts. Default 16 MiB. */
@@ -21,7 +21,7 @@ export interface InflateLimits {
 export const INFLATE_LIMITS: InflateLimits = { ratioMax: 1000, ratioFreeBytes: 16 * 2 ** 20, bytesMax: 64 * 2 ** 30 }
 
 /** Magic numbers of RFC 1952 and RFC 8878 (data or skippable frame); a tar header can not begin with them by accident. */
-export const detectCompression = (head: Uint8Array): Compression => {
+const detectCompression = (head: Uint8Array): Compression => {
   const [a, b, c, d] = head
   if (a === 0x1f && b === 0x8b) return "gzip"
   if (a === 0x28 && b === 0xb5 && c === 0x2f && d === 0xfd) return "zstd"

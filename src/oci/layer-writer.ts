@@ -74,7 +74,7 @@ class SparseFile {
   }
 }
 
-export interface LayerWriterLimits extends TreeLimits {
+interface LayerWriterLimits extends TreeLimits {
   /** Most bytes of the EROFS image. */
   readonly bytesMax: number
 }

@@ -32,7 +32,7 @@ export interface LayerLimits {
   readonly ratioFreeBytes: number
 }
 
-export const LAYER_LIMITS: LayerLimits = { ...TREE_LIMITS, ...INFLATE_LIMITS }
+const LAYER_LIMITS: LayerLimits = { ...TREE_LIMITS, ...INFLATE_LIMITS }
 
 export interface LayerSource<E> {
   /** From the manifest. The compression is told from the bytes, not from this. */

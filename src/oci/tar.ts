@@ -8,7 +8,7 @@ import { RejectedInput } from "./rejected.ts"
 import { isZeroBlock, parseHeader, parseNumber, type RawHeader, TAR_BLOCK } from "./tar-header.ts"
 import { checkSparse, emptyPax, type PaxRecords, parseDecimal, parsePax, parseTime, xattrList } from "./tar-pax.ts"
 
-export type TarType = "file" | "hardlink" | "symlink" | "char" | "block" | "directory" | "fifo"
+type TarType = "file" | "hardlink" | "symlink" | "char" | "block" | "directory" | "fifo"
 
 export interface TarEntry {
   readonly type: TarType
@@ -39,7 +39,7 @@ export interface TarSink {
 }
 
 /** Most bytes of one extended header (or of all global ones), of one long name, and most entries of one sparse map. */
-export const TAR_LIMITS = { paxBytesMax: 1 << 20, longNameBytesMax: 64 * 1024, sparseEntriesMax: 1 << 18 } as const
+const TAR_LIMITS = { paxBytesMax: 1 << 20, longNameBytesMax: 64 * 1024, sparseEntriesMax: 1 << 18 } as const
 
 const TYPES: Readonly<Record<string, TarType>> = {
   "0": "file",

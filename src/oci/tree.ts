@@ -57,7 +57,7 @@ const MODES = {
 } as const
 
 /** Components of a path; `/` at the start, doubled slashes and `.` are dropped. */
-export const splitPath = (path: string, limits: TreeLimits): Array<string> => {
+const splitPath = (path: string, limits: TreeLimits): Array<string> => {
   if (path.length > limits.pathBytesMax)
     throw new RejectedInput(`a path has more than ${limits.pathBytesMax} bytes`, path)
   const parts: Array<string> = []

@@ -69,7 +69,7 @@ export const setXattr = (file: string, name: string, value: Uint8Array): boolean
     0
   ) === 0
 
-export const xattrsOf = (file: Buffer): Record<string, string> => {
+const xattrsOf = (file: Buffer): Record<string, string> => {
   const where = zeroEnded(file)
   const names = Buffer.alloc(65_536)
   const length = Number(libc().llistxattr(ptr(where), ptr(names), names.length))

@@ -65,7 +65,7 @@ export const XATTR_PREFIXES: ReadonlyArray<readonly [index: number, prefix: stri
 
 /** Type bits of `i_mode`, as in stat(2). */
 export const S_IFMT = 0o170000
-export const S_IFSOCK = 0o140000
+const S_IFSOCK = 0o140000
 export const S_IFLNK = 0o120000
 export const S_IFREG = 0o100000
 export const S_IFBLK = 0o060000

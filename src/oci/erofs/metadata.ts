@@ -41,7 +41,7 @@ export interface Device {
 }
 
 /** Where the metadata went. */
-export interface Placed {
+interface Placed {
   readonly metaBlock: number
   readonly rootNid: number
   readonly inodes: number

@@ -39,7 +39,7 @@ const PAGES = 64
 const DIRECTORY_MAX = 512 * 2 ** 20
 const CHUNKS_MAX = 16 * 2 ** 20
 
-export interface ReadInode {
+interface ReadInode {
   readonly inode: Inode
   /** Of a directory; the inode's own `children` stay empty. */
   readonly entries: ReadonlyArray<DirectoryEntry> | undefined
