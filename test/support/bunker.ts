@@ -1,0 +1,64 @@
+/** Drives the compiled program as a user would: each call is a process, in a home directory of the test's own. */
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import path from "node:path"
+
+export const program = process.env["BUNKER_TEST_BUNKER"] ?? path.join(import.meta.dir, "../../dist/bunker")
+
+/** Engine under test: `krun` in the lab, `qemu` on a host without usable KVM. */
+export const engine = process.env["BUNKER_TEST_ENGINE"] ?? "qemu"
+
+export interface Result {
+  readonly code: number
+  readonly stdout: string
+  readonly stderr: string
+}
+
+export interface Options {
+  readonly stdin?: string | Uint8Array
+  readonly env?: Readonly<Record<string, string>>
+}
+
+export class Home {
+  readonly directory = mkdtempSync(path.join(tmpdir(), "bk-"))
+
+  environment(extra: Readonly<Record<string, string>> = {}): Record<string, string> {
+    return {
+      PATH: process.env["PATH"] ?? "/usr/sbin:/usr/bin:/sbin:/bin",
+      HOME: this.directory,
+      BUNKER_HOME: this.directory,
+      BUNKER_ENGINE: engine,
+      ...(process.env["LD_LIBRARY_PATH"] === undefined ? {} : { LD_LIBRARY_PATH: process.env["LD_LIBRARY_PATH"] }),
+      ...extra
+    }
+  }
+
+  start(args: ReadonlyArray<string>, options: Options = {}) {
+    return Bun.spawn([program, ...args], {
+      env: this.environment(options.env),
+      stdin: options.stdin === undefined ? "ignore" : typeof options.stdin === "string" ? Buffer.from(options.stdin) : options.stdin,
+      stdout: "pipe",
+      stderr: "pipe"
+    })
+  }
+
+  async bunker(args: ReadonlyArray<string>, options: Options = {}): Promise<Result> {
+    const child = this.start(args, options)
+    const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()])
+    return { code: await child.exited, stdout, stderr }
+  }
+
+  /** The same, and an error with everything that was said unless it succeeds. */
+  async must(args: ReadonlyArray<string>, options: Options = {}): Promise<string> {
+    const { code, stdout, stderr } = await this.bunker(args, options)
+    if (code !== 0) throw new Error(`bunker ${args.join(" ")} ended with ${code}: ${stdout}${stderr}`)
+    return stdout
+  }
+
+  /** Ends every sandbox and removes the directory. */
+  async dispose(): Promise<void> {
+    const names = (await this.bunker(["ps", "-a", "-q"])).stdout.split("\n").filter((name) => name !== "")
+    if (names.length > 0) await this.bunker(["rm", "-f", ...names])
+    rmSync(this.directory, { recursive: true, force: true })
+  }
+}

@@ -1,0 +1,284 @@
+/** One suite for both engines: on the host under qemu, in the KVM lab under krun (`bun run test:lab`). */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import { engine, Home, program } from "../support/bunker.ts"
+import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+
+const busybox = busyboxPath()
+const missing = [
+  ...(existsSync(program) ? [] : ["dist/bunker ('bun run build' makes it)"]),
+  ...(busybox === undefined ? ["a static busybox (apt-get install busybox-static)"] : []),
+  ...(engine === "qemu" && Bun.which("qemu-system-x86_64") === null ? ["qemu-system-x86_64 (apt-get install qemu-system-x86)"] : [])
+]
+if (missing.length > 0) console.warn(`skipped: the behaviour of sandboxes; missing: ${missing.join(", ")}`)
+const suite = missing.length > 0 ? describe.skip : describe
+
+/** Emulated machines are slow, and the lab is an emulation in an emulation. */
+const timeoutMs = 240_000
+const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
+
+const image = "test/busybox:1"
+const sha256 = (bytes: Uint8Array | string): string => new Bun.CryptoHasher("sha256").update(bytes).digest("hex")
+
+suite(`sandboxes (${engine})`, () => {
+  let home: Home
+
+  beforeAll(async () => {
+    home = new Home()
+    const archive = path.join(home.directory, "image.tar")
+    writeFileSync(archive, busyboxArchive(busybox!))
+    await home.must(["load", archive])
+    await home.must(["create", "--name", "m", image])
+    await home.must(["start", "m"])
+  }, timeoutMs)
+
+  afterAll(() => home.dispose(), timeoutMs)
+
+  const sh = (script: string, flags: ReadonlyArray<string> = [], options = {}) =>
+    home.bunker(["exec", ...flags, "m", "sh", "-c", script], options)
+
+  describe("run", () => {
+    it("runs the image's command, ends with its code and leaves nothing behind", async () => {
+      const { code, stdout } = await home.bunker(["run", image])
+      expect({ code, stdout }).toEqual({ code: 0, stdout: "greetings from the guest\n" })
+      expect(await home.must(["ps", "-a", "-q"])).toBe("m\n")
+      expect(readdirSync(path.join(home.directory, "sandboxes"))).toEqual(["m"])
+      expect(readdirSync(path.join(home.directory, "run"))).toHaveLength(1)
+    })
+
+    it("passes the guest's code, keeps stdout and stderr apart, pipes stdin", async () => {
+      const options = { stdin: "through the guest" }
+      const { code, stdout, stderr } = await home.bunker(["run", "-q", "-i", image, "sh", "-c", "cat; echo err >&2; exit 7"], options)
+      expect({ code, stdout, stderr }).toEqual({ code: 7, stdout: "through the guest", stderr: "err\n" })
+    })
+
+    it("a detached run prints its name, logs its output and ends with its command", async () => {
+      const name = (await home.must(["run", "-d", "--name", "d", image, "sh", "-c", "echo to the log; echo aside >&2; exit 3"])).trim()
+      expect(name).toBe("d")
+      await home.bunker(["wait", "d"])
+      const [info] = JSON.parse(await home.must(["inspect", "d"]))
+      expect(info).toMatchObject({ status: "stopped", exitCode: 3, terminationReason: "failed" })
+      const { stdout, stderr } = await home.bunker(["logs", "d"])
+      expect({ stdout, stderr }).toEqual({ stdout: "to the log\n", stderr: "aside\n" })
+      await home.must(["rm", "d"])
+    })
+
+    it("a missing command ends with 127 and leaves nothing", async () => {
+      const { code, stderr } = await home.bunker(["run", "-q", image, "no-such-command"])
+      expect(code).toBe(127)
+      expect(stderr).toContain("no-such-command")
+      expect(stderr.trim().split("\n")).toHaveLength(1)
+      expect(await home.must(["ps", "-a", "-q"])).toBe("m\n")
+    })
+  })
+
+  describe("exec", () => {
+    for (const expected of [0, 1, 7, 255]) {
+      it(`answers exit code ${expected}`, async () => expect((await sh(`exit ${expected}`)).code).toBe(expected))
+    }
+
+    it("answers 128 and the signal of a killed command", async () => expect((await sh("kill -9 $$")).code).toBe(137))
+
+    it("answers 126 for a file that is not executable and 127 for none", async () => {
+      expect((await home.bunker(["exec", "m", "/bin/not-executable"])).code).toBe(126)
+      expect((await home.bunker(["exec", "m", "/bin/nothing"])).code).toBe(127)
+    })
+
+    it("keeps the order of each output and takes the command's own flags", async () => {
+      const { stdout, stderr } = await sh("for i in 1 2 3; do echo o$i; echo e$i >&2; done")
+      expect({ stdout, stderr }).toEqual({ stdout: "o1\no2\no3\n", stderr: "e1\ne2\ne3\n" })
+      expect((await home.bunker(["exec", "m", "ls", "-la", "/etc/os-release"])).stdout).toContain("/etc/os-release")
+    })
+
+    it("carries 5 MB of stdin to the guest and back unchanged", async () => {
+      const bytes = crypto.getRandomValues(new Uint8Array(64 * 1024))
+      const input = Buffer.concat(Array.from({ length: 80 }, (_, index) => Buffer.concat([Buffer.from([index]), bytes])))
+      const inGuest = await home.bunker(["exec", "-i", "m", "sha256sum"], { stdin: input })
+      expect(inGuest.stdout.split(" ")[0]).toBe(sha256(input))
+      const child = home.start(["exec", "-i", "m", "cat"], { stdin: input })
+      const back = await new Response(child.stdout).bytes()
+      expect({ bytes: back.length, sha256: sha256(back) }).toEqual({ bytes: input.length, sha256: sha256(input) })
+    })
+
+    it("passes environment values with quotes, newlines, = and unicode, over the image's", async () => {
+      const odd = `a"b'c\nd=e ünï $HOME`
+      const { stdout } = await sh('printf "%s|%s|%s" "$ODD" "$FROM_IMAGE" "$MINE"', ["-e", `ODD=${odd}`, "-e", "MINE"], { env: { MINE: "yours" } })
+      expect(stdout).toBe(`${odd}|yes|yours`)
+    })
+
+    it("honours working directory and user, and says which is wrong", async () => {
+      expect((await sh("pwd")).stdout).toBe("/root\n")
+      expect((await sh("pwd", ["-w", "/tmp"])).stdout).toBe("/tmp\n")
+      expect((await sh("id", ["-u", "user"])).stdout).toMatch(/^uid=1000\(user\) gid=1000\(user\) groups=.*1001\(extra\)/)
+      expect((await sh("id -u; id -g", ["-u", "12:34"])).stdout).toBe("12\n34\n")
+      const directory = await sh("true", ["-w", "/nowhere"])
+      expect(directory).toMatchObject({ code: 125, stderr: expect.stringContaining("/nowhere") })
+      const user = await sh("true", ["-u", "nobody-here"])
+      expect(user).toMatchObject({ code: 125, stderr: expect.stringContaining("nobody-here") })
+    })
+
+    it("answers twelve at once with the right codes", async () => {
+      const codes = await Promise.all(Array.from({ length: 12 }, (_, index) => sh(`exit ${index + 40}`)))
+      expect(codes.map((each) => each.code)).toEqual(Array.from({ length: 12 }, (_, index) => index + 40))
+    })
+
+    it("gives a terminal of the right size, and Ctrl-C reaches the command", async () => {
+      let seen = ""
+      const child = Bun.spawn([program, "exec", "-it", "m", "sh", "-c", "stty size; trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 1; done"], {
+        env: home.environment(),
+        terminal: { cols: 91, rows: 33, data: (_terminal: unknown, data: Uint8Array) => void (seen += new TextDecoder().decode(data)) }
+      } as never) as Bun.Subprocess & { readonly terminal: { write: (text: string) => void; close: () => void } }
+      while (!seen.includes("ready") && child.exitCode === null) await Bun.sleep(50)
+      expect(seen).toContain("33 91")
+      child.terminal.write("\x03")
+      const code = await child.exited
+      child.terminal.close()
+      expect({ code, caught: seen.includes("caught") }).toEqual({ code: 9, caught: true })
+    })
+
+    it("a client that is killed takes its command along", async () => {
+      const child = home.start(["exec", "m", "sh", "-c", "echo on; exec sleep 987"])
+      await child.stdout.getReader().read()
+      child.kill("SIGKILL")
+      await child.exited
+      for (let tries = 0; tries < 50; tries += 1) {
+        if (!(await sh("ps")).stdout.includes("sleep 987")) return
+      }
+      throw new Error("the command is still there")
+    })
+
+    it("reaps orphans", async () => {
+      await sh("(sleep 0.1 &) ; exit 0")
+      await sh("sleep 0.5")
+      expect((await sh("ps -o stat,comm")).stdout).not.toContain("Z")
+    })
+  })
+
+  describe("isolation", () => {
+    it("has no way out to a network", async () => {
+      expect((await sh("ip route")).stdout).toBe("")
+      expect((await sh("ip -o link")).stdout).toContain("lo: <LOOPBACK,UP")
+      expect((await sh("nc -w 2 10.0.2.2 80 </dev/null")).code).not.toBe(0)
+    })
+
+    it("shows the guest nothing of the host's files", async () => {
+      expect((await sh("grep -E 'virtiofs|9p' /proc/mounts")).stdout).toBe("")
+    })
+
+    it("gives the guest its own host name, clock and a writable root", async () => {
+      expect((await sh("hostname")).stdout).toBe("m\n")
+      const seconds = Number((await sh("date +%s")).stdout)
+      expect(Math.abs(seconds - Date.now() / 1000)).toBeLessThan(60)
+      expect((await sh("echo x > /new-file && cat /new-file")).stdout).toBe("x\n")
+    })
+  })
+
+  describe("life", () => {
+    it("keeps what was written without sync over a graceful stop", async () => {
+      await sh("echo kept > /root/file")
+      await home.must(["stop", "m"])
+      expect(await home.must(["ps", "-q"])).toBe("")
+      expect(JSON.parse(await home.must(["inspect", "m"]))[0]).toMatchObject({ status: "stopped", terminationReason: "shutdown_requested" })
+      const refused = await sh("true")
+      expect(refused).toMatchObject({ code: 125, stderr: expect.stringContaining("bunker start m") })
+      await home.must(["start", "m"])
+      expect((await sh("cat /root/file")).stdout).toBe("kept\n")
+    })
+
+    it("of two starts at once one wins", async () => {
+      await home.must(["create", "--name", "twice", image])
+      const [one, other] = await Promise.all([home.bunker(["start", "twice"]), home.bunker(["start", "twice"])])
+      expect([one.code, other.code].toSorted()).toEqual([0, 125])
+      expect(JSON.parse(await home.must(["inspect", "twice"]))[0].status).toBe("running")
+      const refused = await home.bunker(["rm", "twice"])
+      expect(refused).toMatchObject({ code: 125, stderr: expect.stringContaining("bunker stop twice") })
+      await home.must(["rm", "-f", "twice"])
+    })
+
+    const pidOf = async () => JSON.parse(await home.must(["inspect", "m"]))[0].pid as number
+
+    it("shows crashed after its process was killed, and starts again", async () => {
+      process.kill(await pidOf(), "SIGKILL")
+      for (let tries = 0; tries < 50 && (await home.must(["ps", "-q"])) !== ""; tries += 1) await Bun.sleep(100)
+      expect(await home.must(["ps", "-a"])).toContain("crashed")
+      await home.must(["start", "m"])
+      expect((await sh("cat /root/file")).stdout).toBe("kept\n")
+    })
+
+    it("is adopted again when its keeper was killed", async () => {
+      const before = await pidOf()
+      const keepers = readdirSync("/proc").filter((pid) => /^\d+$/.test(pid) && isKeeperOf(pid, home.directory))
+      expect(keepers).toHaveLength(1)
+      process.kill(Number(keepers[0]), "SIGKILL")
+      expect((await sh("cat /root/file")).stdout).toBe("kept\n")
+      expect(await pidOf()).toBe(before)
+    })
+
+    it("a kernel panic is a crash, and the console is kept", async () => {
+      await home.must(["create", "--name", "panics", "--memory", "128m", image])
+      await home.must(["start", "panics"])
+      // The kernel is told to panic when memory runs out, then it is made to.
+      const child = home.start(["exec", "panics", "sh", "-c", "echo 2 > /proc/sys/vm/panic_on_oom; exec tail /dev/zero"])
+      const running = async () => (await home.must(["ps", "-q"])).includes("panics")
+      for (let tries = 0; tries < 200 && (await running()); tries += 1) await Bun.sleep(100)
+      expect(JSON.parse(await home.must(["inspect", "panics"]))[0].status).toBe("crashed")
+      expect(await home.must(["logs", "--console", "panics"])).toContain("Kernel panic")
+      expect(await child.exited).not.toBe(0)
+      await home.must(["rm", "panics"])
+    })
+
+    it("an interrupted run in the foreground takes its VM along", async () => {
+      const child = home.start(["run", "--name", "interrupted", image, "sh", "-c", "trap '' INT; echo on; sleep 987"])
+      await child.stdout.getReader().read()
+      const [info] = JSON.parse(await home.must(["inspect", "interrupted"]))
+      child.kill("SIGKILL")
+      await child.exited
+      for (let tries = 0; tries < 100 && existsSync(`/proc/${info.pid}`); tries += 1) await Bun.sleep(50)
+      expect(existsSync(`/proc/${info.pid}`)).toBe(false)
+      expect(await home.must(["ps", "-a"])).toContain("crashed")
+      await home.must(["rm", "interrupted"])
+    })
+  })
+
+  describe("wrong input", () => {
+    const refused = async (args: ReadonlyArray<string>, ...words: ReadonlyArray<string>) => {
+      const { code, stdout, stderr } = await home.bunker(args)
+      expect({ args, code, stdout }).toEqual({ args, code: 125, stdout: "" })
+      expect(stderr.trim().split("\n")).toHaveLength(1)
+      for (const word of words) expect(stderr).toContain(word)
+    }
+
+    it("answers with one line that names what is wrong", async () => {
+      await refused(["create", "--name", "a/b", image], "a/b", "A-Z a-z 0-9")
+      await refused(["create", "--name", "..", image], "..")
+      await refused(["create", "--name", "", image], "empty")
+      await refused(["create", "--name", "x".repeat(129), image], "128")
+      await refused(["create", "--name", "m", image], "exists")
+      await refused(["create", "Not//an:image"], "Not//an:image")
+      await refused(["create", "--memory", "lots", image], "--memory")
+      await refused(["create", "--memory", "1m", image], "memoryMb")
+      await refused(["create", "--engine", "vmware", image], "--engine", "krun")
+      await refused(["run", "--pull", "never", "not/here"], "not/here", "bunker pull")
+      await refused(["run", "--no-such-flag", image], "no-such-flag", "--help")
+      await refused(["exec", "nobody", "true"], "nobody", "bunker ps")
+      await refused(["load", "/nonexistent.tar"], "/nonexistent.tar")
+      expect(await home.must(["ps", "-a", "-q"])).toBe("m\n")
+    })
+
+    it("takes a name of 128 bytes", async () => {
+      const name = "n".repeat(128)
+      expect(await home.must(["create", "--name", name, image])).toBe(`${name}\n`)
+      await home.must(["rm", name])
+    })
+  })
+})
+
+const isKeeperOf = (pid: string, directory: string): boolean => {
+  try {
+    const command = readFileSync(`/proc/${pid}/cmdline`, "utf8")
+    return command.includes("__keeper") && readFileSync(`/proc/${pid}/environ`, "utf8").includes(`BUNKER_HOME=${directory}\0`)
+  } catch {
+    return false
+  }
+}
