@@ -161,11 +161,13 @@ _Noreturn void child_run(struct plan *plan) {
   reset_signals();
   take_stdio(plan);
   set_limits();
+  /* As root first: an image's working directory may be closed to its user, who still starts in it. */
+  const char *cwd = plan->cwd && *plan->cwd ? plan->cwd : "/";
+  bool inside = chdir(cwd) == 0;
   become(plan, &who);
   env_default(plan->env, "PATH", DEFAULT_PATH);
   env_default(plan->env, "HOME", who.home);
   if (plan->terminal) env_default(plan->env, "TERM", "xterm");
-  const char *cwd = plan->cwd && *plan->cwd ? plan->cwd : "/";
-  if (chdir(cwd) < 0) refuse("bad_cwd", cwd, strerror(errno));
+  if (!inside && chdir(cwd) < 0) refuse("bad_cwd", cwd, strerror(errno));
   run(plan);
 }

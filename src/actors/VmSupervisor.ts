@@ -5,7 +5,7 @@
  * Invariants: a failed create leaves nothing; a status changes only along domain/sandbox.ts; a sandbox that is live is never
  * removed.
  */
-import { Clock, Context, Effect, Option, Schema, Stream } from "effect"
+import { Clock, Context, Effect, Exit, Option, Schedule, Schema, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import {
   CreateErrors,
@@ -132,6 +132,29 @@ const make = (options: KeeperOptions) =>
       return yield* keepers.address(info)
     })
 
+    /**
+     * Asks a keeper for something after which it may be gone before its answer is: then the record tells how the run ended.
+     */
+    const untilEnded = Effect.fnUntraced(function* (info: SandboxInfo, ask: Effect.Effect<RunEnd, Unreachable>) {
+      const answer = yield* Effect.exit(ask)
+      if (Exit.isSuccess(answer)) return answer.value
+      const after = yield* findSandbox(db, info.name).pipe(
+        Effect.repeat({
+          until: (record) => record === undefined || !isLive(record.info.status),
+          schedule: Schedule.spaced("50 millis").pipe(Schedule.upTo({ times: 40 }))
+        })
+      )
+      if (after !== undefined && isLive(after.info.status)) {
+        return yield* new SupervisorUnreachable({ name: info.name, reason: "its keeper ended while it was asked" })
+      }
+      return new RunEnd({
+        exitCode: after?.info.exitCode ?? null,
+        exitSignal: after?.info.exitSignal ?? null,
+        reason: after?.info.terminationReason ?? "completed",
+        detail: after?.info.terminationDetail ?? null
+      })
+    })
+
     const unreachable = (name: string) => ({
       RpcClientError: (error: { readonly message: string }) =>
         Effect.fail(new SupervisorUnreachable({ name, reason: error.message }))
@@ -167,8 +190,10 @@ const make = (options: KeeperOptions) =>
         })
       }
       const keeper = yield* Effect.option(keepers.existing(record.info))
-      const answered = Option.isSome(keeper) ? yield* Effect.option(keeper.value.Kill()) : Option.none<RunEnd>()
-      return Option.isSome(answered) ? answered.value : yield* killByRecord(record)
+      if (Option.isNone(keeper)) return yield* killByRecord(record)
+      return yield* untilEnded(record.info, keeper.value.Kill()).pipe(
+        Effect.catchTag("SupervisorUnreachable", () => killByRecord(record))
+      )
     })
 
     const stop = Effect.fn("VmSupervisor.stop")(function* (text: string, timeoutMs: number) {
@@ -182,12 +207,13 @@ const make = (options: KeeperOptions) =>
         })
       }
       const keeper = yield* reach(text, "stop")
-      return yield* keeper.Stop({ timeoutMs }).pipe(Effect.catchTags(unreachable(info.name)))
+      return yield* untilEnded(info, keeper.Stop({ timeoutMs }))
     })
 
     const wait = Effect.fn("VmSupervisor.wait")(function* (text: string) {
+      const { info } = yield* find(text)
       const keeper = yield* reach(text, "wait for")
-      return yield* keeper.Wait().pipe(Effect.catchTags(unreachable(text)))
+      return yield* untilEnded(info, keeper.Wait())
     })
 
     const remove = Effect.fn("VmSupervisor.remove")(function* (text: string, force: boolean) {

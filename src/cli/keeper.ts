@@ -31,6 +31,8 @@ const keep = Effect.fn("Keeper.process")(function* (name: string, adopt: boolean
   yield* Effect.sync(() => report({ ok: true }))
   if (!adopt) yield* runMain(vm, record.info)
   yield* Deferred.await(vm.ended)
+  // Whoever asked for the end gets the answer before the socket goes.
+  yield* Effect.sleep("100 millis")
 })
 
 export const runKeeper = async (program: Program): Promise<void> => {
