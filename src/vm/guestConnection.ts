@@ -51,7 +51,8 @@ export class SocketPipe {
 
   onDrain(): void {
     for (let next = this.outgoing[0]; next !== undefined && !this.closed; next = this.outgoing[0]) {
-      const count = this.socket?.write(next.bytes, next.at) ?? 0
+      // With an offset and no length Bun 1.4.5 throws a RangeError.
+      const count = this.socket?.write(next.bytes, next.at, next.bytes.length - next.at) ?? 0
       if (count < 0) {
         this.onClose()
         return
@@ -120,7 +121,7 @@ export const pipeHandlers: Bun.SocketHandler<SocketPipe> = {
   drain: (socket) => socket.data.onDrain(),
   close: (socket) => socket.data.onClose(),
   end: (socket) => socket.data.onClose(),
-  error: (socket) => socket.data.onClose()
+  error: (socket) => socket.data.end()
 }
 
 /** The connection of a pipe. */

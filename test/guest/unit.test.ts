@@ -33,7 +33,7 @@ describe("the guest agent", () => {
   }, 60_000)
 
   test("says what to install when there is no compiler", () => {
-    const run = sh(["/bin/sh", join(guest, "build.sh")], { PATH: "/nonexistent" })
+    const run = sh(["/bin/sh", join(guest, "build.sh"), "build/never"], { PATH: "/nonexistent" })
     expect(run.code).not.toBe(0)
     expect(run.output).toContain("apt-get install")
   })

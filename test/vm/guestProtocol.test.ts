@@ -6,7 +6,7 @@ import { Effect, Fiber, Schedule, type Scope, Stream } from "effect"
 import type { GuestChannelFailed } from "../../src/domain/errors/vm.ts"
 import { encodeFrame, encodeJson, type Frame, FrameDecoder, FrameType } from "../../src/vm/frames.ts"
 import { connectGuest } from "../../src/vm/GuestChannel.ts"
-import { pipeHandlers, SocketPipe } from "../../src/vm/guestConnection.ts"
+import { pipeHandlers, SocketPipe, socketConnection } from "../../src/vm/guestConnection.ts"
 import {
   type GuestConnection,
   type GuestTransport,
@@ -259,6 +259,44 @@ describe("the host's listener", () => {
       expect((yield* Fiber.join(waiting))._tag).toBe("GuestChannelFailed")
       yield* channel.closed
       expect((yield* Effect.flip(channel.ping))._tag).toBe("GuestChannelFailed")
+    })
+  )
+})
+
+describe("a connection", () => {
+  it.live("goes on where it stopped when the peer reads again", () =>
+    Effect.gen(function* () {
+      const path = join(yield* scratchDirectory, "peer.sock")
+      let got = 0
+      const peer = Promise.withResolvers<{ resume(): void }>()
+      yield* Effect.acquireRelease(
+        Effect.sync(() =>
+          Bun.listen({
+            unix: path,
+            socket: {
+              open(socket) {
+                socket.pause()
+                peer.resolve(socket)
+              },
+              data(_, bytes) {
+                got += bytes.length
+              }
+            }
+          })
+        ),
+        (listener) => Effect.sync(() => listener.stop(true))
+      )
+      const connection = socketConnection(yield* dial(path))
+      const frames = Array.from({ length: 20 }, () => new Uint8Array(65_548))
+      const writing = yield* Effect.forkScoped(Effect.forEach(frames, connection.write, { concurrency: "unbounded" }))
+      const socket = yield* Effect.promise(() => peer.promise)
+      expect(writing.pollUnsafe()).toBeUndefined()
+      yield* Effect.sync(() => socket.resume())
+      yield* Fiber.join(writing)
+      yield* Effect.suspend(() => (got === 20 * 65_548 ? Effect.void : Effect.fail("not yet"))).pipe(
+        Effect.retry({ times: 300, schedule: Schedule.spaced(10) }),
+        Effect.orDie
+      )
     })
   )
 })
