@@ -20,7 +20,10 @@ const newestBelow = (directory: string): number =>
     .reduce((newest, entry) => Math.max(newest, fs.statSync(path.join(entry.parentPath, entry.name)).mtimeMs), 0)
 
 const built = fs.statSync(binary, { throwIfNoEntry: false })?.mtimeMs ?? 0
-const newest = Math.max(...["src", "guest", "migrations"].map(newestBelow), fs.statSync(path.join(root, "package.json")).mtimeMs)
+const newest = Math.max(
+  ...["src", "guest", "migrations"].map(newestBelow),
+  fs.statSync(path.join(root, "package.json")).mtimeMs
+)
 if (process.argv.includes("--if-stale") && built > newest) process.exit(0)
 
 await run(["sh", "guest/build.sh"])

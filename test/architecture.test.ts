@@ -55,14 +55,17 @@ const violation = ({ file, target }: Import): string | undefined => {
     return undefined
   }
   const inside = path.relative(source, path.join(source, path.dirname(file), target))
-  if (inside.startsWith("..")) return inside.startsWith("../migrations/") && folder === "store" ? undefined : embedded(file, inside)
+  if (inside.startsWith(".."))
+    return inside.startsWith("../migrations/") && folder === "store" ? undefined : embedded(file, inside)
   const other = inside.split("/")[0]!
   if (other === folder) return undefined
   const allowed = arrows[folder]
   if (allowed === undefined) return `${file} is in a folder without arrows`
   if (!allowed.includes(other)) return `${file} imports ${inside}`
   const prefixes = narrow[folder]?.filter((prefix) => prefix.startsWith(`${other}/`)) ?? []
-  return prefixes.length > 0 && !prefixes.some((prefix) => inside.startsWith(prefix)) ? `${file} imports ${inside}` : undefined
+  return prefixes.length > 0 && !prefixes.some((prefix) => inside.startsWith(prefix))
+    ? `${file} imports ${inside}`
+    : undefined
 }
 
 /** Files outside src/ that may be embedded: the manifest for the version, and the guest agent. */
@@ -70,7 +73,10 @@ const embedded = (file: string, inside: string): string | undefined =>
   inside === "../package.json" || inside === "../guest/build/agent" ? undefined : `${file} imports ${inside}`
 
 test("imports point down only", () => {
-  const wrong = files.flatMap(importsOf).map(violation).filter((each) => each !== undefined)
+  const wrong = files
+    .flatMap(importsOf)
+    .map(violation)
+    .filter((each) => each !== undefined)
   expect(wrong).toEqual([])
 })
 

@@ -20,6 +20,8 @@ enum {
   EAGER_TRIES = 400,  /* while the machine boots, the channel's device may appear at any moment */
   EAGER_MS = 5,
   NONCE_MAX = 64,
+  PATIENCE_MIN_MS = 1000,
+  PATIENCE_MAX_MS = 16000,
   SYNC_MAX = 8,
 };
 
@@ -33,6 +35,9 @@ static struct conn control = {.fd = -1};
 static struct json_node nodes[NODE_MAX];
 static uint32_t generation;
 static int64_t retry_at;
+/* libkrun accepts a connection that nobody on the host listens for, and such a one never ends: silence ends it here. */
+static int64_t answer_by;
+static int64_t patience = PATIENCE_MIN_MS;
 static int tries;
 static bool farewell;
 static char last_nonce[NONCE_MAX + 1];
@@ -108,6 +113,7 @@ static bool hear_hello(const struct json *doc) {
   const char *nonce = json_string(doc, json_get(doc, 0, "nonce"));
   bool greeted = control.greeted;
   control.greeted = true;
+  patience = PATIENCE_MIN_MS;
   if (!nonce || strlen(nonce) > NONCE_MAX) return !greeted;
   if (greeted && strcmp(nonce, last_nonce) != 0) generation++;
   strcpy(last_nonce, nonce);
@@ -263,7 +269,10 @@ static bool handle(const struct frame *f) {
 static void dial_control(void) {
   generation++;
   retry_at = now_ms() + (tries++ < EAGER_TRIES ? EAGER_MS : RECONNECT_MS);
-  if (conn_dial(&control, 0, FRAME_JSON_MAX, OUT_ROOM)) greet(NULL);
+  if (!conn_dial(&control, 0, FRAME_JSON_MAX, OUT_ROOM)) return;
+  answer_by = now_ms() + patience;
+  if (patience < PATIENCE_MAX_MS) patience *= 2;
+  greet(NULL);
 }
 
 static void hang_up(void) {
@@ -273,10 +282,13 @@ static void hang_up(void) {
   retry_at = now_ms() + RECONNECT_MS;
 }
 
+static bool unanswered(void) { return agent.channel == CHANNEL_VSOCK && !control.greeted; }
+
 void control_poll(struct pollfd *p, int *timeout) {
   *p = (struct pollfd){.fd = -1};
   if (control.state == CONN_CLOSED) return timer_at(timeout, retry_at);
   conn_poll(&control, p, control.out_length < OUT_BUSY, timeout);
+  if (unanswered()) timer_at(timeout, answer_by);
 }
 
 void control_service(short revents) {
@@ -286,7 +298,7 @@ void control_service(short revents) {
     if (!farewell && now_ms() >= retry_at) dial_control();
     return;
   }
-  if (!conn_service(&control, revents)) return hang_up();
+  if (!conn_service(&control, revents) || (unanswered() && now_ms() >= answer_by)) return hang_up();
   while (control.out_length < OUT_BUSY && (n = conn_frame(&control, &f)) != FRAME_INCOMPLETE) {
     if (n == FRAME_MALFORMED || !handle(&f)) return hang_up();
     conn_consume(&control, (size_t)n);

@@ -8,7 +8,7 @@
  */
 import * as NodeSocket from "@effect/platform-node-shared/NodeSocket"
 import * as NodeSocketServer from "@effect/platform-node-shared/NodeSocketServer"
-import { Context, Effect, Layer, ScopedRef, Semaphore } from "effect"
+import { type Context, Effect, Layer, ScopedRef, Semaphore } from "effect"
 import { Rpc, RpcClient, type RpcGroup, RpcSchema, RpcSerialization, RpcServer } from "effect/rpc"
 import type { RpcClientError } from "effect/rpc/RpcClientError"
 
@@ -54,7 +54,10 @@ export const local = Effect.fnUntraced(function* <Rpcs extends Rpc.Any>(
   return client as Address<Rpcs>
 })
 
-type AnyHandlers = Record<string, (payload: unknown, options: unknown) => Rpc.WrapperOr<Effect.Effect<unknown, unknown, unknown>>>
+type AnyHandlers = Record<
+  string,
+  (payload: unknown, options: unknown) => Rpc.WrapperOr<Effect.Effect<unknown, unknown, unknown>>
+>
 
 /**
  * Wraps a behaviour in one-for-one supervision: a defect in a handler closes the behaviour's scope and boots it again with
@@ -73,7 +76,10 @@ export const supervised = <Rpcs extends Rpc.Any, Handlers extends RpcGroup.Handl
       return (payload: unknown, options: unknown) =>
         Rpc.wrapMap(call(payload, options), (answer) => Effect.tapDefect(answer, () => ScopedRef.set(current, boot)))
     }
-    const entries = [...protocol.requests].map(([tag, rpc]) => [tag, supervise(tag, rpc as unknown as Rpc.AnyWithProps)])
+    const entries = [...protocol.requests].map(([tag, rpc]) => [
+      tag,
+      supervise(tag, rpc as unknown as Rpc.AnyWithProps)
+    ])
     return Object.fromEntries(entries) as Handlers
   })
 

@@ -93,12 +93,15 @@ const make = (sources: ImageSources) =>
       return found
     })
 
-    const pull = Effect.fn("ImageStore.pull")(function* (request: {
-      readonly reference: string
-      readonly policy: PullPolicy
-      readonly platform?: Platform
-      readonly insecure?: boolean
-    }, emit: (event: ImageEvent) => void) {
+    const pull = Effect.fn("ImageStore.pull")(function* (
+      request: {
+        readonly reference: string
+        readonly policy: PullPolicy
+        readonly platform?: Platform
+        readonly insecure?: boolean
+      },
+      emit: (event: ImageEvent) => void
+    ) {
       const parsed = yield* parseReference(request.reference)
       const reference = canonicalReference(parsed)
       if (request.policy !== "always") {
@@ -116,11 +119,14 @@ const make = (sources: ImageSources) =>
       emit(ImageEvent.cases.Done.make({ image, cached: false }))
     })
 
-    const load = Effect.fn("ImageStore.load")(function* (request: {
-      readonly path: string
-      readonly tag?: string
-      readonly platform?: Platform
-    }, emit: (event: ImageEvent) => void) {
+    const load = Effect.fn("ImageStore.load")(function* (
+      request: {
+        readonly path: string
+        readonly tag?: string
+        readonly platform?: Platform
+      },
+      emit: (event: ImageEvent) => void
+    ) {
       const tag = request.tag === undefined ? undefined : canonicalReference(yield* parseReference(request.tag))
       const archive = yield* sources.archive(request.path)
       const named: Array<readonly [number, string]> = []
@@ -131,7 +137,10 @@ const make = (sources: ImageSources) =>
         }
       }
       if (named.length === 0) {
-        return yield* new ArchiveInvalid({ path: request.path, reason: "no image in it has a name; give one with -t NAME" })
+        return yield* new ArchiveInvalid({
+          path: request.path,
+          reason: "no image in it has a name; give one with -t NAME"
+        })
       }
       for (const [index, reference] of named) {
         const platform = request.platform ?? defaultPlatform
@@ -230,4 +239,3 @@ export const lastImage = <E>(stream: Stream.Stream<ImageEvent, E>): Effect.Effec
     if (last._tag !== "Done") throw new Error("a pull ended without Done")
     return last.image
   })
-

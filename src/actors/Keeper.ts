@@ -53,7 +53,12 @@ export interface KeptVm {
   readonly kill: Effect.Effect<void>
 }
 
-export const stopRequested = new RunEnd({ exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null })
+export const stopRequested = new RunEnd({
+  exitCode: null,
+  exitSignal: null,
+  reason: "shutdown_requested",
+  detail: null
+})
 export const killRequested = new RunEnd({ exitCode: null, exitSignal: "SIGKILL", reason: "signal", detail: null })
 
 export const commandEnded = (exitCode: number) =>
@@ -63,7 +68,16 @@ export const commandEnded = (exitCode: number) =>
 const finishTimeoutMs = 10_000
 
 /** SIGTERM, unless the image names another. */
-const stopSignals: Record<string, number> = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGKILL: 9, SIGUSR1: 10, SIGUSR2: 12, SIGTERM: 15, SIGWINCH: 28 }
+const stopSignals: Record<string, number> = {
+  SIGHUP: 1,
+  SIGINT: 2,
+  SIGQUIT: 3,
+  SIGKILL: 9,
+  SIGUSR1: 10,
+  SIGUSR2: 12,
+  SIGTERM: 15,
+  SIGWINCH: 28
+}
 const stopSignalOf = (image: RunDefaults): number => {
   const asked = image.stopSignal ?? "SIGTERM"
   const number = Number(asked)
@@ -117,7 +131,10 @@ export const keeperBehaviour = (vm: KeptVm) =>
     const stop = Effect.fn("Keeper.stop")(function* (timeoutMs: number) {
       const deadline = (yield* Clock.currentTimeMillis) + timeoutMs
       vm.expect(stopRequested)
-      const asked = vm.channel.poweroff({ signal: stopSignalOf(vm.image), graceMs: Math.max(0, Math.round(timeoutMs * 0.7)) })
+      const asked = vm.channel.poweroff({
+        signal: stopSignalOf(vm.image),
+        graceMs: Math.max(0, Math.round(timeoutMs * 0.7))
+      })
       yield* asked.pipe(Effect.ignore, Effect.timeoutOption(timeoutMs))
       const left = Math.max(0, deadline - (yield* Clock.currentTimeMillis))
       const ended = yield* Effect.timeoutOption(Deferred.await(vm.ended), left)

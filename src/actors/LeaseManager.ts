@@ -39,7 +39,10 @@ export class LeaseProtocol extends RpcGroup.make(
     payload: { token: Schema.NonEmptyString, resources: Schema.Array(Schema.NonEmptyString), durationMs: milliseconds },
     error: DatabaseErrors
   }),
-  Rpc.make("RenewContent", { payload: { token: Schema.NonEmptyString, durationMs: milliseconds }, error: DatabaseErrors }),
+  Rpc.make("RenewContent", {
+    payload: { token: Schema.NonEmptyString, durationMs: milliseconds },
+    error: DatabaseErrors
+  }),
   Rpc.make("DropContent", { payload: { token: Schema.NonEmptyString }, error: DatabaseErrors })
 ) {}
 
@@ -49,7 +52,8 @@ export const statements = {
   seed: "INSERT OR IGNORE INTO maintenance_lease (name, lease_expires_at) VALUES (?, 0)",
   claim:
     "UPDATE maintenance_lease SET holder_pid = ?, holder_token = ?, lease_expires_at = ? WHERE name = ? AND lease_expires_at <= ? AND (last_completed_at IS NULL OR last_completed_at <= ?)",
-  renew: "UPDATE maintenance_lease SET lease_expires_at = ? WHERE name = ? AND holder_token = ? AND lease_expires_at > ?",
+  renew:
+    "UPDATE maintenance_lease SET lease_expires_at = ? WHERE name = ? AND holder_token = ? AND lease_expires_at > ?",
   complete:
     "UPDATE maintenance_lease SET last_completed_at = ?, lease_expires_at = 0, holder_pid = NULL, holder_token = NULL WHERE name = ? AND holder_token = ? AND lease_expires_at > ?",
   hold: "INSERT INTO content_lease (token, resource, expires_at) VALUES (?, ?, ?) ON CONFLICT (token, resource) DO UPDATE SET expires_at = excluded.expires_at",
@@ -95,7 +99,11 @@ const behaviour = Effect.gen(function* () {
     }
   })
 
-  const hold = Effect.fn("LeaseManager.holdContent")(function* (token: string, resources: ReadonlyArray<string>, durationMs: number) {
+  const hold = Effect.fn("LeaseManager.holdContent")(function* (
+    token: string,
+    resources: ReadonlyArray<string>,
+    durationMs: number
+  ) {
     const expiresAt = (yield* Clock.currentTimeMillis) + durationMs
     yield* db.transaction((tx) => {
       for (const resource of resources) tx.run(statements.hold, [token, resource, expiresAt])
@@ -109,7 +117,9 @@ const behaviour = Effect.gen(function* () {
     Complete: ({ lease }) => complete(lease),
     HoldContent: ({ token, resources, durationMs }) => hold(token, resources, durationMs),
     RenewContent: ({ token, durationMs }) =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) => Effect.asVoid(db.run(statements.renewContent, [now + durationMs, token]))),
+      Effect.flatMap(Clock.currentTimeMillis, (now) =>
+        Effect.asVoid(db.run(statements.renewContent, [now + durationMs, token]))
+      ),
     DropContent: ({ token }) => Effect.asVoid(db.run(statements.dropContent, [token]))
   })
 })

@@ -5,7 +5,7 @@
  * Invariants: every update is conditional on the status that was read; a directory goes before its row, so that a crash leaves
  * something for the next sweep to find.
  */
-import { Clock, Context, Effect, Result, Schema } from "effect"
+import { Clock, Context, Effect, type Result, Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import { DatabaseErrors } from "../domain/errors/groups.ts"
 import { SafeName } from "../domain/name.ts"
@@ -86,7 +86,14 @@ const behaviour = Effect.gen(function* () {
         return yield* terminate(db, info.id, ["starting"], "crashed", { ...crashed, reason: "boot_failed" }, now)
       }
       if (info.status !== "draining") return false
-      return yield* terminate(db, info.id, ["draining"], "stopped", { ...crashed, reason: "shutdown_requested", detail: null }, now)
+      return yield* terminate(
+        db,
+        info.id,
+        ["draining"],
+        "stopped",
+        { ...crashed, reason: "shutdown_requested", detail: null },
+        now
+      )
     }
     if (record.process !== undefined && isAlive(record.process)) return false
     return info.status === "draining"
@@ -94,7 +101,10 @@ const behaviour = Effect.gen(function* () {
       : yield* terminate(db, info.id, [info.status], "crashed", crashed, now)
   })
 
-  const clean = Effect.fnUntraced(function* (info: SandboxInfo, record: SandboxRecord): Effect.fn.Return<Cleanup, DatabaseError> {
+  const clean = Effect.fnUntraced(function* (
+    info: SandboxInfo,
+    record: SandboxRecord
+  ): Effect.fn.Return<Cleanup, DatabaseError> {
     if (!info.ephemeral) return "skipped_persistent"
     if (!isTerminal(info.status)) return "skipped_active"
     if (record.process !== undefined && isAlive(record.process)) return "skipped_live_pid"
@@ -122,7 +132,9 @@ const behaviour = Effect.gen(function* () {
     })
     for (const status of ["running", "draining", "starting", "paused"] as const) {
       const rows = yield* sandboxesInStatus(db, status, defaultBounds.activeRows)
-      yield* each(rows, (record) => Effect.map(reconcile(record), (changed) => void (report.reconciled += changed ? 1 : 0)))
+      yield* each(rows, (record) =>
+        Effect.map(reconcile(record), (changed) => void (report.reconciled += changed ? 1 : 0))
+      )
     }
     const ended = yield* endedEphemeral(db, defaultBounds.endedRows)
     yield* each(ended, (record) =>
@@ -169,6 +181,8 @@ export const removeDirectories = (paths: Paths["Service"], info: { readonly id: 
     Effect.orDie
   )
 
-export class Sweeper extends Context.Service<Sweeper, Address<RpcGroup.Rpcs<typeof SweeperProtocol>>>()("bunker/Sweeper") {
+export class Sweeper extends Context.Service<Sweeper, Address<RpcGroup.Rpcs<typeof SweeperProtocol>>>()(
+  "bunker/Sweeper"
+) {
   static readonly layer = layerLocal(Sweeper, SweeperProtocol, behaviour)
 }

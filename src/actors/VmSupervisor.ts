@@ -45,7 +45,12 @@ export class VmProtocol extends RpcGroup.make(
   }),
   /** Boots it. `detached`: kept by a process of its own; else by this one, with which it ends. */
   Rpc.make("Start", { payload: { ...Named, detached: Schema.Boolean }, success: SandboxInfo, error: StartErrors }),
-  Rpc.make("Exec", { payload: { ...Named, request: ExecRequest }, success: ExecEvent, error: ReachErrors, stream: true }),
+  Rpc.make("Exec", {
+    payload: { ...Named, request: ExecRequest },
+    success: ExecEvent,
+    error: ReachErrors,
+    stream: true
+  }),
   Rpc.make("Input", { payload: { ...Command, data: Schema.Uint8Array }, error: ReachErrors }),
   Rpc.make("CloseInput", { payload: Command, error: ReachErrors }),
   Rpc.make("Signal", { payload: { ...Command, signal: Schema.Int }, error: ReachErrors }),
@@ -107,7 +112,9 @@ const make = (options: KeeperOptions) =>
         Effect.catchTag("RpcClientError", Effect.die),
         Effect.ensuring(Effect.ignore(leases.DropContent({ token })))
       )
-      yield* ensureDirectory(paths.sandbox(name).directory).pipe(Effect.onError(() => Effect.ignore(deleteSandbox(db, id))))
+      yield* ensureDirectory(paths.sandbox(name).directory).pipe(
+        Effect.onError(() => Effect.ignore(deleteSandbox(db, id)))
+      )
       return (yield* Effect.orDie(find(name))).info
     })
 
@@ -163,8 +170,7 @@ const make = (options: KeeperOptions) =>
     const exec = (text: string, request: ExecRequest) =>
       Stream.unwrap(Effect.map(reach(text, "reach"), (keeper) => keeper.Exec(request))).pipe(
         Stream.catchTags({
-          RpcClientError: (error) =>
-            Stream.fail(new SupervisorUnreachable({ name: text, reason: error.message }))
+          RpcClientError: (error) => Stream.fail(new SupervisorUnreachable({ name: text, reason: error.message }))
         })
       )
 
@@ -176,7 +182,12 @@ const make = (options: KeeperOptions) =>
         Effect.repeat({ while: () => recorded !== undefined && isAlive(recorded), times: 250 })
       )
       yield* sweeper.Reconcile({ name: info.name }).pipe(Effect.catchTag("RpcClientError", Effect.die))
-      return new RunEnd({ exitCode: null, exitSignal: "SIGKILL", reason: "signal", detail: "killed without its keeper" })
+      return new RunEnd({
+        exitCode: null,
+        exitSignal: "SIGKILL",
+        reason: "signal",
+        detail: "killed without its keeper"
+      })
     })
 
     const kill = Effect.fn("VmSupervisor.kill")(function* (text: string) {
@@ -276,4 +287,3 @@ export class VmSupervisor extends Context.Service<VmSupervisor, Address<RpcGroup
 ) {
   static readonly layer = (options: KeeperOptions) => layerLocal(VmSupervisor, VmProtocol, make(options))
 }
-

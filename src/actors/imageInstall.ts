@@ -4,9 +4,10 @@
  * Invariants: files are published before they are recorded, under the layer's file lock; a content lease holds everything
  * that is fetched until the record names it; a failed install leaves no file that no record names.
  */
-import { Clock, Effect, type Scope } from "effect"
+
 import fs from "node:fs"
 import path from "node:path"
+import { Clock, Effect, type Scope } from "effect"
 import { Digest, isDigest } from "../domain/digest.ts"
 import { ManifestInvalid } from "../domain/errors/image.ts"
 import { ImageEvent, type ImageHandle, LayerInfo, RunDefaults } from "../domain/image.ts"
@@ -22,8 +23,8 @@ import {
   type Collected,
   collectRecords,
   findImage,
-  imageLayers,
   type ImageRecord,
+  imageLayers,
   layerBytes,
   persistImage,
   recordLayer
@@ -110,7 +111,10 @@ export const makeInstaller = Effect.gen(function* () {
       )
     )
     // The first extent is fsmeta itself, under the temporary name that it was built with.
-    const descriptor = vmdkDescriptor(path.dirname(paths.vmdk(manifest)), [{ path: fsmeta, bytes }, ...extents.slice(1)])
+    const descriptor = vmdkDescriptor(path.dirname(paths.vmdk(manifest)), [
+      { path: fsmeta, bytes },
+      ...extents.slice(1)
+    ])
     yield* writeAtomic(paths.vmdk(manifest), descriptor)
   }, Effect.scoped)
 
@@ -216,7 +220,9 @@ export const makeInstaller = Effect.gen(function* () {
     )
   })
 
-  const countFiles = (directory: string): Effect.Effect<{ readonly count: number; readonly bytes: number }, FileError> =>
+  const countFiles = (
+    directory: string
+  ): Effect.Effect<{ readonly count: number; readonly bytes: number }, FileError> =>
     attemptFile("read", directory, () => ({ count: fs.readdirSync(directory).length, bytes: diskUsage(directory) }))
 
   return { install, isComplete, repair, removeFiles, countFiles }
@@ -247,4 +253,3 @@ const metadata = (resolved: ResolvedImage, manifestDigest: Digest, diffIds: Read
     diffIds
   }
 }
-

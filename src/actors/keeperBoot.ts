@@ -5,9 +5,10 @@
  * Invariants: the run row with pid, start ticks and boot id is there before the guest runs; whatever ends the VM, the row is
  * closed once, with the first reason that anybody gave; an ephemeral sandbox's directory and row go with it.
  */
-import { Clock, Deferred, Effect, Fiber, Schedule, type Scope } from "effect"
+
 import fs from "node:fs"
-import { BootFailed, type GuestChannelFailed, WrongState } from "../domain/errors/vm.ts"
+import { Clock, Deferred, Effect, Fiber, Schedule, type Scope } from "effect"
+import { BootFailed, type GuestChannelFailed, SupervisorUnreachable, WrongState } from "../domain/errors/vm.ts"
 import type { LeasedImage } from "../domain/image.ts"
 import { predecessors, type SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
@@ -20,14 +21,17 @@ import { Engines } from "../vm/Engine.ts"
 import type { Engine, VmConfig, VmDisk } from "../vm/engineTypes.ts"
 import { connectGuest, type GuestChannel } from "../vm/GuestChannel.ts"
 import { isTransientStart } from "../vm/krun.ts"
-import type { GuestTransport } from "../vm/transport.ts"
 import type { VmExit } from "../vm/startRunner.ts"
+import type { GuestTransport } from "../vm/transport.ts"
 import { ensureUpper } from "../vm/upper.ts"
 import { type KeptVm, RunEnd } from "./Keeper.ts"
 import { Sweeper } from "./Sweeper.ts"
 
 /** Longest time from the start of a VM to its agent's hello, in milliseconds; emulation is slower. */
 const bootTimeoutMs = { krun: 30_000, qemu: 180_000 } as const
+
+/** Longest time until the agent of a VM that lost its keeper has called again, in milliseconds. */
+const adoptTimeoutMs = 60_000
 
 /** A process that runs a VM, whether this process started it or adopted it. */
 interface VmHandle {
@@ -56,7 +60,12 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
   yield* ensureDirectory(run.directory)
   yield* claimKeeper(run.keeperLock, info)
   if (!(yield* transition(db, info.id, "starting", yield* Clock.currentTimeMillis))) {
-    return yield* new WrongState({ name: info.name, status: info.status, operation: "start", advice: "see 'bunker ps'" })
+    return yield* new WrongState({
+      name: info.name,
+      status: info.status,
+      operation: "start",
+      advice: "see 'bunker ps'"
+    })
   }
   return yield* Effect.gen(function* () {
     const engine = yield* chooseEngine(info)
@@ -90,12 +99,20 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (boot: Boot, identity
   yield* claimKeeper(run.keeperLock, info)
   const engine = (yield* Engines).get(info.engine === "krun" ? "krun" : "qemu")
   const transport = yield* engine.attach({ runDir: run.directory })
-  const channel = yield* connectGuest(transport)
-  yield* prepareGuest(channel, info)
-  const exited = Effect.as(
-    Effect.sleep("200 millis").pipe(Effect.repeat({ while: () => isAlive(identity) })),
-    { code: undefined, signal: undefined, report: undefined, output: "" }
+  const channel = yield* Effect.andThen(connectGuest(transport), (found) =>
+    Effect.as(prepareGuest(found, info), found)
+  ).pipe(
+    Effect.timeoutOrElse({
+      duration: adoptTimeoutMs,
+      orElse: () => Effect.fail(new SupervisorUnreachable({ name: info.name, reason: "its agent does not answer" }))
+    })
   )
+  const exited = Effect.as(Effect.sleep("200 millis").pipe(Effect.repeat({ while: () => isAlive(identity) })), {
+    code: undefined,
+    signal: undefined,
+    report: undefined,
+    output: ""
+  })
   const kill = Effect.andThen(
     Effect.sync(() => isAlive(identity) && process.kill(identity.pid, "SIGKILL")),
     exited
@@ -170,7 +187,8 @@ const explain = <E>(error: E | DiedEarly | Silent | GuestChannelFailed, info: Sa
     return failed(`the VM ended ${how} before its agent answered${words ? ` (${words})` : ""}`)
   }
   if (error instanceof Silent) return failed(`its agent did not answer within ${error.timeoutMs / 1000} s`)
-  if ((error as { readonly _tag?: string })._tag === "GuestChannelFailed") return failed((error as GuestChannelFailed).reason)
+  if ((error as { readonly _tag?: string })._tag === "GuestChannelFailed")
+    return failed((error as GuestChannelFailed).reason)
   return error as Exclude<E, GuestChannelFailed>
 }
 
@@ -243,6 +261,8 @@ const recordBootFailure = Effect.fnUntraced(function* (info: SandboxInfo, detail
   const db = yield* Database
   const sweeper = yield* Sweeper
   const end = { exitCode: null, exitSignal: null, reason: "boot_failed" as const, detail: detail.slice(0, 1000) }
-  yield* Effect.ignore(terminate(db, info.id, [...predecessors("crashed")], "crashed", end, yield* Clock.currentTimeMillis))
+  yield* Effect.ignore(
+    terminate(db, info.id, [...predecessors("crashed")], "crashed", end, yield* Clock.currentTimeMillis)
+  )
   if (info.ephemeral) yield* Effect.ignore(sweeper.Clean({ name: info.name }))
 })

@@ -2,9 +2,10 @@
  * Finds, hosts and starts the keepers of VMs: in this process for foreground runs, in a process of their own for detached ones.
  * Part of VmSupervisor, which owns it.
  */
-import { Effect, Exit, Layer, Schema, Scope } from "effect"
+
 import fs from "node:fs"
 import net from "node:net"
+import { Effect, Exit, Layer, Schema, Scope } from "effect"
 import type { RpcGroup } from "effect/rpc"
 import { type StartError, StartErrors } from "../domain/errors/groups.ts"
 import { SupervisorUnreachable } from "../domain/errors/vm.ts"
@@ -16,13 +17,13 @@ import { isLocked } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
 import { findSandbox } from "../store/sandboxes.ts"
-import { Engines } from "../vm/Engine.ts"
+import type { Engines } from "../vm/Engine.ts"
 import { type Address, connectUnix, local, serveUnix, supervised } from "./Actor.ts"
 import { ImageStore } from "./ImageStore.ts"
-import { type KeptVm, KeeperProtocol, keeperBehaviour } from "./Keeper.ts"
+import { KeeperProtocol, type KeptVm, keeperBehaviour } from "./Keeper.ts"
 import { adoptVm, bootVm } from "./keeperBoot.ts"
 import { contentLeaseMs, LeaseManager } from "./LeaseManager.ts"
-import { Sweeper } from "./Sweeper.ts"
+import type { Sweeper } from "./Sweeper.ts"
 
 export type KeeperAddress = Address<RpcGroup.Rpcs<typeof KeeperProtocol>>
 
@@ -47,7 +48,9 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
   const db = yield* Database
   const paths = yield* Paths
   const scope = yield* Effect.scope
-  const context = yield* Effect.context<Database | Paths | Engines | ImageStore | LeaseManager | Sweeper | Scope.Scope>()
+  const context = yield* Effect.context<
+    Database | Paths | Engines | ImageStore | LeaseManager | Sweeper | Scope.Scope
+  >()
   const known = new Map<string, { readonly address: KeeperAddress; readonly scope: Scope.Closeable }>()
 
   const remember = (info: SandboxInfo, address: KeeperAddress, own: Scope.Closeable) =>
@@ -75,18 +78,28 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
   })
 
   /** Starts a keeper process and waits for its report. */
-  const spawn = Effect.fn("Keepers.spawn")(function* (info: SandboxInfo, adopt = false): Effect.fn.Return<void, StartError> {
+  const spawn = Effect.fn("Keepers.spawn")(function* (
+    info: SandboxInfo,
+    adopt = false
+  ): Effect.fn.Return<void, StartError> {
     yield* forget(info.name)
     const run = paths.run(info.id)
     yield* ensureDirectory(run.directory)
     const line = yield* Effect.acquireUseRelease(
       attemptFile("create", run.keeperLog, () => fs.openSync(run.keeperLog, "a", 0o600)),
-      (log) => Effect.promise(() => startKeeper([...options.keeperCommand, info.name, ...(adopt ? ["--adopt"] : [])], options.keeperEnv, log)),
+      (log) =>
+        Effect.promise(() =>
+          startKeeper([...options.keeperCommand, info.name, ...(adopt ? ["--adopt"] : [])], options.keeperEnv, log)
+        ),
       (log) => Effect.sync(() => fs.closeSync(log))
     )
     const report = yield* decodeReport(line).pipe(
       Effect.mapError(
-        () => new SupervisorUnreachable({ name: info.name, reason: `its keeper ended without a word; see ${run.keeperLog}` })
+        () =>
+          new SupervisorUnreachable({
+            name: info.name,
+            reason: `its keeper ended without a word; see ${run.keeperLog}`
+          })
       )
     )
     if (!report.ok) return yield* report.error
@@ -146,7 +159,8 @@ export const hostVm = Effect.fnUntraced(function* (
     const boot = { info, image, dieWithParent: how.dieWithParent }
     if (!how.adopt) return yield* bootVm(boot)
     const record = yield* findSandbox(db, info.name)
-    if (record?.process === undefined) return yield* new SupervisorUnreachable({ name: info.name, reason: "its process is gone" })
+    if (record?.process === undefined)
+      return yield* new SupervisorUnreachable({ name: info.name, reason: "its process is gone" })
     return yield* adoptVm(boot, record.process)
   }).pipe(Effect.catchTag("RpcClientError", Effect.die), Effect.ensuring(Effect.ignore(leases.DropContent({ token }))))
   const address: KeeperAddress = yield* startKeeperActor(vm)
@@ -178,7 +192,11 @@ const answers = (socket: string): Effect.Effect<boolean> =>
   })
 
 /** Starts the process in a session of its own and answers the first line that it writes, empty when it ends without one. */
-const startKeeper = async (command: ReadonlyArray<string>, env: Readonly<Record<string, string>>, log: number): Promise<string> => {
+const startKeeper = async (
+  command: ReadonlyArray<string>,
+  env: Readonly<Record<string, string>>,
+  log: number
+): Promise<string> => {
   const child = Bun.spawn([...command], { cwd: "/", env: { ...env }, stdio: ["ignore", "pipe", log], detached: true })
   let text = ""
   const decoder = new TextDecoder()

@@ -6,9 +6,9 @@ import { Effect, Stream } from "effect"
 import type { ExecFailed, GuestChannelFailed } from "../domain/errors/vm.ts"
 import { exitCodeOf } from "../domain/exec.ts"
 import type { SandboxInfo } from "../domain/sandbox.ts"
-import { Paths } from "../store/Paths.ts"
 import { openLog } from "../store/logs.ts"
-import { commandEnded, type KeptVm, resolveExec, RunEnd } from "./Keeper.ts"
+import { Paths } from "../store/Paths.ts"
+import { commandEnded, type KeptVm, RunEnd, resolveExec } from "./Keeper.ts"
 import { mainArgv } from "./keepers.ts"
 
 /** Starts it in the background of the current scope; a sandbox without a command simply stays up. */
@@ -50,7 +50,9 @@ export const runMain = Effect.fn("Keeper.main")(function* (vm: KeptVm, info: San
   const whole = Effect.flatMap(command, (end) => {
     if (end === undefined || !info.config.endsWithCommand) return Effect.void
     vm.expect(end)
-    return vm.channel.poweroff({ signal: 15, graceMs: 2000 }).pipe(Effect.ignore, Effect.timeoutOption("10 seconds"), Effect.asVoid)
+    return vm.channel
+      .poweroff({ signal: 15, graceMs: 2000 })
+      .pipe(Effect.ignore, Effect.timeoutOption("10 seconds"), Effect.asVoid)
   })
   yield* Effect.forkScoped(whole)
 })

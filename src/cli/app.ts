@@ -2,10 +2,11 @@
  * Puts the commands together, runs the one that was asked for, and ends the process with the right exit code: the guest's own,
  * 125 for a failure of ours, 126 and 127 where the guest could not start the command.
  */
+
+import os from "node:os"
 import { Cause, Effect, Exit, FileSystem, Layer, Logger, Option, Path, References, Stdio, Terminal } from "effect"
 import { CliConfig, CliOutput, Command, GlobalFlag } from "effect/cli"
 import { ChildProcessSpawner } from "effect/process"
-import os from "node:os"
 import { version } from "../../package.json"
 import { ExecFailed } from "../domain/errors/vm.ts"
 import { readSettings } from "../domain/settings.ts"
@@ -83,7 +84,10 @@ const presenter: CliOutput.Presenter = {
   present: (event) => {
     if (event._tag !== "InvalidInvocation") return CliOutput.defaultPresenter.present(event)
     const what = event.errors.map((error) => error.message.replace(/\s+/g, " ")).join("; ")
-    const usage = event.helpDoc.usage.split(" ").filter((word) => /^[a-z]/.test(word)).join(" ")
+    const usage = event.helpDoc.usage
+      .split(" ")
+      .filter((word) => /^[a-z]/.test(word))
+      .join(" ")
     return say(`bunker: ${what}; see '${usage} --help'`)
   }
 }
@@ -96,7 +100,9 @@ const logging = (debug: boolean) =>
   Layer.mergeAll(
     Logger.layer([
       Logger.make(({ message, logLevel }) =>
-        lastWords(`bunker: ${logLevel.toLowerCase()}: ${(Array.isArray(message) ? message : [message]).map(String).join(" ")}`)
+        lastWords(
+          `bunker: ${logLevel.toLowerCase()}: ${(Array.isArray(message) ? message : [message]).map(String).join(" ")}`
+        )
       )
     ]),
     Layer.succeed(References.MinimumLogLevel, debug ? "Debug" : "Error")

@@ -1,33 +1,50 @@
 /** Reads what people type: where the guest's command begins, sizes, environment files. Pure but for reading the named file. */
-import { Effect } from "effect"
+
 import fs from "node:fs"
+import { Effect } from "effect"
 import { InvalidSpec } from "../domain/errors/vm.ts"
 
 /**
  * Puts `--` behind the first positional argument of commands whose rest belongs to the guest, so that `run alpine ls -la` needs
  * none. `valued` are the flags that take a value in the next word.
  */
-export const separateGuestCommand = (argv: ReadonlyArray<string>, valued: ReadonlySet<string>): ReadonlyArray<string> => {
+export const separateGuestCommand = (
+  argv: ReadonlyArray<string>,
+  valued: ReadonlySet<string>
+): ReadonlyArray<string> => {
   let index = 0
   while (index < argv.length) {
     const word = argv[index]!
     if (word === "--") return argv
     if (!word.startsWith("-") || word === "-") break
-    const takesNext = !word.includes("=") && (valued.has(word) || valued.has(`-${word.at(-1)}`) && /^-[A-Za-z]+$/.test(word))
+    const takesNext =
+      !word.includes("=") && (valued.has(word) || (valued.has(`-${word.at(-1)}`) && /^-[A-Za-z]+$/.test(word)))
     index += takesNext ? 2 : 1
   }
   if (index >= argv.length - 1 || argv[index + 1] === "--") return argv
   return [...argv.slice(0, index + 1), "--", ...argv.slice(index + 1)]
 }
 
-const units: Readonly<Record<string, number>> = { "": 1, m: 1, mb: 1, mib: 1, g: 1024, gb: 1024, gib: 1024, t: 1024 * 1024, tb: 1024 * 1024 }
+const units: Readonly<Record<string, number>> = {
+  "": 1,
+  m: 1,
+  mb: 1,
+  mib: 1,
+  g: 1024,
+  gb: 1024,
+  gib: 1024,
+  t: 1024 * 1024,
+  tb: 1024 * 1024
+}
 
 /** `512`, `512m`, `2g`: MiB. Fails naming the flag. */
 export const parseMebibytes = (flag: string, text: string): Effect.Effect<number, InvalidSpec> => {
   const match = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text.trim())
   const unit = match === null ? undefined : units[match[2]!.toLowerCase()]
   if (match === null || unit === undefined) {
-    return Effect.fail(new InvalidSpec({ field: flag, reason: `"${text}" is not a size; write 512m, 2g or a number of MiB` }))
+    return Effect.fail(
+      new InvalidSpec({ field: flag, reason: `"${text}" is not a size; write 512m, 2g or a number of MiB` })
+    )
   }
   return Effect.succeed(Math.round(Number(match[1]) * unit))
 }
@@ -45,13 +62,17 @@ export const readEnvironment = Effect.fnUntraced(function* (
     const text = yield* Effect.try({
       try: () => fs.readFileSync(file, "utf8"),
       catch: (cause) =>
-        new InvalidSpec({ field: "--env-file", reason: `${file} can not be read: ${(cause as NodeJS.ErrnoException).code}` })
+        new InvalidSpec({
+          field: "--env-file",
+          reason: `${file} can not be read: ${(cause as NodeJS.ErrnoException).code}`
+        })
     })
     lines.push(...text.split(/\r?\n/).filter((line) => line.trim() !== "" && !line.startsWith("#")))
   }
   const all: Array<string> = []
   for (const entry of [...lines, ...entries]) {
-    if (nameOf(entry) === "") return yield* new InvalidSpec({ field: "-e", reason: `"${entry}" has no name before "="` })
+    if (nameOf(entry) === "")
+      return yield* new InvalidSpec({ field: "-e", reason: `"${entry}" has no name before "="` })
     if (entry.includes("=")) all.push(entry)
     else if (own[entry] !== undefined) all.push(`${entry}=${own[entry]}`)
   }

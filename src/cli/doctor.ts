@@ -1,6 +1,7 @@
 /** Finds out what keeps sandboxes from working on this machine and how to mend it. Changes nothing but the cache of probes. */
-import { Effect, Layer, Result } from "effect"
+
 import fs from "node:fs"
+import { Effect, Layer, Result } from "effect"
 import type { Settings } from "../domain/settings.ts"
 import { enginesLayer, type Program } from "../plugin/bunker.ts"
 import { Database } from "../store/Database.ts"
@@ -24,7 +25,14 @@ const home = (settings: Settings): Effect.Effect<ReadonlyArray<Finding>> =>
   Effect.gen(function* () {
     const opened = yield* Effect.result(Effect.scoped(Layer.build(Paths.layer(settings.home))))
     if (Result.isFailure(opened)) {
-      return [{ what: "home directory", state: "broken", detail: opened.failure.message, fix: "set BUNKER_HOME to a directory of yours" }]
+      return [
+        {
+          what: "home directory",
+          state: "broken",
+          detail: opened.failure.message,
+          fix: "set BUNKER_HOME to a directory of yours"
+        }
+      ]
     }
     const { bavail, bsize } = fs.statfsSync(settings.home)
     const free = bavail * bsize
@@ -34,7 +42,9 @@ const home = (settings: Settings): Effect.Effect<ReadonlyArray<Finding>> =>
         what: "disk space",
         state: free < freeBytesMin ? "warning" : "ok",
         detail: `${formatBytes(free)} free`,
-        ...(free < freeBytesMin ? { fix: "free some space, 'bunker image prune', or set BUNKER_HOME to a larger disk" } : {})
+        ...(free < freeBytesMin
+          ? { fix: "free some space, 'bunker image prune', or set BUNKER_HOME to a larger disk" }
+          : {})
       }
     ]
   })
@@ -46,7 +56,12 @@ const database = (settings: Settings): Effect.Effect<Finding> =>
     const answer = rows[0]?.integrity_check ?? "no answer"
     return answer === "ok"
       ? ({ what: "database", state: "ok", detail: `schema ${db.schemaVersion}, intact` } as const)
-      : ({ what: "database", state: "broken", detail: answer, fix: `move ${settings.home}/bunker.db away; images are fetched again` } as const)
+      : ({
+          what: "database",
+          state: "broken",
+          detail: answer,
+          fix: `move ${settings.home}/bunker.db away; images are fetched again`
+        } as const)
   }).pipe(
     Effect.provide(Layer.provide(Database.layer(builtIn), Paths.layer(settings.home))),
     Effect.catch((error) => Effect.succeed({ what: "database", state: "broken", detail: error.message } as const))
@@ -61,7 +76,12 @@ const engines = (settings: Settings, program: Program): Effect.Effect<ReadonlyAr
       const seconds = (result.milliseconds / 1000).toFixed(1)
       found.push(
         result.ok
-          ? { works: true, what: `engine ${kind}`, state: "ok", detail: `boots a guest (${seconds} s${result.cached ? ", remembered" : ""})` }
+          ? {
+              works: true,
+              what: `engine ${kind}`,
+              state: "ok",
+              detail: `boots a guest (${seconds} s${result.cached ? ", remembered" : ""})`
+            }
           : { works: false, what: `engine ${kind}`, state: "warning", detail: result.reason, fix: fixes[kind] }
       )
     }

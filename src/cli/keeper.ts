@@ -2,10 +2,11 @@
  * Runs the keeper process of one detached sandbox: boots (or adopts) its VM, runs its main command, serves other processes, and
  * ends when the VM has ended. Talks to nobody but through its socket and the one report line on stdout.
  */
-import { Deferred, Effect, Exit, Cause, Option, Schema } from "effect"
+
 import fs from "node:fs"
 import os from "node:os"
-import { KeeperReport, hostVm } from "../actors/keepers.ts"
+import { Cause, Deferred, Effect, Exit, Option, Schema } from "effect"
+import { hostVm, KeeperReport } from "../actors/keepers.ts"
 import { runMain } from "../actors/mainCommand.ts"
 import { type StartError, StartErrors } from "../domain/errors/groups.ts"
 import { SandboxNotFound, SupervisorUnreachable } from "../domain/errors/vm.ts"

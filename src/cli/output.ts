@@ -1,6 +1,7 @@
 /** Writes to people and pipes: data to stdout, words to stderr, one line for an error. Decides nothing. */
-import { Cause, Data, Effect, Option } from "effect"
+
 import fs from "node:fs"
+import { Cause, Data, Effect, Option } from "effect"
 
 /** Ends the program with this code, having said all there is to say. */
 export class ExitWith extends Data.TaggedError("ExitWith")<{ readonly code: number }> {}
@@ -23,7 +24,12 @@ export const table = (head: ReadonlyArray<string>, rows: ReadonlyArray<ReadonlyA
   const all = [head, ...rows]
   const widths = head.map((_, column) => Math.max(...all.map((row) => (row[column] ?? "").length)))
   return all
-    .map((row) => row.map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column]!))).join("  ").trimEnd())
+    .map((row) =>
+      row
+        .map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column]!)))
+        .join("  ")
+        .trimEnd()
+    )
     .join("\n")
 }
 
@@ -56,7 +62,9 @@ export const formatAge = (thenMs: number, nowMs: number): string => {
 
 /** Text from elsewhere (a guest, a registry) made harmless for a terminal: control characters are shown, not obeyed. */
 export const harmless = (text: string): string =>
-  text.replace(/[\x00-\x1f\x7f-\x9f]/g, (char) => (char === "\n" || char === "\t" ? " " : `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`))
+  text.replace(/[\x00-\x1f\x7f-\x9f]/g, (char) =>
+    char === "\n" || char === "\t" ? " " : `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`
+  )
 
 /** The one line for a failure: its message, or for a defect that it is one. */
 export const explain = (cause: Cause.Cause<unknown>): string => {

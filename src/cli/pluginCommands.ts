@@ -1,14 +1,17 @@
 /** Makes CLI commands from the plugins that the owner of the home directory added. Loads them only when the command is not one of ours. */
+
+import fs from "node:fs"
 import { Effect, Stream } from "effect"
 import { Argument, Command } from "effect/cli"
-import fs from "node:fs"
 import type { Plugin, PluginCommand } from "../plugin/Plugin.ts"
 import { loadPlugins, PluginHost } from "../plugin/PluginHost.ts"
 import { print } from "./output.ts"
 import { Session, withBunker } from "./session.ts"
 
 const ours = new Set(
-  "run create start exec stop kill rm ps inspect logs wait pull load images image df doctor serve sweep --version --completions".split(" ")
+  "run create start exec stop kill rm ps inspect logs wait pull load images image df doctor serve sweep --version --completions".split(
+    " "
+  )
 )
 
 /** Commands of added plugins; none when the command line names one of ours, so that those start fast. */

@@ -30,7 +30,10 @@ const drawBar = (digest: string, bar: Bar): string => {
 }
 
 /** Runs a pull or load, showing it in the given style; answers the images it brought. */
-export const showProgress = <E>(stream: Stream.Stream<ImageEvent, E>, style: ProgressStyle): Effect.Effect<ReadonlyArray<ImageHandle>, E> =>
+export const showProgress = <E>(
+  stream: Stream.Stream<ImageEvent, E>,
+  style: ProgressStyle
+): Effect.Effect<ReadonlyArray<ImageHandle>, E> =>
   Effect.suspend(() => {
     const images: Array<ImageHandle> = []
     const bars = new Map<string, Bar>()
@@ -47,7 +50,12 @@ export const showProgress = <E>(stream: Stream.Stream<ImageEvent, E>, style: Pro
       if (event._tag === "LayerProgress") {
         const bar = bars.get(event.digest)
         if (bar === undefined) {
-          bars.set(event.digest, { bytes: event.bytes, total: event.totalBytes, state: "moving", since: performance.now() })
+          bars.set(event.digest, {
+            bytes: event.bytes,
+            total: event.totalBytes,
+            state: "moving",
+            since: performance.now()
+          })
         } else bar.bytes = event.bytes
       } else if (event._tag === "LayerDone") {
         const bar = bars.get(event.digest) ?? { bytes: 0, total: 0, state: "done", since: 0 }
@@ -63,7 +71,9 @@ export const showProgress = <E>(stream: Stream.Stream<ImageEvent, E>, style: Pro
         return say(`${familiar(event.reference)}: ${event.layers} layer(s), ${formatBytes(event.totalSizeBytes)}`)
       }
       if (style === "plain") {
-        return event._tag === "LayerDone" ? say(`  layer ${event.digest.slice(7, 19)}: ${event.cached ? "already here" : "done"}`) : Effect.void
+        return event._tag === "LayerDone"
+          ? say(`  layer ${event.digest.slice(7, 19)}: ${event.cached ? "already here" : "done"}`)
+          : Effect.void
       }
       track(event)
       return event._tag === "LayerProgress" || event._tag === "LayerDone" ? redraw() : Effect.void

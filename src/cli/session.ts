@@ -10,7 +10,10 @@ export class Session extends Context.Service<
 >()("bunker/Session") {}
 
 /** Runs a command with everything it may use, and with the bounded startup sweep going on beside it. */
-export const withBunker = <A, E>(effect: Effect.Effect<A, E, Bunker | Session>, options: { readonly sweep: boolean } = { sweep: false }) =>
+export const withBunker = <A, E>(
+  effect: Effect.Effect<A, E, Bunker | Session>,
+  options: { readonly sweep: boolean } = { sweep: false }
+) =>
   Effect.gen(function* () {
     const { settings, program } = yield* Session
     const body = options.sweep
@@ -21,4 +24,3 @@ export const withBunker = <A, E>(effect: Effect.Effect<A, E, Bunker | Session>, 
       : effect
     return yield* body.pipe(Effect.provide(bunkerLayer(settings, program)))
   })
-

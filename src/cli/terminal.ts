@@ -3,10 +3,10 @@
  * Restores the terminal however it ends.
  */
 import { Deferred, Effect, Queue, type Scope, Stream } from "effect"
+import { VmSupervisor } from "../actors/VmSupervisor.ts"
+import { InvalidSpec } from "../domain/errors/vm.ts"
 import type { ExecEvent, ExecRequest } from "../domain/exec.ts"
 import { exitCodeOf } from "../domain/exec.ts"
-import { InvalidSpec } from "../domain/errors/vm.ts"
-import { VmSupervisor } from "../actors/VmSupervisor.ts"
 import { writeAll } from "./output.ts"
 
 export interface Attach {
@@ -30,7 +30,10 @@ const windowSize = () => ({ cols: process.stdout.columns || 80, rows: process.st
 export const attach = Effect.fn("Cli.attach")(function* (options: Attach) {
   const vms = yield* VmSupervisor
   if (options.tty && !process.stdin.isTTY) {
-    return yield* new InvalidSpec({ field: "-t", reason: "stdin is not a terminal; leave -t away, -i alone passes a pipe" })
+    return yield* new InvalidSpec({
+      field: "-t",
+      reason: "stdin is not a terminal; leave -t away, -i alone passes a pipe"
+    })
   }
   const request: ExecRequest = {
     argv: options.argv,
@@ -94,9 +97,15 @@ const stdin: Stream.Stream<Uint8Array> = Stream.callback<Uint8Array>(
       const run = Effect.runForkWith(yield* Effect.context<never>())
       const onData = (chunk: Buffer) => {
         const pieces: Array<Uint8Array> = []
-        for (let at = 0; at < chunk.length; at += inputBytes) pieces.push(new Uint8Array(chunk.subarray(at, at + inputBytes)))
+        for (let at = 0; at < chunk.length; at += inputBytes)
+          pieces.push(new Uint8Array(chunk.subarray(at, at + inputBytes)))
         process.stdin.pause()
-        run(Effect.andThen(Queue.offerAll(queue, pieces), Effect.sync(() => process.stdin.resume())))
+        run(
+          Effect.andThen(
+            Queue.offerAll(queue, pieces),
+            Effect.sync(() => process.stdin.resume())
+          )
+        )
       }
       const onEnd = () => void run(Queue.end(queue))
       yield* listen(process.stdin, "data", onData)
@@ -114,7 +123,11 @@ const rawMode: Effect.Effect<void, never, Scope.Scope> = Effect.acquireRelease(
   () => Effect.sync(() => void process.stdin.setRawMode(false))
 )
 
-const listen = (target: NodeJS.EventEmitter, event: string, handler: (chunk: Buffer) => void): Effect.Effect<void, never, Scope.Scope> =>
+const listen = (
+  target: NodeJS.EventEmitter,
+  event: string,
+  handler: (chunk: Buffer) => void
+): Effect.Effect<void, never, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.sync(() => void target.on(event, handler)),
     () => Effect.sync(() => void target.off(event, handler))

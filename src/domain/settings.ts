@@ -20,7 +20,8 @@ export interface Settings {
 
 type Environment = Readonly<Record<string, string | undefined>>
 
-const given = (value: string | undefined): string | undefined => (value === undefined || value === "" ? undefined : value)
+const given = (value: string | undefined): string | undefined =>
+  value === undefined || value === "" ? undefined : value
 
 /** `fallbackHome` is the user's home directory for an environment that names none. */
 export const readSettings = (env: Environment, cwd: string, fallbackHome: string): Settings => {

@@ -32,7 +32,9 @@ interface Failure {
 const failure = (code: string, error: string): Failure => ({ ok: false, code, error })
 
 const toResponse = (c: Context, cause: Cause.Cause<unknown>): Response => {
-  const error = Option.getOrUndefined(Cause.findErrorOption(cause)) as { readonly _tag?: string; readonly message?: string } | undefined
+  const error = Option.getOrUndefined(Cause.findErrorOption(cause)) as
+    | { readonly _tag?: string; readonly message?: string }
+    | undefined
   // A defect is ours: its text stays in the log.
   if (error?._tag === undefined) return c.json(failure("InternalError", "internal error; see the server's log"), 500)
   return c.json(failure(error._tag, error.message ?? error._tag), statusOf(error._tag) as 400)
@@ -53,18 +55,28 @@ const payloadOf = async (c: Context): Promise<Record<string, unknown> | undefine
   return { ...(body as Record<string, unknown>), ...c.req.query(), ...c.req.param() }
 }
 
-const events = (c: Context, values: Extract<Reply, { readonly _tag: "Many" }>["values"], options: HttpOptions): Response =>
+const events = (
+  c: Context,
+  values: Extract<Reply, { readonly _tag: "Many" }>["values"],
+  options: HttpOptions
+): Response =>
   streamSSE(c, async (sse) => {
     const aborted = new AbortController()
     sse.onAbort(() => aborted.abort())
-    const send = (event: string, data: unknown) => Effect.promise(() => sse.writeSSE({ event, data: JSON.stringify(data) }))
+    const send = (event: string, data: unknown) =>
+      Effect.promise(() => sse.writeSSE({ event, data: JSON.stringify(data) }))
     const exit = await options.run(
       Stream.runForEach(values, (value) => send("message", value)),
       aborted.signal
     )
     if (Exit.isSuccess(exit)) return
-    const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause)) as { readonly _tag: string; readonly message?: string } | undefined
-    const shown = error === undefined ? failure("InternalError", "internal error") : failure(error._tag, error.message ?? error._tag)
+    const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause)) as
+      | { readonly _tag: string; readonly message?: string }
+      | undefined
+    const shown =
+      error === undefined
+        ? failure("InternalError", "internal error")
+        : failure(error._tag, error.message ?? error._tag)
     await options.run(send("error", shown), aborted.signal)
   })
 
@@ -88,7 +100,9 @@ export const makeApp = (options: HttpOptions): Hono => {
     })
   )
   app.get("/healthz", (c) => c.json({ ok: true }))
-  app.get("/readyz", (c) => (options.ready() ? c.json({ ok: true }) : c.json(failure("NotReady", "shutting down"), 503)))
+  app.get("/readyz", (c) =>
+    options.ready() ? c.json({ ok: true }) : c.json(failure("NotReady", "shutting down"), 503)
+  )
   app.get("/v1/version", (c) => c.json({ version: options.version, bun: Bun.version }))
   for (const plugin of options.host.plugins) {
     for (const route of plugin.routes) app.on(route.method, route.path, handler(plugin.name, route, options))

@@ -1,7 +1,9 @@
 /** Maps every error tag to an HTTP status; a new error does not compile until it stands here. Holds nothing else. */
 import type * as Errors from "../domain/errors.ts"
 
-type Constructed = { [K in keyof typeof Errors]: (typeof Errors)[K] extends new (...args: never) => infer E ? E : never }[keyof typeof Errors]
+type Constructed = {
+  [K in keyof typeof Errors]: (typeof Errors)[K] extends new (...args: never) => infer E ? E : never
+}[keyof typeof Errors]
 export type Tag = Extract<Constructed, { readonly _tag: string }>["_tag"]
 
 const statuses: Readonly<Record<Tag, number>> = {

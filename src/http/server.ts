@@ -1,21 +1,30 @@
 /** Listens on a unix socket that only its owner can open, and answers with the application. Listens on no network. */
-import { Effect } from "effect"
+
 import fs from "node:fs"
 import path from "node:path"
+import { Effect } from "effect"
+import { AlreadyServing } from "../domain/errors/store.ts"
 import { PluginHost } from "../plugin/PluginHost.ts"
 import { fileError } from "../store/files.ts"
 import { tryFileLock } from "../store/lock.ts"
-import { AlreadyServing } from "../domain/errors/store.ts"
 import { makeApp } from "./app.ts"
 
 /** Serves until the scope closes. A stale socket of a server that was killed is replaced; a living server's is not. */
-export const serveHttp = Effect.fn("Http.serve")(function* (options: { readonly socket: string; readonly version: string }) {
+export const serveHttp = Effect.fn("Http.serve")(function* (options: {
+  readonly socket: string
+  readonly version: string
+}) {
   const { socket } = options
   if (!(yield* tryFileLock(`${socket}.lock`))) return yield* new AlreadyServing({ socket })
   const host = yield* PluginHost
   const run = Effect.runPromiseExitWith(yield* Effect.context<never>())
   let open = true
-  const app = makeApp({ version: options.version, host, run: (effect, signal) => run(effect, { signal }), ready: () => open })
+  const app = makeApp({
+    version: options.version,
+    host,
+    run: (effect, signal) => run(effect, { signal }),
+    ready: () => open
+  })
   yield* Effect.acquireRelease(
     Effect.try({
       try: () => {

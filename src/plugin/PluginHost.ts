@@ -3,7 +3,7 @@
  * policy. Knows no plugin by name; gives no door of its own.
  */
 import { Clock, Context, Effect, Layer, Schema, Stream } from "effect"
-import { RpcSchema, type Rpc } from "effect/rpc"
+import { type Rpc, RpcSchema } from "effect/rpc"
 import { PermissionDenied, type PluginError, PluginInvalid, UnknownMessage } from "../domain/errors/plugin.ts"
 import { closure, type Policy, permits, sortByDeps } from "../domain/plugins.ts"
 import type { Plugin } from "./Plugin.ts"
@@ -34,7 +34,11 @@ export type Reply =
   | { readonly _tag: "One"; readonly value: unknown }
   | { readonly _tag: "Many"; readonly values: Stream.Stream<unknown, { readonly _tag: string }> }
 
-export type SendError = UnknownMessage | PermissionDenied | Schema.SchemaError | { readonly _tag: string; readonly message: string }
+export type SendError =
+  | UnknownMessage
+  | PermissionDenied
+  | Schema.SchemaError
+  | { readonly _tag: string; readonly message: string }
 
 export class PluginHost extends Context.Service<
   PluginHost,
@@ -45,13 +49,19 @@ export class PluginHost extends Context.Service<
   }
 >()("bunker/PluginHost") {
   /** Gives the host and every plugin's address. Fails by name when plugins are missing, duplicate, cyclic or invalid. */
-  static readonly layer = (plugins: ReadonlyArray<Plugin>, options: HostOptions = {}): Layer.Layer<PluginHost, PluginError> =>
+  static readonly layer = (
+    plugins: ReadonlyArray<Plugin>,
+    options: HostOptions = {}
+  ): Layer.Layer<PluginHost, PluginError> =>
     Layer.unwrap(
       Effect.gen(function* () {
         const sorted = yield* Effect.fromResult(sortByDeps(plugins))
         const chosen = options.only === undefined ? sorted : closure(sorted, options.only)
         const layers = yield* Effect.forEach(chosen, (plugin) => decodeOptions(plugin, options.options?.[plugin.name]))
-        const actors = layers.reduce((below, layer) => Layer.provideMerge(layer, below), Layer.empty as unknown as ErasedLayer)
+        const actors = layers.reduce(
+          (below, layer) => Layer.provideMerge(layer, below),
+          Layer.empty as unknown as ErasedLayer
+        )
         const host = Layer.effect(
           PluginHost,
           Effect.map(Effect.context<never>(), (context) => make(chosen, options, context))
@@ -65,12 +75,18 @@ export class PluginHost extends Context.Service<
 type ErasedLayer = Layer.Layer<any, any, any>
 
 const decodeOptions = (plugin: Plugin, given: unknown): Effect.Effect<ErasedLayer, PluginInvalid> =>
-  Schema.decodeUnknownEffect(plugin.options as Schema.Codec<unknown>)(given === undefined ? {} : given, { onExcessProperty: "error" }).pipe(
+  Schema.decodeUnknownEffect(plugin.options as Schema.Codec<unknown>)(given === undefined ? {} : given, {
+    onExcessProperty: "error"
+  }).pipe(
     Effect.mapError((error) => new PluginInvalid({ name: plugin.name, reason: `its options: ${error.message}` })),
     Effect.map(plugin.layer)
   )
 
-const make = (plugins: ReadonlyArray<Plugin>, options: HostOptions, context: Context.Context<never>): PluginHost["Service"] => {
+const make = (
+  plugins: ReadonlyArray<Plugin>,
+  options: HostOptions,
+  context: Context.Context<never>
+): PluginHost["Service"] => {
   const policy = options.policy ?? { allow: ["*"], deny: [] }
   const byName = new Map(plugins.map((plugin) => [plugin.name, plugin]))
 
@@ -94,7 +110,10 @@ const make = (plugins: ReadonlyArray<Plugin>, options: HostOptions, context: Con
     const answer = address[message]!(decoded)
     if (RpcSchema.isStreamSchema(rpc.successSchema)) {
       const encode = Schema.encodeUnknownEffect(rpc.successSchema.success as Schema.Codec<unknown>)
-      return { _tag: "Many", values: Stream.mapEffect(answer as Stream.Stream<unknown, never>, (value) => encode(value)) } as const
+      return {
+        _tag: "Many",
+        values: Stream.mapEffect(answer as Stream.Stream<unknown, never>, (value) => encode(value))
+      } as const
     }
     const value = yield* answer as Effect.Effect<unknown, { readonly _tag: string; readonly message: string }>
     const encoded = yield* Schema.encodeUnknownEffect(rpc.successSchema as unknown as Schema.Codec<unknown>)(value)
@@ -118,7 +137,10 @@ export const loadPlugins = Effect.fn("PluginHost.loadPlugins")(function* (
   const found = Array.isArray(module.default) ? (module.default as ReadonlyArray<unknown>) : [module.default]
   for (const candidate of found) {
     if (!isPlugin(candidate)) {
-      return yield* new PluginInvalid({ name: file, reason: "its default export is not a plugin; make one with definePlugin" })
+      return yield* new PluginInvalid({
+        name: file,
+        reason: "its default export is not a plugin; make one with definePlugin"
+      })
     }
   }
   return found as ReadonlyArray<Plugin>
@@ -134,4 +156,3 @@ const isPlugin = (value: unknown): value is Plugin => {
     plugin.protocol?.requests instanceof Map
   )
 }
-

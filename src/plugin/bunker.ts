@@ -2,13 +2,14 @@
  * Puts a whole Bunker together for a process: home, database, engines and the built-in actors, then whatever plugins the home's
  * owner added. The doors (CLI, HTTP, SDK) build this one layer.
  */
-import { Effect, Layer } from "effect"
+
 import fs from "node:fs"
 import path from "node:path"
-import { ImageStore } from "../actors/ImageStore.ts"
-import { LeaseManager } from "../actors/LeaseManager.ts"
-import { Sweeper } from "../actors/Sweeper.ts"
-import { VmSupervisor } from "../actors/VmSupervisor.ts"
+import { Effect, Layer } from "effect"
+import type { ImageStore } from "../actors/ImageStore.ts"
+import type { LeaseManager } from "../actors/LeaseManager.ts"
+import type { Sweeper } from "../actors/Sweeper.ts"
+import type { VmSupervisor } from "../actors/VmSupervisor.ts"
 import { type Settings, settingsEnvironment } from "../domain/settings.ts"
 import { openArchive } from "../oci/archive.ts"
 import { dockerCredentials } from "../oci/credentials.ts"
@@ -43,7 +44,10 @@ export const bunkerLayer = (settings: Settings, program: Program) => {
       const own = builtInPlugins({
         sources: {
           registry: (reference, { insecure }) =>
-            registrySource(reference, { insecure, credentials: dockerCredentials({ directory: settings.dockerConfig, searchPath: settings.path }) }),
+            registrySource(reference, {
+              insecure,
+              credentials: dockerCredentials({ directory: settings.dockerConfig, searchPath: settings.path })
+            }),
           archive: (file) => openArchive(path.resolve(file))
         },
         keepers: { keeperCommand: [...program.command, "__keeper"], keeperEnv: settingsEnvironment(settings) }
@@ -68,4 +72,3 @@ export const enginesLayer = (settings: Settings, program: Program) =>
     agentPath: settings.agent ?? program.agentPath,
     runnerCommand: [...program.command, "__runner"]
   })
-

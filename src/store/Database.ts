@@ -6,9 +6,9 @@
  * ever held across an await.
  */
 import { type SQLQueryBindings, Database as Sqlite } from "bun:sqlite"
-import { Context, Effect, Layer, Result } from "effect"
 import fs from "node:fs"
-import { DatabaseFailed, DiskFull, HomeUnusable, SchemaMismatch } from "../domain/errors/store.ts"
+import { Context, Effect, Layer, Result } from "effect"
+import { DatabaseFailed, DiskFull, HomeUnusable, type SchemaMismatch } from "../domain/errors/store.ts"
 import { type Migration, migrate } from "./migrations.ts"
 import { Paths } from "./Paths.ts"
 
@@ -30,7 +30,9 @@ export interface Service {
   /** Answers the number of changed rows. */
   readonly run: (sql: string, parameters?: Parameters) => Effect.Effect<number, DatabaseError>
   /** `BEGIN IMMEDIATE`, the body, `COMMIT`; a failure that the body answers rolls back and becomes the effect's failure. */
-  readonly transaction: <A, E = never>(body: (tx: Transaction) => Result.Result<A, E>) => Effect.Effect<A, E | DatabaseError>
+  readonly transaction: <A, E = never>(
+    body: (tx: Transaction) => Result.Result<A, E>
+  ) => Effect.Effect<A, E | DatabaseError>
   /** Version of the schema: the number of the newest applied migration. */
   readonly schemaVersion: number
 }
@@ -40,14 +42,17 @@ const busyTimeoutMs = 5000
 
 export class Database extends Context.Service<Database, Service>()("bunker/Database") {
   /** Opens `bunker.db` of the home and brings its schema up to date. */
-  static readonly layer = (migrations: ReadonlyArray<Migration>): Layer.Layer<Database, DatabaseError | SchemaMismatch, Paths> =>
+  static readonly layer = (
+    migrations: ReadonlyArray<Migration>
+  ): Layer.Layer<Database, DatabaseError | SchemaMismatch, Paths> =>
     Layer.effect(
       Database,
       Paths.use((paths) => open(paths.database, migrations))
     )
 
   /** The same over any file, for tests. */
-  static readonly layerFile = (file: string, migrations: ReadonlyArray<Migration>) => Layer.effect(Database, open(file, migrations))
+  static readonly layerFile = (file: string, migrations: ReadonlyArray<Migration>) =>
+    Layer.effect(Database, open(file, migrations))
 }
 
 const toError = (operation: string, file: string, cause: unknown): DatabaseError => {
@@ -82,7 +87,8 @@ const open = Effect.fnUntraced(function* (file: string, migrations: ReadonlyArra
     (handle) => Effect.sync(() => handle.close())
   )
   const tx: Transaction = {
-    all: <Row>(sql: string, parameters: Parameters = []) => sqlite.query(sql).all(...(parameters as Array<SQLQueryBindings>)) as Array<Row>,
+    all: <Row>(sql: string, parameters: Parameters = []) =>
+      sqlite.query(sql).all(...(parameters as Array<SQLQueryBindings>)) as Array<Row>,
     get: <Row>(sql: string, parameters: Parameters = []) =>
       (sqlite.query(sql).get(...(parameters as Array<SQLQueryBindings>)) ?? undefined) as Row | undefined,
     run: (sql, parameters = []) => sqlite.query(sql).run(...(parameters as Array<SQLQueryBindings>)).changes
@@ -108,7 +114,11 @@ const open = Effect.fnUntraced(function* (file: string, migrations: ReadonlyArra
     all: (sql, parameters) => attempt(sql, () => tx.all(sql, parameters)),
     get: (sql, parameters) => attempt(sql, () => tx.get(sql, parameters)),
     run: (sql, parameters) => attempt(sql, () => tx.run(sql, parameters)),
-    transaction: (body) => Effect.flatMap(attempt("transaction", () => immediate(() => body(tx))), Effect.fromResult),
+    transaction: (body) =>
+      Effect.flatMap(
+        attempt("transaction", () => immediate(() => body(tx))),
+        Effect.fromResult
+      ),
     schemaVersion
   } satisfies Service as Service
 })

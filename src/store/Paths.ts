@@ -1,6 +1,7 @@
 /** Joins every path below the home directory, and is the only place that does. Creates directories, opens no files. */
-import { Context, Effect, Layer, Schema } from "effect"
+
 import path from "node:path"
+import { Context, Effect, Layer, Schema } from "effect"
 import { type Digest, digestHex } from "../domain/digest.ts"
 import { HomeUnusable } from "../domain/errors/store.ts"
 import type { SafeName } from "../domain/name.ts"
@@ -62,7 +63,10 @@ const socketTail = "/run/1234567890/keeper.sock".length
 const make = Effect.fnUntraced(function* (home: string): Effect.fn.Return<Paths["Service"], FileError> {
   const root = path.resolve(home)
   if (Buffer.byteLength(root) + socketTail > 107) {
-    return yield* new HomeUnusable({ path: root, reason: `its path is longer than ${107 - socketTail} bytes, too long for sockets` })
+    return yield* new HomeUnusable({
+      path: root,
+      reason: `its path is longer than ${107 - socketTail} bytes, too long for sockets`
+    })
   }
   const at = (...parts: ReadonlyArray<string>): CheckedPath => path.join(root, ...parts) as CheckedPath
   const directories = {

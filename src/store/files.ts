@@ -2,9 +2,10 @@
  * Writes, publishes and removes files so that a crash leaves the old or the new, never a part.
  * Order is always: write to a temporary name, check, fsync, rename, fsync the directory. Joins no paths of the home (see Paths).
  */
-import { Effect } from "effect"
+
 import fs from "node:fs"
 import path from "node:path"
+import { Effect } from "effect"
 import { DiskFull, HomeUnusable, StoreFailed } from "../domain/errors/store.ts"
 
 export type FileError = DiskFull | HomeUnusable | StoreFailed
@@ -14,7 +15,10 @@ export const fileError = (operation: string, file: string, cause: unknown): File
   const code = (cause as { readonly code?: unknown })?.code
   if (code === "ENOSPC" || code === "EDQUOT") return new DiskFull({ path: file })
   if (code === "EACCES" || code === "EROFS" || code === "EPERM") {
-    return new HomeUnusable({ path: file, reason: code === "EROFS" ? "the file system is read-only" : "permission denied" })
+    return new HomeUnusable({
+      path: file,
+      reason: code === "EROFS" ? "the file system is read-only" : "permission denied"
+    })
   }
   const reason = typeof code === "string" ? code : cause instanceof Error ? cause.message : String(cause)
   return new StoreFailed({ operation, path: file, reason })
@@ -97,7 +101,9 @@ export const removeBelow = (root: string, directory: string): Effect.Effect<bool
   Effect.suspend(() => {
     const inside = path.relative(root, directory)
     if (inside === "" || inside.startsWith("..") || path.isAbsolute(inside) || inside.includes(path.sep)) {
-      return Effect.fail(new StoreFailed({ operation: "remove", path: directory, reason: `it is not a child of ${root}` }))
+      return Effect.fail(
+        new StoreFailed({ operation: "remove", path: directory, reason: `it is not a child of ${root}` })
+      )
     }
     return Effect.sync(() => {
       try {

@@ -4,7 +4,7 @@
  * Invariants: an image is recorded whole or not at all; a layer's row exists only while its file was published before it.
  */
 import { Effect, Result, Schema } from "effect"
-import { Digest } from "../domain/digest.ts"
+import type { Digest } from "../domain/digest.ts"
 import { ImageHandle, LayerInfo, RunDefaults } from "../domain/image.ts"
 import type { Service as Database, Transaction } from "./Database.ts"
 
@@ -31,7 +31,8 @@ export const statements = {
   insertConfig:
     "INSERT INTO config (manifest_id, digest, env, cmd, entrypoint, working_dir, user, labels, stop_signal, exposed_ports, volumes, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
   dropJunctions: "DELETE FROM manifest_layer WHERE manifest_id = ?",
-  insertJunction: "INSERT INTO manifest_layer (manifest_id, layer_id, position) SELECT ?, id, ? FROM layer WHERE diff_id = ?",
+  insertJunction:
+    "INSERT INTO manifest_layer (manifest_id, layer_id, position) SELECT ?, id, ? FROM layer WHERE diff_id = ?",
   insertReference:
     "INSERT INTO image_ref (reference, manifest_id, created_at, updated_at) VALUES (?, ?, ?, ?) ON CONFLICT (reference) DO UPDATE SET manifest_id = excluded.manifest_id, updated_at = excluded.updated_at RETURNING id",
   dropReference: "DELETE FROM image_ref WHERE reference = ?",
@@ -103,7 +104,12 @@ const Strings = Schema.fromJsonString(Schema.Array(Schema.String))
 const StringMap = Schema.fromJsonString(Schema.Record(Schema.String, Schema.String))
 
 /** A broken column is logged and reads as empty: a damaged record never makes an image unusable. */
-const lenient = <S extends Schema.Codec<unknown, string>>(schema: S, column: string, text: unknown, empty: S["Type"]) =>
+const lenient = <S extends Schema.Codec<unknown, string>>(
+  schema: S,
+  column: string,
+  text: unknown,
+  empty: S["Type"]
+) =>
   text === null || text === undefined
     ? Effect.succeed(empty)
     : Schema.decodeUnknownEffect(schema)(text).pipe(
@@ -165,7 +171,12 @@ export const recordLayer = (db: Database, layer: Omit<LayerInfo, "position">, no
   ])
 
 /** Moves the times of last use of an image that was found whole: no other write. */
-export const touchImage = Effect.fnUntraced(function* (db: Database, reference: string, diffIds: ReadonlySet<Digest>, nowMs: number) {
+export const touchImage = Effect.fnUntraced(function* (
+  db: Database,
+  reference: string,
+  diffIds: ReadonlySet<Digest>,
+  nowMs: number
+) {
   yield* db.transaction((tx) => {
     for (const diffId of diffIds) tx.run(statements.touchLayer, [nowMs, diffId])
     tx.run(statements.touchReference, [nowMs, reference])
@@ -242,4 +253,6 @@ export const collectRecords = (db: Database, references: ReadonlyArray<string>, 
 
 /** References whose image is the root of no sandbox. */
 export const unusedReferences = (db: Database) =>
-  Effect.map(db.all<{ readonly reference: string }>(statements.unusedReferences), (rows) => rows.map((row) => row.reference))
+  Effect.map(db.all<{ readonly reference: string }>(statements.unusedReferences), (rows) =>
+    rows.map((row) => row.reference)
+  )

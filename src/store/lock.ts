@@ -1,6 +1,7 @@
 /** Takes file locks that end with their process, for work that only one process at a time may do. Never blocks the thread. */
-import { Effect, Option, Schedule, type Scope } from "effect"
+
 import fs from "node:fs"
+import { Effect, Option, Schedule, type Scope } from "effect"
 import { tryLockExclusive } from "../ffi/posix.ts"
 import { attemptFile, type FileError } from "./files.ts"
 
@@ -11,7 +12,9 @@ const openLock = (file: string): Effect.Effect<number, FileError, Scope.Scope> =
   )
 
 /** Tries once; the lock, if won, is held until the scope closes. The lock file stays: removing it would race. */
-export const tryFileLock = Effect.fnUntraced(function* (file: string): Effect.fn.Return<boolean, FileError, Scope.Scope> {
+export const tryFileLock = Effect.fnUntraced(function* (
+  file: string
+): Effect.fn.Return<boolean, FileError, Scope.Scope> {
   const fd = yield* openLock(file)
   return yield* attemptFile("lock", file, () => tryLockExclusive(fd))
 })

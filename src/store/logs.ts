@@ -5,8 +5,9 @@
  * Format of a line: `{"t": unix milliseconds, "s": "stdout" | "stderr" | "exit", "d": text}` or, for bytes that are no UTF-8,
  * `"b": base64` in place of `d`.
  */
-import { Effect, Option, type Scope } from "effect"
+
 import fs from "node:fs"
+import { Effect, Option, type Scope } from "effect"
 import { attemptFile, type FileError } from "./files.ts"
 
 /** Bytes after which a log starts a new file. */
@@ -42,7 +43,11 @@ const decodeLine = (line: string): LogEntry | undefined => {
   try {
     const { t, s, d, b } = JSON.parse(line) as Record<string, unknown>
     if (typeof t !== "number" || (s !== "stdout" && s !== "stderr" && s !== "exit")) return undefined
-    return { time: t, stream: s, data: typeof b === "string" ? Buffer.from(b, "base64") : new TextEncoder().encode(String(d ?? "")) }
+    return {
+      time: t,
+      stream: s,
+      data: typeof b === "string" ? Buffer.from(b, "base64") : new TextEncoder().encode(String(d ?? ""))
+    }
   } catch {
     // The last line of a process that was killed while it wrote.
     return undefined
@@ -82,7 +87,9 @@ export const openLog = Effect.fnUntraced(function* (file: string): Effect.fn.Ret
 })
 
 /** Every entry that is kept, oldest first; none when there is no log. */
-export const readLog = Effect.fnUntraced(function* (file: string): Effect.fn.Return<ReadonlyArray<LogEntry>, FileError> {
+export const readLog = Effect.fnUntraced(function* (
+  file: string
+): Effect.fn.Return<ReadonlyArray<LogEntry>, FileError> {
   const entries: Array<LogEntry> = []
   for (let index = logFilesMax - 1; index >= 0; index -= 1) {
     const part = rotated(file, index)

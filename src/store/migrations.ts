@@ -3,8 +3,8 @@
  * migrated by other text. Opens nothing.
  */
 import { Result } from "effect"
-import { SchemaMismatch } from "../domain/errors/store.ts"
 import init from "../../migrations/0001_init.sql" with { type: "text" }
+import { SchemaMismatch } from "../domain/errors/store.ts"
 
 export interface Migration {
   /** 1, 2, 3 … without gaps. */
@@ -55,7 +55,11 @@ const mismatch = (before: ReadonlyArray<Applied>, migrations: ReadonlyArray<Migr
   for (const [index, row] of before.entries()) {
     const mine = migrations[index]
     if (mine === undefined || mine.version !== row.version || checksum(mine.text) !== row.checksum) {
-      return new SchemaMismatch({ found, known, reason: `migration ${row.version} (${row.name}) is not the one that was applied` })
+      return new SchemaMismatch({
+        found,
+        known,
+        reason: `migration ${row.version} (${row.name}) is not the one that was applied`
+      })
     }
   }
   return undefined

@@ -25,7 +25,8 @@ export const statements = {
   all: `SELECT ${columns} FROM sandbox s ${newestRun} ORDER BY s.id DESC`,
   insert:
     "INSERT INTO sandbox (name, config, status, ephemeral, created_at, updated_at) VALUES (?, ?, 'created', ?, ?, ?) ON CONFLICT (name) DO NOTHING RETURNING id",
-  insertRootfs: "INSERT INTO sandbox_rootfs (sandbox_id, manifest_id, mode) SELECT ?, id, ? FROM manifest WHERE digest = ?",
+  insertRootfs:
+    "INSERT INTO sandbox_rootfs (sandbox_id, manifest_id, mode) SELECT ?, id, ? FROM manifest WHERE digest = ?",
   insertRun:
     "INSERT INTO run (sandbox_id, engine, pid, pid_started_at, boot_id, status, started_at) VALUES (?, ?, ?, ?, ?, 'running', ?) RETURNING id",
   endRuns:
@@ -181,9 +182,17 @@ export const terminate = (
 ) =>
   db.transaction((tx): Result.Result<boolean> => {
     const row = tx.get<{ readonly status: Status }>(statements.statusOf, [id])
-    if (row === undefined || !from.includes(row.status) || !predecessors(to).includes(row.status)) return Result.succeed(false)
+    if (row === undefined || !from.includes(row.status) || !predecessors(to).includes(row.status))
+      return Result.succeed(false)
     if (tx.run(statements.setStatus, [to, nowMs, id, row.status]) !== 1) return Result.succeed(false)
-    tx.run(statements.endRuns, [end.exitCode, end.exitSignal, end.reason, end.detail?.slice(0, 4096) ?? null, nowMs, id])
+    tx.run(statements.endRuns, [
+      end.exitCode,
+      end.exitSignal,
+      end.reason,
+      end.detail?.slice(0, 4096) ?? null,
+      nowMs,
+      id
+    ])
     return Result.succeed(true)
   })
 
@@ -196,4 +205,6 @@ export const deleteEphemeral = (db: Database, id: number) =>
 
 /** Names of the sandboxes whose root is this manifest. */
 export const usersOfManifest = (db: Database, manifestDigest: string) =>
-  Effect.map(db.all<{ readonly name: string }>(statements.usersOfManifest, [manifestDigest]), (rows) => rows.map((row) => row.name))
+  Effect.map(db.all<{ readonly name: string }>(statements.usersOfManifest, [manifestDigest]), (rows) =>
+    rows.map((row) => row.name)
+  )

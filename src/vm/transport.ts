@@ -119,7 +119,8 @@ export const unixListenerTransport = Effect.fn("Vm.unixListenerTransport")(funct
   )
 
   return {
-    control: Effect.acquireRelease(Queue.take(controls), (connection) => connection.close),
+    // Interruptible: who waits may give up, or race it against the VM's end.
+    control: Effect.acquireRelease(Queue.take(controls), (connection) => connection.close, { interruptible: true }),
     exec: (exec) =>
       Effect.gen(function* () {
         const place = yield* Effect.acquireRelease(
@@ -195,8 +196,10 @@ export const slotTransport = Effect.fn("Vm.slotTransport")(function* (
       const done = freed.get(slot)
       return done === undefined ? Effect.void : Effect.asVoid(Deferred.succeed(done, undefined))
     },
-    control: Effect.acquireRelease(Effect.retry(connectPipe(controlPath), Schedule.spaced(connectRetryMs)), (pipe) =>
-      Effect.sync(() => pipe.end())
+    control: Effect.acquireRelease(
+      Effect.retry(connectPipe(controlPath), Schedule.spaced(connectRetryMs)),
+      (pipe) => Effect.sync(() => pipe.end()),
+      { interruptible: true }
     ).pipe(Effect.map(socketConnection)),
     exec: () =>
       Effect.gen(function* () {
@@ -205,7 +208,8 @@ export const slotTransport = Effect.fn("Vm.slotTransport")(function* (
             freed.set(slot, Deferred.makeUnsafe<void>())
             return { slot, pipe: undefined }
           }),
-          (held) => Effect.asVoid(Effect.forkDetach(giveBack(held.slot, held.pipe)))
+          (held) => Effect.asVoid(Effect.forkDetach(giveBack(held.slot, held.pipe))),
+          { interruptible: true }
         )
         const pipe = yield* connectPipe(execPaths[held.slot - 1]!)
         held.pipe = pipe

@@ -2,24 +2,32 @@
  * Makes the writable disk of a persistent sandbox: a sparse ext4 image, formatted by mke2fs. Mounts nothing.
  * A disk that exists is kept as it is.
  */
-import { Effect } from "effect"
+
 import fs from "node:fs"
 import path from "node:path"
-import type { FileError } from "../store/files.ts"
-import { attemptFile, ingest } from "../store/files.ts"
+import { Effect } from "effect"
 import { StoreFailed } from "../domain/errors/store.ts"
 import { LibraryNotFound } from "../domain/errors/vm.ts"
 import { packageFiles } from "../ffi/locate.ts"
+import type { FileError } from "../store/files.ts"
+import { attemptFile, ingest } from "../store/files.ts"
 
 const directories = ["/usr/sbin", "/sbin", "/usr/bin", "/usr/local/sbin"]
 
 /** The system's mke2fs, else the one that comes with the libkrun package. */
 const locateMke2fs = (): Effect.Effect<string, LibraryNotFound> => {
-  const places = [...directories.map((directory) => path.join(directory, "mke2fs")), ...packageFiles("mke2fs")]
+  // sbin is in nobody's PATH but root's.
+  const inPath = Bun.which("mke2fs")
+  if (inPath !== null) return Effect.succeed(inPath)
+  const places = ["PATH", ...directories.map((directory) => path.join(directory, "mke2fs")), ...packageFiles("mke2fs")]
   const found = places.find((place) => fs.existsSync(place))
   if (found !== undefined) return Effect.succeed(found)
   return Effect.fail(
-    new LibraryNotFound({ library: "mke2fs", looked: places, advice: "install e2fsprogs, or use an ephemeral sandbox (bunker run)" })
+    new LibraryNotFound({
+      library: "mke2fs",
+      looked: places,
+      advice: "install e2fsprogs, or use an ephemeral sandbox (bunker run)"
+    })
   )
 }
 
@@ -55,6 +63,8 @@ const format = (mke2fs: string, file: string): Effect.Effect<void, StoreFailed> 
     Effect.flatMap(({ code, complaint }) =>
       code === 0
         ? Effect.void
-        : Effect.fail(new StoreFailed({ operation: "format", path: file, reason: complaint || `mke2fs ended with ${code}` }))
+        : Effect.fail(
+            new StoreFailed({ operation: "format", path: file, reason: complaint || `mke2fs ended with ${code}` })
+          )
     )
   )

@@ -1,9 +1,9 @@
 import { describe, expect } from "bun:test"
-import { Context, Deferred, Effect, Exit, Fiber, Layer, Schema, Stream } from "effect"
-import { Rpc, RpcGroup } from "effect/rpc"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
+import { Context, Deferred, Effect, Exit, Fiber, Layer, Schema, Stream } from "effect"
+import { Rpc, RpcGroup } from "effect/rpc"
 import { type Address, connectUnix, layerLocal, local, serveUnix, supervised } from "../../src/actors/Actor.ts"
 import { it } from "../support/it.ts"
 
@@ -84,7 +84,9 @@ for (const [place, layer] of [
     story("handles one message at a time, in order", (actor) =>
       Effect.gen(function* () {
         most = 0
-        const answers = yield* Effect.forEach([1, 2, 3, 4, 5, 6], () => actor.Slow({ ms: 2 }), { concurrency: "unbounded" })
+        const answers = yield* Effect.forEach([1, 2, 3, 4, 5, 6], () => actor.Slow({ ms: 2 }), {
+          concurrency: "unbounded"
+        })
         expect(answers).toEqual([1, 2, 3, 4, 5, 6])
         expect(most).toBe(1)
       })
@@ -144,7 +146,13 @@ it.live("a full mailbox makes senders wait and loses nothing", () =>
         supervised(
           Gate,
           Effect.succeed(
-            Gate.of({ Pass: () => Effect.andThen(Deferred.await(open), Effect.sync(() => ++passed)) })
+            Gate.of({
+              Pass: () =>
+                Effect.andThen(
+                  Deferred.await(open),
+                  Effect.sync(() => ++passed)
+                )
+            })
           )
         )
       )

@@ -1,7 +1,7 @@
 import { describe, expect } from "bun:test"
+import path from "node:path"
 import { Effect, Layer } from "effect"
 import { TestClock } from "effect/testing"
-import path from "node:path"
 import { holdContent, LeaseManager, statements } from "../../src/actors/LeaseManager.ts"
 import { Database } from "../../src/store/Database.ts"
 import { freshHome, temporaryDirectory } from "../support/home.ts"
@@ -42,10 +42,12 @@ describe("LeaseManager", () => {
     }).pipe(Effect.provide(environment))
   )
 
-  it.live("32 processes at once give one winner", () =>
-    Effect.gen(function* () {
-      const home = yield* temporaryDirectory
-      const script = `
+  it.live(
+    "32 processes at once give one winner",
+    () =>
+      Effect.gen(function* () {
+        const home = yield* temporaryDirectory
+        const script = `
         import { Effect, Layer } from "effect"
         import { LeaseManager } from ${JSON.stringify(path.join(import.meta.dir, "../../src/actors/LeaseManager.ts"))}
         import { homeAt } from ${JSON.stringify(path.join(import.meta.dir, "../support/home.ts"))}
@@ -54,13 +56,17 @@ describe("LeaseManager", () => {
           return yield* LeaseManager.use((l) => l.TryAcquire(${JSON.stringify(claim)})).pipe(Effect.provideContext(context))
         })))
         process.stdout.write(won === null ? "0" : "1")`
-      const run = async () => {
-        const child = Bun.spawn([process.execPath, "-e", script], { cwd: import.meta.dir, stdout: "pipe", stderr: "inherit" })
-        return new Response(child.stdout).text()
-      }
-      const answers = yield* Effect.promise(() => Promise.all(Array.from({ length: 32 }, run)))
-      expect(answers.toSorted().join("")).toBe(`${"0".repeat(31)}1`)
-    }),
+        const run = async () => {
+          const child = Bun.spawn([process.execPath, "-e", script], {
+            cwd: import.meta.dir,
+            stdout: "pipe",
+            stderr: "inherit"
+          })
+          return new Response(child.stdout).text()
+        }
+        const answers = yield* Effect.promise(() => Promise.all(Array.from({ length: 32 }, run)))
+        expect(answers.toSorted().join("")).toBe(`${"0".repeat(31)}1`)
+      }),
     60_000
   )
 

@@ -1,7 +1,7 @@
 import { describe, expect } from "bun:test"
-import { Effect, Layer } from "effect"
 import { existsSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
+import { Effect, Layer } from "effect"
 import { LeaseManager } from "../../src/actors/LeaseManager.ts"
 import { Sweeper } from "../../src/actors/Sweeper.ts"
 import type { SafeName } from "../../src/domain/name.ts"
@@ -65,7 +65,8 @@ describe("Sweeper", () => {
       const parent = Bun.spawn(["sh", "-c", "true & echo $!; exec sleep 60"], { stdout: "pipe" })
       const line = yield* Effect.promise(() => parent.stdout.getReader().read())
       const pid = Number(new TextDecoder().decode(line.value))
-      while (!(yield* Effect.promise(() => Bun.file(`/proc/${pid}/stat`).text())).includes(") Z ")) yield* Effect.sleep(5)
+      while (!(yield* Effect.promise(() => Bun.file(`/proc/${pid}/stat`).text())).includes(") Z "))
+        yield* Effect.sleep(5)
       yield* putSandbox({ name: "zombie", status: "running", process: identify(pid)! })
       expect({ ...(yield* sweeper.Sweep({ force: true })) }).toMatchObject({ reconciled: 1 })
       parent.kill("SIGKILL")

@@ -32,12 +32,11 @@ mkdir -p "$cache"
 if ! ls "$kernel"/boot/vmlinuz-* > /dev/null 2>&1; then say "downloading a Debian kernel into $kernel"; "$here/lab.sh" --fetch-kernel "$kernel"; fi
 
 # --- what goes in: large files that seldom change in one share, the suites in another ---------------------------------
-kit=$cache/kit; mkdir -p "$kit/bin" "$kit/lib" "$kit/node_modules/libkrun-linux-x64/runtime"
+kit=$cache/kit; mkdir -p "$kit/bin" "$kit/node_modules/libkrun-linux-x64/runtime"
 take() { cmp -s "$1" "$2" || cp -L "$1" "$2"; }
 take "$bun" "$kit/bin/bun"
 for f in "$libraries"/libkrun.so.* "$libraries"/libkrunfw.so.*; do take "$f" "$kit/node_modules/libkrun-linux-x64/runtime/${f##*/}"; done
-take "$(command -v mke2fs)" "$kit/bin/mke2fs"
-ldd "$(command -v mke2fs)" | awk '$3 ~ /^\// { print $3 }' | grep -v '/libc\.so' | while read -r f; do take "$f" "$kit/lib/${f##*/}"; done
+take "$libraries/mke2fs" "$kit/bin/mke2fs"   # needs nothing but glibc, unlike the system's
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/bunker-suite.XXXXXX"); trap 'rm -rf "$work"' EXIT
 # One suite a file, with everything it imports: the lab has no node_modules of ours.
@@ -62,7 +61,7 @@ fi
 status=0
 "$here/lab.sh" --kernel "$kernel" --cache "$cache" --share "$kit:/kit" --share "$work:/suite" --mem 4096 --time \
   --timeout "${BUNKER_LAB_TIMEOUT:-1500}" --cwd /suite ${environment[@]+"${environment[@]}"} \
-  --env PATH=/kit/bin:/bin:/sbin:/usr/bin --env LD_LIBRARY_PATH=/kit/lib --env HOME=/root --env TMPDIR=/tmp \
+  --env PATH=/kit/bin:/bin:/sbin:/usr/bin --env HOME=/root --env TMPDIR=/tmp \
   --env BUNKER_LAB=1 --env BUNKER_TEST_ENGINE=krun --env BUNKER_TEST_AGENT=/suite/agent \
   --env BUNKER_TEST_RUNNER=/suite/runner.js -- /kit/bin/bun test --timeout 240000 /suite || status=$?
 say "suites ended with exit code $status"

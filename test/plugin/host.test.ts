@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test"
-import { Effect, Layer, Result, Stream } from "effect"
 import path from "node:path"
+import { Effect, Layer, Result, Stream } from "effect"
 import { closure, permits, sortByDeps } from "../../src/domain/plugins.ts"
 import { type Decision, loadPlugins, PluginHost } from "../../src/plugin/PluginHost.ts"
 import { it } from "../support/it.ts"
@@ -16,7 +16,8 @@ describe("plugin order", () => {
   })
 
   test("refuses missing, duplicate and cyclic plugins by name", () => {
-    const failure = (...plugins: Parameters<typeof sortByDeps>[0]) => Result.getOrThrow(Result.flip(sortByDeps(plugins)))
+    const failure = (...plugins: Parameters<typeof sortByDeps>[0]) =>
+      Result.getOrThrow(Result.flip(sortByDeps(plugins)))
     expect(failure(node("a", "ghost"))).toMatchObject({ _tag: "PluginMissing", name: "ghost", neededBy: "a" })
     expect(failure(node("a"), node("a"))).toMatchObject({ _tag: "PluginDuplicate", name: "a" })
     expect(failure(node("z"), node("a", "b"), node("b", "c"), node("c", "a"))).toMatchObject({
@@ -47,7 +48,9 @@ describe("PluginHost", () => {
       const many = yield* send("greeter", "Count", { to: "3" })
       expect(many._tag === "Many" ? yield* Stream.runCollect(many.values) : []).toEqual([1, 2, 3])
       expect(yield* Effect.flip(send("greeter", "Greet", { who: "nobody" }))).toMatchObject({ _tag: "NobodyThere" })
-      expect(yield* Effect.flip(send("greeter", "Greet", { who: "a", extra: 1 }))).toMatchObject({ _tag: "SchemaError" })
+      expect(yield* Effect.flip(send("greeter", "Greet", { who: "a", extra: 1 }))).toMatchObject({
+        _tag: "SchemaError"
+      })
       expect(yield* Effect.flip(send("greeter", "Shout", {}))).toMatchObject({ _tag: "UnknownMessage" })
     }).pipe(Effect.provide(host({})))
   )
@@ -64,7 +67,10 @@ describe("PluginHost", () => {
   it.live("asks the policy and reports each decision", () =>
     Effect.gen(function* () {
       const audit: Array<Decision> = []
-      const layer = host({ policy: { allow: ["*"], deny: ["greeter:greet"] }, audit: (decision) => void audit.push(decision) })
+      const layer = host({
+        policy: { allow: ["*"], deny: ["greeter:greet"] },
+        audit: (decision) => void audit.push(decision)
+      })
       yield* Effect.gen(function* () {
         const { send } = yield* PluginHost
         const error = yield* Effect.flip(send("greeter", "Greet", { who: "Ada" }))

@@ -1,8 +1,8 @@
-import { describe, expect } from "bun:test"
 import { Database as Sqlite } from "bun:sqlite"
-import { Effect, Exit, Layer, Result } from "effect"
+import { describe, expect } from "bun:test"
 import { chmodSync, readdirSync, statSync } from "node:fs"
 import path from "node:path"
+import { Effect, Exit, Layer, Result } from "effect"
 import { statements as leaseStatements } from "../../src/actors/LeaseManager.ts"
 import { Database } from "../../src/store/Database.ts"
 import { statements as imageStatements } from "../../src/store/images.ts"
@@ -52,7 +52,10 @@ describe("Database", () => {
       for (const sql of Object.values({ ...sandboxStatements, i: "", ...imageStatements, ...leaseStatements })) {
         if (sql === "" || listing.has(sql)) continue
         const count = (sql.match(/\?/g) ?? []).length
-        const plan = yield* db.all<{ readonly detail: string }>(`EXPLAIN QUERY PLAN ${sql}`, Array<null>(count).fill(null))
+        const plan = yield* db.all<{ readonly detail: string }>(
+          `EXPLAIN QUERY PLAN ${sql}`,
+          Array<null>(count).fill(null)
+        )
         const scans = plan.map((row) => row.detail).filter((detail) => /^SCAN (?!CONSTANT)/.test(detail))
         expect({ sql, scans }).toEqual({ sql, scans: [] })
       }
@@ -82,7 +85,11 @@ describe("Database", () => {
 })
 
 describe("migrations", () => {
-  const second: Migration = { version: 2, name: "more", text: "-- up\nCREATE TABLE more (x INTEGER) STRICT;\n-- down\nDROP TABLE more;\n" }
+  const second: Migration = {
+    version: 2,
+    name: "more",
+    text: "-- up\nCREATE TABLE more (x INTEGER) STRICT;\n-- down\nDROP TABLE more;\n"
+  }
 
   it.live("two processes opening a fresh database at once end with one schema", () =>
     Effect.gen(function* () {
@@ -91,7 +98,9 @@ describe("migrations", () => {
         import { Effect, Layer } from "effect"
         import { homeAt } from ${JSON.stringify(path.join(import.meta.dir, "../support/home.ts"))}
         await Effect.runPromise(Effect.scoped(Layer.build(homeAt(${JSON.stringify(home)}))))`
-      const children = Array.from({ length: 4 }, () => Bun.spawn([process.execPath, "-e", script], { cwd: import.meta.dir, stderr: "inherit" }))
+      const children = Array.from({ length: 4 }, () =>
+        Bun.spawn([process.execPath, "-e", script], { cwd: import.meta.dir, stderr: "inherit" })
+      )
       const codes = yield* Effect.promise(() => Promise.all(children.map((child) => child.exited)))
       expect(codes).toEqual([0, 0, 0, 0])
       const sqlite = new Sqlite(path.join(home, "bunker.db"))
@@ -103,7 +112,8 @@ describe("migrations", () => {
   it.live("refuses a newer database and a changed migration, naming both versions", () =>
     Effect.gen(function* () {
       const file = path.join(yield* temporaryDirectory, "t.db")
-      const open = (migrations: ReadonlyArray<Migration>) => Effect.scoped(Layer.build(Database.layerFile(file, migrations)))
+      const open = (migrations: ReadonlyArray<Migration>) =>
+        Effect.scoped(Layer.build(Database.layerFile(file, migrations)))
       yield* open([...builtIn, second])
       expect(yield* Effect.flip(open(builtIn))).toMatchObject({ _tag: "SchemaMismatch", found: 2, known: 1 })
       const changed = [...builtIn, { ...second, text: second.text.replace("INTEGER", "TEXT") }]
@@ -115,7 +125,11 @@ describe("migrations", () => {
   it.live("a migration that fails leaves nothing of itself", () =>
     Effect.gen(function* () {
       const file = path.join(yield* temporaryDirectory, "t.db")
-      const bad: Migration = { version: 2, name: "bad", text: "-- up\nCREATE TABLE half (x INTEGER) STRICT;\nSELECT nonsense;\n-- down\n" }
+      const bad: Migration = {
+        version: 2,
+        name: "bad",
+        text: "-- up\nCREATE TABLE half (x INTEGER) STRICT;\nSELECT nonsense;\n-- down\n"
+      }
       const error = yield* Effect.flip(Effect.scoped(Layer.build(Database.layerFile(file, [...builtIn, bad]))))
       expect(error).toMatchObject({ _tag: "DatabaseFailed", operation: "migrate" })
       const sqlite = new Sqlite(file)

@@ -36,7 +36,12 @@ export class Home {
   start(args: ReadonlyArray<string>, options: Options = {}) {
     return Bun.spawn([program, ...args], {
       env: this.environment(options.env),
-      stdin: options.stdin === undefined ? "ignore" : typeof options.stdin === "string" ? Buffer.from(options.stdin) : options.stdin,
+      stdin:
+        options.stdin === undefined
+          ? "ignore"
+          : typeof options.stdin === "string"
+            ? Buffer.from(options.stdin)
+            : options.stdin,
       stdout: "pipe",
       stderr: "pipe"
     })

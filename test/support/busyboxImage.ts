@@ -11,13 +11,15 @@ const applets =
 const places = (process.env["PATH"] ?? "").split(":").concat("/bin", "/usr/bin")
 /** A busybox that needs no library, undefined where there is none. */
 export const busyboxPath = (): string | undefined =>
-  places.map((place) => path.join(place, "busybox")).find((candidate) => {
-    try {
-      return !readFileSync(candidate).subarray(0, 4096).includes("/ld-linux")
-    } catch {
-      return false
-    }
-  })
+  places
+    .map((place) => path.join(place, "busybox"))
+    .find((candidate) => {
+      try {
+        return !readFileSync(candidate).subarray(0, 4096).includes("/ld-linux")
+      } catch {
+        return false
+      }
+    })
 
 /** The archive's bytes. */
 export const busyboxArchive = (busybox: string): Uint8Array => {
@@ -41,7 +43,13 @@ export const busyboxArchive = (busybox: string): Uint8Array => {
         file("bin/not-executable", "text", { mode: 0o644 })
       ]
     ],
-    { config: { Env: ["PATH=/bin", "FROM_IMAGE=yes"], Cmd: ["sh", "-c", "echo greetings from the guest"], WorkingDir: "/root" } }
+    {
+      config: {
+        Env: ["PATH=/bin", "FROM_IMAGE=yes"],
+        Cmd: ["sh", "-c", "echo greetings from the guest"],
+        WorkingDir: "/root"
+      }
+    }
   )
   return archiveOf(layoutFiles([{ name: "test/busybox:1", top: image.manifest, blobs: image.blobs }]))
 }

@@ -11,7 +11,11 @@ class NobodyThere extends Schema.TaggedError<NobodyThere>()("NobodyThere", { who
 }
 
 const Greeter = RpcGroup.make(
-  Rpc.make("Greet", { payload: { who: Schema.NonEmptyString }, success: Schema.Struct({ text: Schema.String }), error: NobodyThere }),
+  Rpc.make("Greet", {
+    payload: { who: Schema.NonEmptyString },
+    success: Schema.Struct({ text: Schema.String }),
+    error: NobodyThere
+  }),
   Rpc.make("Count", { payload: { to: Schema.NumberFromString }, success: Schema.Int, stream: true })
 )
 
@@ -40,6 +44,11 @@ export default definePlugin({
     { method: "GET", path: "/x/greeter/count", message: "Count" }
   ],
   commands: [
-    { name: "greet", summary: "Greet somebody", message: "Greet", arguments: [{ field: "who", summary: "Whom to greet" }] }
+    {
+      name: "greet",
+      summary: "Greet somebody",
+      message: "Greet",
+      arguments: [{ field: "who", summary: "Whom to greet" }]
+    }
   ]
 })

@@ -1,8 +1,9 @@
 /** Gives each test a home directory and a database of its own, removed afterwards. */
-import { Effect, Layer } from "effect"
+
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
+import { Effect, Layer } from "effect"
 import { Database } from "../../src/store/Database.ts"
 import { builtIn } from "../../src/store/migrations.ts"
 import { Paths } from "../../src/store/Paths.ts"

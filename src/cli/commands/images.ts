@@ -57,11 +57,17 @@ export const pull = Command.make(
 export const load = Command.make(
   "load",
   {
-    tag: Flag.String("tag").pipe(Flag.withAlias("t"), Flag.withDescription("Name for an image that has none"), Flag.optional),
+    tag: Flag.String("tag").pipe(
+      Flag.withAlias("t"),
+      Flag.withDescription("Name for an image that has none"),
+      Flag.optional
+    ),
     platform: platformFlag,
     json: flag("json", undefined, "Print events as JSON lines"),
     quiet: quietFlag,
-    path: Argument.String("path").pipe(Argument.withDescription("OCI layout directory, OCI archive or docker save archive"))
+    path: Argument.String("path").pipe(
+      Argument.withDescription("OCI layout directory, OCI archive or docker save archive")
+    )
   },
   Effect.fn("Cli.load")(function* (flags) {
     const body = Effect.gen(function* () {
@@ -169,4 +175,7 @@ export const df = Command.make(
     })
     return yield* withBunker(body)
   })
-).pipe(Command.withDescription("Show where the bytes of the home directory are."), Command.withShortDescription("Show disk usage"))
+).pipe(
+  Command.withDescription("Show where the bytes of the home directory are."),
+  Command.withShortDescription("Show disk usage")
+)

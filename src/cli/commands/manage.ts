@@ -29,11 +29,15 @@ export const stop = Command.make(
   },
   Effect.fn("Cli.stop")(function* ({ name, time }) {
     return yield* withBunker(
-      VmSupervisor.use((vms) => forEachName(name, (each) => vms.Stop({ name: each, timeoutMs: Math.max(0, time) * 1000 })))
+      VmSupervisor.use((vms) =>
+        forEachName(name, (each) => vms.Stop({ name: each, timeoutMs: Math.max(0, time) * 1000 }))
+      )
     )
   })
 ).pipe(
-  Command.withDescription("End sandboxes in order: the image's stop signal, then everything written out; SIGKILL when time is up."),
+  Command.withDescription(
+    "End sandboxes in order: the image's stop signal, then everything written out; SIGKILL when time is up."
+  ),
   Command.withShortDescription("End a sandbox in order")
 )
 
@@ -43,7 +47,10 @@ export const kill = Command.make(
   Effect.fn("Cli.kill")(function* ({ name }) {
     return yield* withBunker(VmSupervisor.use((vms) => forEachName(name, (each) => vms.Kill({ name: each }))))
   })
-).pipe(Command.withDescription("End sandboxes at once; what was not written out is lost."), Command.withShortDescription("End a sandbox at once"))
+).pipe(
+  Command.withDescription("End sandboxes at once; what was not written out is lost."),
+  Command.withShortDescription("End a sandbox at once")
+)
 
 export const remove = Command.make(
   "rm",
@@ -51,7 +58,10 @@ export const remove = Command.make(
   Effect.fn("Cli.rm")(function* ({ name, force }) {
     return yield* withBunker(VmSupervisor.use((vms) => forEachName(name, (each) => vms.Remove({ name: each, force }))))
   })
-).pipe(Command.withDescription("Remove sandboxes with everything that they wrote."), Command.withShortDescription("Remove a sandbox"))
+).pipe(
+  Command.withDescription("Remove sandboxes with everything that they wrote."),
+  Command.withShortDescription("Remove a sandbox")
+)
 
 const describeEnd = (info: SandboxInfo): string => {
   if (info.exitCode !== null) return ` (${info.exitCode})`
@@ -59,7 +69,8 @@ const describeEnd = (info: SandboxInfo): string => {
   return info.status === "crashed" && info.terminationReason !== null ? ` (${info.terminationReason})` : ""
 }
 
-const commandOf = (info: SandboxInfo): string => harmless([...(info.config.entrypoint ?? []), ...(info.config.command ?? [])].join(" "))
+const commandOf = (info: SandboxInfo): string =>
+  harmless([...(info.config.entrypoint ?? []), ...(info.config.command ?? [])].join(" "))
 
 export const ps = Command.make(
   "ps",
@@ -87,7 +98,10 @@ export const ps = Command.make(
     })
     return yield* withBunker(body)
   })
-).pipe(Command.withDescription("List sandboxes; without -a those that run."), Command.withShortDescription("List sandboxes"))
+).pipe(
+  Command.withDescription("List sandboxes; without -a those that run."),
+  Command.withShortDescription("List sandboxes")
+)
 
 export const inspect = Command.make(
   "inspect",
@@ -96,7 +110,10 @@ export const inspect = Command.make(
     const body = VmSupervisor.use((vms) => Effect.forEach(name, (each) => vms.Inspect({ name: each })))
     yield* withBunker(Effect.flatMap(body, (infos) => print(JSON.stringify(infos, null, 2))))
   })
-).pipe(Command.withDescription("Print all that is recorded of sandboxes, as JSON."), Command.withShortDescription("Print a sandbox as JSON"))
+).pipe(
+  Command.withDescription("Print all that is recorded of sandboxes, as JSON."),
+  Command.withShortDescription("Print a sandbox as JSON")
+)
 
 export const wait = Command.make(
   "wait",
@@ -108,7 +125,10 @@ export const wait = Command.make(
       )
     return yield* withBunker(Effect.forEach(name, one, { discard: true }))
   })
-).pipe(Command.withDescription("Wait until sandboxes have ended, and print how."), Command.withShortDescription("Wait for the end of a sandbox"))
+).pipe(
+  Command.withDescription("Wait until sandboxes have ended, and print how."),
+  Command.withShortDescription("Wait for the end of a sandbox")
+)
 
 export const logs = Command.make(
   "logs",
@@ -126,7 +146,11 @@ export const logs = Command.make(
       const entries = yield* readLog(paths.mainLog)
       const last = Option.isSome(flags.tail) ? entries.slice(-Math.max(0, flags.tail.value) || entries.length) : entries
       for (const entry of last) {
-        const text = { time: new Date(entry.time).toISOString(), stream: entry.stream, data: Buffer.from(entry.data).toString() }
+        const text = {
+          time: new Date(entry.time).toISOString(),
+          stream: entry.stream,
+          data: Buffer.from(entry.data).toString()
+        }
         if (flags.json) yield* print(JSON.stringify(text))
         else if (entry.stream !== "exit") yield* writeAll(entry.stream === "stdout" ? 1 : 2, entry.data)
       }
@@ -139,4 +163,11 @@ export const logs = Command.make(
 )
 
 const showFile = (file: string) =>
-  Effect.promise(() => Bun.file(file).bytes().catch(() => new Uint8Array())).pipe(Effect.flatMap((bytes) => writeAll(1, bytes)), Effect.asVoid)
+  Effect.promise(() =>
+    Bun.file(file)
+      .bytes()
+      .catch(() => new Uint8Array())
+  ).pipe(
+    Effect.flatMap((bytes) => writeAll(1, bytes)),
+    Effect.asVoid
+  )

@@ -3,8 +3,8 @@ import { Effect, Option } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { ImageStore } from "../../actors/ImageStore.ts"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
-import { mainCommand } from "../../domain/exec.ts"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
+import { mainCommand } from "../../domain/exec.ts"
 import { parsePlatform } from "../../domain/platform.ts"
 import type { SandboxInfo } from "../../domain/sandbox.ts"
 import { Engines } from "../../vm/Engine.ts"
@@ -41,13 +41,13 @@ const announceEngine = Effect.fnUntraced(function* (engine: string, quiet: boole
   if (engine !== "auto") return
   const { engine: chosen } = yield* (yield* Engines).auto
   if (chosen.kind === "krun" || quiet) return
-  yield* say(`bunker: using software emulation (${chosen.kind}), since KVM boots no guest here; 'bunker doctor' says why`)
+  yield* say(
+    `bunker: using software emulation (${chosen.kind}), since KVM boots no guest here; 'bunker doctor' says why`
+  )
 })
 
 const removeIfEphemeral = (info: SandboxInfo) =>
-  info.ephemeral
-    ? VmSupervisor.use((vms) => Effect.ignore(vms.Remove({ name: info.name, force: true })))
-    : Effect.void
+  info.ephemeral ? VmSupervisor.use((vms) => Effect.ignore(vms.Remove({ name: info.name, force: true }))) : Effect.void
 
 export const run = Command.make(
   "run",
@@ -68,7 +68,10 @@ export const run = Command.make(
   },
   Effect.fn("Cli.run")(function* (flags) {
     if (flags.detach && (flags.interactive || flags.tty)) {
-      return yield* new InvalidSpec({ field: "-d", reason: "a detached sandbox has no terminal; leave -i and -t away, then 'bunker exec -it'" })
+      return yield* new InvalidSpec({
+        field: "-d",
+        reason: "a detached sandbox has no terminal; leave -i and -t away, then 'bunker exec -it'"
+      })
     }
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
@@ -78,7 +81,10 @@ export const run = Command.make(
       const { config: defaults } = yield* images.Inspect({ reference: flags.image })
       const [program, ...rest] = mainCommand(defaults, config)
       if (program === undefined) {
-        return yield* new InvalidSpec({ field: "command", reason: `"${flags.image}" names no command; give one after the image` })
+        return yield* new InvalidSpec({
+          field: "command",
+          reason: `"${flags.image}" names no command; give one after the image`
+        })
       }
       yield* announceEngine(config.engine, flags.quiet)
       const ephemeral = flags.rm || (Option.isNone(flags.name) && !flags.detach)
@@ -91,7 +97,15 @@ export const run = Command.make(
       const code = yield* Effect.gen(function* () {
         yield* vms.Start({ name: info.name, detached: false })
         const { interactive, tty } = flags
-        const exit = yield* attach({ name: info.name, argv: [program, ...rest], env: [], cwd: undefined, user: undefined, interactive, tty })
+        const exit = yield* attach({
+          name: info.name,
+          argv: [program, ...rest],
+          env: [],
+          cwd: undefined,
+          user: undefined,
+          interactive,
+          tty
+        })
         yield* vms.Finish({ name: info.name, exitCode: exit })
         return exit
       }).pipe(Effect.ensuring(removeIfEphemeral(info)))
@@ -126,7 +140,9 @@ export const create = Command.make(
     return yield* withBunker(body, { sweep: true })
   })
 ).pipe(
-  Command.withDescription("Define a sandbox that is kept until 'bunker rm', and print its name. 'bunker start' boots it."),
+  Command.withDescription(
+    "Define a sandbox that is kept until 'bunker rm', and print its name. 'bunker start' boots it."
+  ),
   Command.withShortDescription("Define a sandbox without booting it")
 )
 
@@ -174,7 +190,9 @@ export const exec = Command.make(
     return yield* withBunker(body)
   })
 ).pipe(
-  Command.withDescription("Run a command in a running sandbox, and end with its exit code. Flags after the name belong to the command."),
+  Command.withDescription(
+    "Run a command in a running sandbox, and end with its exit code. Flags after the name belong to the command."
+  ),
   Command.withShortDescription("Run a command in a running sandbox"),
   Command.withExamples([{ command: "bunker exec -it box sh", description: "Open a shell in the sandbox box" }])
 )

@@ -53,10 +53,15 @@ export const sandboxFlags = {
   entrypoint: optionalText("entrypoint", "Program in place of the image's entrypoint"),
   hostname: optionalText("hostname", "Host name in the guest; default: the sandbox's name"),
   label: repeated("label", "KEY=value, for your own use").pipe(Flag.withAlias("l")),
-  engine: Flag.String("engine").pipe(Flag.withDescription("auto, krun (KVM) or qemu (emulation, slower)"), Flag.optional)
+  engine: Flag.String("engine").pipe(
+    Flag.withDescription("auto, krun (KVM) or qemu (emulation, slower)"),
+    Flag.optional
+  )
 }
 
-export const imageArgument = Argument.String("image").pipe(Argument.withDescription("Image reference, like alpine:3.20"))
+export const imageArgument = Argument.String("image").pipe(
+  Argument.withDescription("Image reference, like alpine:3.20")
+)
 export const commandArgument = Argument.String("command").pipe(
   Argument.withDescription("Command and its arguments; default: the image's"),
   Argument.variadic()
@@ -64,7 +69,9 @@ export const commandArgument = Argument.String("command").pipe(
 
 /** Words after which a value follows, for the search of the image in `run` and `create`. */
 export const valuedFlags: ReadonlySet<string> = new Set(
-  "--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname --label -l --engine --log-level".split(" ")
+  "--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname --label -l --engine --log-level".split(
+    " "
+  )
 )
 
 interface Parsed {
@@ -91,14 +98,20 @@ export const toConfig = Effect.fnUntraced(function* (parsed: Parsed, endsWithCom
   const { settings } = yield* Session
   const engine = Option.getOrElse(parsed.engine, () => settings.engine ?? "auto")
   if (!isEngine(engine)) {
-    return yield* new InvalidSpec({ field: "--engine", reason: `"${engine}" is not an engine; choose auto, krun or qemu` })
+    return yield* new InvalidSpec({
+      field: "--engine",
+      reason: `"${engine}" is not an engine; choose auto, krun or qemu`
+    })
   }
   const optional = <K extends string, V>(key: K, value: Option.Option<V>) =>
     Option.isSome(value) ? ({ [key]: value.value } as Record<K, V>) : {}
   const config = {
     image: parsed.image,
     ...(parsed.command.length > 0 ? { command: parsed.command } : {}),
-    ...optional("entrypoint", Option.map(parsed.entrypoint, (program) => (program === "" ? [] : [program]))),
+    ...optional(
+      "entrypoint",
+      Option.map(parsed.entrypoint, (program) => (program === "" ? [] : [program]))
+    ),
     env: yield* readEnvironment(parsed.env, parsed.envFile, process.env),
     ...optional("workdir", parsed.workdir),
     ...optional("user", parsed.user),

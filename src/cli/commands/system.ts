@@ -1,7 +1,8 @@
 /** `doctor`, `serve`, `sweep`: the machine, the server and the upkeep. */
+
+import path from "node:path"
 import { Effect, Option } from "effect"
 import { Command, Flag } from "effect/cli"
-import path from "node:path"
 import { version } from "../../../package.json"
 import { Sweeper } from "../../actors/Sweeper.ts"
 import { diagnose, type Finding } from "../doctor.ts"
@@ -57,7 +58,10 @@ export const serve = Command.make(
     })
     return yield* withBunker(Effect.scoped(body), { sweep: true })
   })
-).pipe(Command.withDescription("Serve HTTP on a unix socket that only you can open, until SIGINT or SIGTERM."), Command.withShortDescription("Serve HTTP"))
+).pipe(
+  Command.withDescription("Serve HTTP on a unix socket that only you can open, until SIGINT or SIGTERM."),
+  Command.withShortDescription("Serve HTTP")
+)
 
 const untilSignal: Effect.Effect<void> = Effect.callback((resume) => {
   const done = () => resume(Effect.void)
@@ -76,7 +80,12 @@ export const sweep = Command.make(
     const report = yield* withBunker(Sweeper.use((sweeper) => sweeper.Sweep({ force: true })))
     if (report === null) return yield* say("another process is sweeping")
     yield* print(
-      json ? JSON.stringify(report) : `${report.reconciled} put right, ${report.removed} removed, ${report.errors} left with errors`
+      json
+        ? JSON.stringify(report)
+        : `${report.reconciled} put right, ${report.removed} removed, ${report.errors} left with errors`
     )
   })
-).pipe(Command.withDescription("Put records of dead sandboxes right and remove what they left."), Command.withShortDescription("Clean up after crashes"))
+).pipe(
+  Command.withDescription("Put records of dead sandboxes right and remove what they left."),
+  Command.withShortDescription("Clean up after crashes")
+)
