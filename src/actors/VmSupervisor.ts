@@ -24,7 +24,7 @@ import { isLive, SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { ensureDirectory } from "../store/files.ts"
 import { Paths } from "../store/Paths.ts"
-import { isAlive } from "../store/processes.ts"
+import { isAlive, signalProcess } from "../store/processes.ts"
 import { deleteSandbox, findSandbox, insertSandbox, listSandboxes, type SandboxRecord } from "../store/sandboxes.ts"
 import { type Address, layerLocal, type Unreachable } from "./Actor.ts"
 import { ImageStore } from "./ImageStore.ts"
@@ -32,6 +32,8 @@ import { RunEnd } from "./Keeper.ts"
 import { type KeeperAddress, type KeeperOptions, makeKeepers } from "./keepers.ts"
 import { contentLeaseMs, LeaseManager } from "./LeaseManager.ts"
 import { removeDirectories, Sweeper } from "./Sweeper.ts"
+
+const SIGKILL = 9
 
 const Named = { name: Schema.String }
 const Command = { ...Named, exec: Schema.Int }
@@ -177,7 +179,7 @@ const make = (options: KeeperOptions) =>
     /** Ends a sandbox that no keeper answers for: the process goes by its recorded identity, then the record. */
     const killByRecord = Effect.fnUntraced(function* (record: SandboxRecord) {
       const { process: recorded, info } = record
-      if (recorded !== undefined && isAlive(recorded)) process.kill(recorded.pid, "SIGKILL")
+      if (recorded !== undefined) signalProcess(recorded, SIGKILL)
       yield* Effect.sleep("20 millis").pipe(
         Effect.repeat({ while: () => recorded !== undefined && isAlive(recorded), times: 250 })
       )

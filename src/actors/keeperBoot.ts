@@ -8,6 +8,7 @@
 
 import fs from "node:fs"
 import { Clock, Deferred, Effect, Fiber, Schedule, type Scope } from "effect"
+import { StoreFailed } from "../domain/errors/store.ts"
 import { BootFailed, type GuestChannelFailed, SupervisorUnreachable, WrongState } from "../domain/errors/vm.ts"
 import type { LeasedImage } from "../domain/image.ts"
 import { predecessors, type SandboxInfo } from "../domain/sandbox.ts"
@@ -15,7 +16,7 @@ import { Database } from "../store/Database.ts"
 import { attemptFile, ensureDirectory } from "../store/files.ts"
 import { tryFileLock } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
-import { currentBootId, isAlive, type ProcessIdentity } from "../store/processes.ts"
+import { awaitEnd, type ProcessIdentity, signalProcess } from "../store/processes.ts"
 import { insertRun, terminate, transition } from "../store/sandboxes.ts"
 import { Engines } from "../vm/Engine.ts"
 import type { Engine, VmConfig, VmDisk } from "../vm/engineTypes.ts"
@@ -29,6 +30,8 @@ import { Sweeper } from "./Sweeper.ts"
 
 /** Longest time from the start of a VM to its agent's hello, in milliseconds; emulation is slower. */
 const bootTimeoutMs = { krun: 30_000, qemu: 180_000 } as const
+
+const SIGKILL = 9
 
 /** Longest time until the agent of a VM that lost its keeper has called again, in milliseconds. */
 const adoptTimeoutMs = 60_000
@@ -107,14 +110,14 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (boot: Boot, identity
       orElse: () => Effect.fail(new SupervisorUnreachable({ name: info.name, reason: "its agent does not answer" }))
     })
   )
-  const exited = Effect.as(Effect.sleep("200 millis").pipe(Effect.repeat({ while: () => isAlive(identity) })), {
+  const exited = Effect.as(awaitEnd(identity), {
     code: undefined,
     signal: undefined,
     report: undefined,
     output: ""
   })
   const kill = Effect.andThen(
-    Effect.sync(() => isAlive(identity) && process.kill(identity.pid, "SIGKILL")),
+    Effect.sync(() => signalProcess(identity, SIGKILL)),
     exited
   )
   return yield* keepRecords(info, boot.image, { identity, transport, exited, kill: Effect.asVoid(kill) }, channel)
@@ -145,11 +148,16 @@ const chooseEngine = Effect.fnUntraced(function* (info: SandboxInfo) {
 /** Starts the VM and waits for its agent. The one transient failure of libkrun is tried again, once. */
 const startAndGreet = Effect.fnUntraced(function* (engine: Engine, config: VmConfig, info: SandboxInfo) {
   const db = yield* Database
+  const record = (process: ProcessIdentity) =>
+    Effect.flatMap(Clock.currentTimeMillis, (now) => insertRun(db, info.id, engine.kind, process, now)).pipe(
+      Effect.asVoid,
+      Effect.mapError(
+        (error) => new StoreFailed({ operation: "record the process of", path: info.name, reason: error.message })
+      )
+    )
   const attempt = Effect.gen(function* () {
-    const started = yield* engine.spawn(config)
-    const identity: ProcessIdentity = { pid: started.pid, startTicks: started.pidStartedAt, bootId: currentBootId() }
-    yield* insertRun(db, info.id, engine.kind, identity, yield* Clock.currentTimeMillis)
-    const vm: VmHandle = { identity, transport: started.transport, exited: started.exited, kill: started.kill }
+    const started = yield* engine.spawn({ ...config, onProcess: record })
+    const vm: VmHandle = started
     const died = Effect.flatMap(started.exited, (exit) => Effect.fail(new DiedEarly(exit)))
     const greeted = connectGuest(started.transport).pipe(
       Effect.timeoutOrElse({

@@ -1,4 +1,3 @@
-#!/usr/bin/env bun
 /**
  * Enters the program from a checkout. The guest agent is the one that guest/build.sh made.
  */

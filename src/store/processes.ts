@@ -1,5 +1,10 @@
-/** Tells whether a recorded process still is the one that was recorded. Reads procfs (proc(5)); signals nothing. */
+/**
+ * Names a process beyond reuse of its number, tells whether it lives, and ends exactly it. Reads procfs (proc(5)); starts nothing.
+ */
 import fs from "node:fs"
+import { Effect } from "effect"
+import { CallFailed } from "../ffi/errno.ts"
+import { pidfdOpen, pidfdSendSignal } from "../ffi/posix.ts"
 
 /** What identifies a process for ever: its pid, the kernel's start time of it, and the boot in which it ran. */
 export interface ProcessIdentity {
@@ -43,3 +48,29 @@ export const isAlive = (identity: ProcessIdentity): boolean => {
   const stat = readStat(identity.pid)
   return stat !== undefined && stat.startTicks === identity.startTicks && stat.state !== "Z" && stat.state !== "X"
 }
+
+/** Sends a signal to exactly this process; false when it has ended (then nobody is signalled). */
+export const signalProcess = (identity: ProcessIdentity, signal: number): boolean => {
+  let pidfd: number | undefined
+  try {
+    pidfd = pidfdOpen(identity.pid)
+    // The descriptor is bound now: when the process still is the recorded one, it is bound to the right one.
+    if (!isAlive(identity)) return false
+    pidfdSendSignal(pidfd, signal)
+    return true
+  } catch (cause) {
+    if (cause instanceof CallFailed && cause.errno === "ESRCH") return false
+    throw cause
+  } finally {
+    if (pidfd !== undefined) fs.closeSync(pidfd)
+  }
+}
+
+/**
+ * Waits for the end of a process that is not our child, such as a VM taken over from another keeper. Looks every `intervalMs`
+ * (default 200), since Bun can not wait on a pidfd.
+ */
+export const awaitEnd = (identity: ProcessIdentity, intervalMs = 200): Effect.Effect<void> =>
+  Effect.suspend(() =>
+    isAlive(identity) ? Effect.andThen(Effect.sleep(intervalMs), awaitEnd(identity, intervalMs)) : Effect.void
+  )

@@ -8,6 +8,7 @@ import type {
   KrunCallFailed,
   LibraryNotFound
 } from "../domain/errors/vm.ts"
+import type { ProcessIdentity } from "../store/processes.ts"
 import type { RunnerDisk } from "./runnerProtocol.ts"
 import type { RunnerProcess } from "./startRunner.ts"
 import type { GuestTransport } from "./transport.ts"
@@ -32,6 +33,8 @@ export interface VmConfig {
   readonly lockPath: string
   /** The kernel ends the VM when the thread that started it ends. For runs in the foreground. */
   readonly dieWithParent: boolean
+  /** Runs once the VM's process is there and before the guest is; absent: nothing. For whoever keeps records. */
+  readonly onProcess?: (process: ProcessIdentity) => Effect.Effect<void, StoreFailed>
 }
 
 /** A VM that was started: its process, and the way its agent will call. */

@@ -71,6 +71,7 @@ export const makeKrunEngine = (options: EngineOptions): Engine => {
             command: options.runnerCommand,
             runDir: config.runDir,
             lockFd,
+            onProcess: config.onProcess ?? (() => Effect.void),
             name: lockName(config.lockPath),
             config: {
               version: 1,

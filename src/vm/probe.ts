@@ -10,11 +10,11 @@ import fs from "node:fs"
 import os from "node:os"
 import path from "node:path"
 import { Deferred, Effect, Option, Stream } from "effect"
+import { currentBootId } from "../store/processes.ts"
 import type { Engine, EngineKind, EngineOptions, VmProcess } from "./engineTypes.ts"
 import { FrameDecoder, FrameType } from "./frames.ts"
 import { agentDigest } from "./initDisk.ts"
 import { fileKey } from "./kernelElf.ts"
-import { bootId } from "./pid.ts"
 import { findLibkrun, findLibkrunfw } from "./prepare.ts"
 import { publish } from "./publish.ts"
 import type { VmExit } from "./startRunner.ts"
@@ -78,7 +78,7 @@ const cacheKey = (kind: EngineKind, options: EngineOptions): Effect.Effect<strin
     const libraries =
       kind === "krun" ? [yield* findLibkrun(options), yield* findLibkrunfw(options)] : [yield* findLibkrunfw(options)]
     const agent = agentDigest(fs.readFileSync(options.agentPath))
-    const text = [kind, bootId(), os.release(), ...libraries.map(fileKey), options.qemu ?? "", agent].join("\n")
+    const text = [kind, currentBootId(), os.release(), ...libraries.map(fileKey), options.qemu ?? "", agent].join("\n")
     return new Bun.CryptoHasher("sha256").update(text).digest("hex")
   }).pipe(Effect.orDie)
 

@@ -83,6 +83,7 @@ export const makeQemuEngine = (options: EngineOptions): Engine => {
             command: options.runnerCommand,
             runDir: config.runDir,
             lockFd,
+            onProcess: config.onProcess ?? (() => Effect.void),
             name: lockName(config.lockPath),
             config: {
               version: 1,

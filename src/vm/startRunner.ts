@@ -8,7 +8,7 @@ import path from "node:path"
 import { Effect, Option, type Scope } from "effect"
 import { StoreFailed } from "../domain/errors/store.ts"
 import { AlreadyRunning, EngineUnavailable, KrunCallFailed } from "../domain/errors/vm.ts"
-import { type ProcessIdentity, processStartedAt } from "./pid.ts"
+import { currentBootId, identify, type ProcessIdentity } from "../store/processes.ts"
 import {
   CONFIG_BYTES_MAX,
   parseReportLine,
@@ -29,7 +29,8 @@ export interface VmExit {
 }
 
 /** The process of a VM as its parent sees it. */
-export interface RunnerProcess extends ProcessIdentity {
+export interface RunnerProcess {
+  readonly identity: ProcessIdentity
   /** Waits for the end; keeps this process alive while somebody waits. */
   readonly exited: Effect.Effect<VmExit>
   /** SIGKILL, then waits for the end. */
@@ -46,6 +47,8 @@ export interface StartRunner {
   /** Who holds the lock, for the message when somebody else does. */
   readonly name: string
   readonly config: RunnerConfig
+  /** Runs once the process is there and before it does anything. */
+  readonly onProcess: (process: ProcessIdentity) => Effect.Effect<void, StoreFailed>
 }
 
 /** Longest time from the start of the process to its first report, in milliseconds. A loaded emulated machine needs seconds. */
@@ -72,7 +75,7 @@ export const startRunner = Effect.fn("Engine.startRunner")(function* (
   }
   const child = yield* Effect.acquireRelease(
     Effect.try({
-      try: () => new Child(options, text),
+      try: () => new Child(options),
       catch: (cause) => new StoreFailed({ operation: "start", path: options.command[0] ?? "", reason: reasonOf(cause) })
     }),
     (child, exit) =>
@@ -81,6 +84,9 @@ export const startRunner = Effect.fn("Engine.startRunner")(function* (
         child.release()
       })
   )
+  // The runner waits for its document: nothing of the VM exists before whoever keeps records knows its process.
+  yield* options.onProcess(child.identity)
+  child.configure(text)
   const first = yield* child.entered.pipe(
     Effect.timeoutOption(START_TIMEOUT_MS),
     Effect.map(Option.getOrUndefined),
@@ -90,7 +96,7 @@ export const startRunner = Effect.fn("Engine.startRunner")(function* (
     yield* child.kill
     return yield* failure(options, first, child.output())
   }
-  return { pid: child.process.pid, pidStartedAt: child.startedAt, exited: child.exited, kill: child.kill }
+  return { identity: child.identity, exited: child.exited, kill: child.kill }
 })
 
 const failure = (options: StartRunner, report: RunnerReport | undefined, output: string) => {
@@ -113,7 +119,7 @@ const reasonOf = (cause: unknown): string => (cause instanceof Error ? cause.mes
 /** A started runner with the parent's ends of its descriptors. */
 class Child {
   readonly process: Bun.Subprocess
-  readonly startedAt: number
+  readonly identity: ProcessIdentity
   readonly entered: Effect.Effect<RunnerReport | undefined>
   readonly exited: Effect.Effect<VmExit>
   readonly kill: Effect.Effect<void>
@@ -121,9 +127,10 @@ class Child {
   private report: RunnerReport | undefined
   private reader: Bun.Socket | undefined
   private waiting = 0
+  private configFd = -1
   private released = false
 
-  constructor(options: StartRunner, config: string) {
+  constructor(options: StartRunner) {
     const [program, ...rest] = options.command
     this.log = path.join(options.runDir, "runner.log")
     const fd = fs.openSync(
@@ -140,16 +147,11 @@ class Child {
     } finally {
       fs.closeSync(fd)
     }
-    // Both ends are ours to close. The document fits the socket's buffer, so writing it does not wait for the child.
+    // Both ends are ours to close.
     const [configFd, reportFd] = [this.process.stdio[3]!, this.process.stdio[4]!]
-    try {
-      fs.writeSync(configFd, config)
-    } catch {
-      // The child is gone already; its report, or the lack of one, says why.
-    } finally {
-      fs.closeSync(configFd)
-    }
-    this.startedAt = processStartedAt(this.process.pid) ?? 0
+    this.configFd = configFd
+    const { pid } = this.process
+    this.identity = identify(pid) ?? { pid, startTicks: 0, bootId: currentBootId() }
     const decided = Promise.withResolvers<RunnerReport | undefined>()
     const closed = this.listen(reportFd, (report) => {
       // QEMU's program can still refuse to start after `entering`; the end of the report is the sign that it did not.
@@ -183,8 +185,24 @@ class Child {
     return readTail(this.log)
   }
 
+  /** Lets the runner go on. The document fits the socket's buffer, so writing it does not wait for the child. */
+  configure(config: string): void {
+    try {
+      fs.writeSync(this.configFd, config)
+    } catch {
+      // The child is gone already; its report, or the lack of one, says why.
+    }
+    this.closeConfig()
+  }
+
+  private closeConfig(): void {
+    if (this.configFd >= 0) fs.closeSync(this.configFd)
+    this.configFd = -1
+  }
+
   /** Stops listening; a VM that goes on does not notice. */
   release(): void {
+    this.closeConfig()
     this.released = true
     this.reader?.end()
   }

@@ -6,7 +6,7 @@
 import fs from "node:fs"
 import path from "node:path"
 import { timeStampCounter } from "../ffi/tsc.ts"
-import { bootId } from "./pid.ts"
+import { currentBootId } from "../store/processes.ts"
 import { publish } from "./publish.ts"
 
 const WINDOW_MS = 20
@@ -14,7 +14,7 @@ const WINDOW_MS = 20
 /** kHz of the host's counter, from the cache of this boot or a measurement of 20 ms during which the thread sleeps. */
 export const tscRateKhz = (bootCacheDir: string): number | undefined => {
   const file = path.join(bootCacheDir, "tsc.json")
-  const boot = bootId()
+  const boot = currentBootId()
   try {
     const known = JSON.parse(fs.readFileSync(file, "utf8")) as { readonly boot?: unknown; readonly khz?: unknown }
     if (known.boot === boot) return typeof known.khz === "number" ? known.khz : undefined

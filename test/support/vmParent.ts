@@ -7,7 +7,7 @@ await Effect.runPromise(
     Effect.gen(function* () {
       const runDir = yield* runDirectory
       const vm = yield* (yield* engine).spawn(smallVm(runDir, { dieWithParent: process.argv[2] === "with" }))
-      console.log(JSON.stringify({ pid: vm.pid, pidStartedAt: vm.pidStartedAt, runDir }))
+      console.log(JSON.stringify({ ...vm.identity, runDir }))
       return yield* Effect.never
     })
   )

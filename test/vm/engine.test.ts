@@ -5,9 +5,9 @@ import path from "node:path"
 import { Effect, Exit, Scope, Stream } from "effect"
 import { setCloseOnExec } from "../../src/ffi/posix.ts"
 import { vmdkDescriptor } from "../../src/oci/vmdk.ts"
+import { awaitEnd, identify, isAlive, signalProcess } from "../../src/store/processes.ts"
 import type { VmProcess } from "../../src/vm/Engine.ts"
 import { connectGuest, type GuestChannel } from "../../src/vm/GuestChannel.ts"
-import { awaitEnd, isAlive, processStartedAt, signalProcess } from "../../src/vm/pid.ts"
 import { it } from "../support/it.ts"
 import { bootTimeoutMs, busyboxRoot, engine, engineKind, missing, runDirectory, smallVm } from "../support/vm.ts"
 
@@ -69,7 +69,7 @@ describe.skipIf(missing !== undefined)(`engine ${engineKind}`, () => {
         const disks = [{ path: busyboxRoot(runDir), format: "raw" as const, readOnly: true }]
         const vm = yield* (yield* engine).spawn(smallVm(runDir, { disks }))
         const spawned = performance.now()
-        expect(vm.pidStartedAt).toBe(processStartedAt(vm.pid)!)
+        expect(vm.identity).toEqual(identify(vm.identity.pid)!)
         const guest = yield* greet(vm)
         const greeted = performance.now()
         yield* guest.boot(bootFrom("/dev/vdb"))
@@ -152,14 +152,14 @@ describe.skipIf(missing !== undefined)(`engine ${engineKind}`, () => {
         const vm = yield* one.spawn(smallVm(runDir, { dieWithParent: false })).pipe(Scope.provide(scope))
         yield* Effect.flatMap(greet(vm), (guest) => guest.ping).pipe(Scope.provide(scope))
         yield* Scope.close(scope, Exit.void)
-        expect(isAlive(vm)).toBe(true)
+        expect(isAlive(vm.identity)).toBe(true)
         const [pid, ticks] = fs.readFileSync(path.join(runDir, "pid"), "utf8").trim().split(" ").map(Number)
-        expect({ pid, ticks }).toEqual({ pid: vm.pid, ticks: vm.pidStartedAt })
+        expect({ pid, ticks }).toEqual({ pid: vm.identity.pid, ticks: vm.identity.startTicks })
         const again = yield* Effect.flatMap(one.attach({ runDir }), connectGuest).pipe(Effect.timeout("20 seconds"))
         yield* again.ping
-        expect(signalProcess(vm, 9)).toBe(true)
-        yield* awaitEnd(vm, 20)
-        expect(signalProcess(vm, 9)).toBe(false)
+        expect(signalProcess(vm.identity, 9)).toBe(true)
+        yield* awaitEnd(vm.identity, 20)
+        expect(signalProcess(vm.identity, 9)).toBe(false)
       }),
     bootTimeoutMs * 2
   )
@@ -174,7 +174,7 @@ describe.skipIf(missing !== undefined)(`engine ${engineKind}`, () => {
         yield* Scope.close(scope, Exit.void)
         const exit = yield* vm.exited
         expect({ code: exit.code, signal: exit.signal }).toEqual({ code: undefined, signal: "SIGKILL" })
-        expect(isAlive(vm)).toBe(false)
+        expect(isAlive(vm.identity)).toBe(false)
       }),
     bootTimeoutMs
   )
@@ -187,9 +187,9 @@ describe.skipIf(missing !== undefined)(`engine ${engineKind}`, () => {
       const fd = fs.openSync(ours, "w")
       setCloseOnExec(fd, false)
       const vm = yield* (yield* engine).spawn(smallVm(runDir))
-      const open = fs.readdirSync(`/proc/${vm.pid}/fd`).flatMap((each) => {
+      const open = fs.readdirSync(`/proc/${vm.identity.pid}/fd`).flatMap((each) => {
         try {
-          return [fs.readlinkSync(`/proc/${vm.pid}/fd/${each}`)]
+          return [fs.readlinkSync(`/proc/${vm.identity.pid}/fd/${each}`)]
         } catch {
           return []
         }
@@ -197,11 +197,11 @@ describe.skipIf(missing !== undefined)(`engine ${engineKind}`, () => {
       fs.closeSync(fd)
       expect(open).toContain(path.join(runDir, "lock"))
       expect(open).not.toContain(ours)
-      const environment = fs.readFileSync(`/proc/${vm.pid}/environ`, "utf8")
+      const environment = fs.readFileSync(`/proc/${vm.identity.pid}/environ`, "utf8")
       expect(environment.split("\0").filter((line) => line !== "" && !/^(PATH|LC_ALL)=/.test(line))).toEqual([])
-      const fields = fs.readFileSync(`/proc/${vm.pid}/stat`, "utf8").split(") ")[1]!.split(" ")
-      expect(Number(fields[3])).toBe(vm.pid)
-      expect(fs.readFileSync(`/proc/${vm.pid}/cmdline`, "utf8")).not.toContain("BUNKER_HOME")
+      const fields = fs.readFileSync(`/proc/${vm.identity.pid}/stat`, "utf8").split(") ")[1]!.split(" ")
+      expect(Number(fields[3])).toBe(vm.identity.pid)
+      expect(fs.readFileSync(`/proc/${vm.identity.pid}/cmdline`, "utf8")).not.toContain("BUNKER_HOME")
       yield* vm.kill
     })
   )

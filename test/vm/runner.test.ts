@@ -5,8 +5,8 @@ import path from "node:path"
 import { Effect } from "effect"
 import { locateLibkrun, locateLibkrunfw } from "../../src/ffi/locate.ts"
 import { tryLockExclusive } from "../../src/ffi/posix.ts"
+import { awaitEnd, isAlive, type ProcessIdentity, signalProcess } from "../../src/store/processes.ts"
 import { isTransientStart } from "../../src/vm/krun.ts"
-import { awaitEnd, isAlive, type ProcessIdentity, signalProcess } from "../../src/vm/pid.ts"
 import { parseReportLine, parseRunnerConfig, type RunnerConfig } from "../../src/vm/runnerProtocol.ts"
 import { startRunner } from "../../src/vm/startRunner.ts"
 import { it } from "../support/it.ts"
@@ -82,7 +82,14 @@ const start = (runDir: string, config: RunnerConfig, command = engineOptions.run
   Effect.acquireUseRelease(
     Effect.sync(() => fs.openSync(path.join(runDir, "lock"), "w")),
     (lockFd) =>
-      startRunner({ command, runDir, lockFd, name: "box", config: { ...config, pidPath: path.join(runDir, "pid") } }),
+      startRunner({
+        command,
+        runDir,
+        lockFd,
+        name: "box",
+        config: { ...config, pidPath: path.join(runDir, "pid") },
+        onProcess: () => Effect.void
+      }),
     (lockFd) => Effect.sync(() => fs.closeSync(lockFd))
   )
 
