@@ -1,0 +1,98 @@
+import { describe, expect, test } from "bun:test"
+import { Effect, Exit } from "effect"
+import { exitCodeOf, mainCommand, mergeEnv } from "../../src/domain/exec.ts"
+import { parseName } from "../../src/domain/name.ts"
+import { canTransition, isLive, isTerminal, predecessors, type Status } from "../../src/domain/sandbox.ts"
+import { readSettings, settingsEnvironment } from "../../src/domain/settings.ts"
+
+describe("names", () => {
+  const accepts = (name: string) => Exit.isSuccess(Effect.runSyncExit(parseName(name)))
+
+  test("takes what is safe in a path", () => {
+    for (const name of ["a", "A-1_b.c", "_x", "0", "n".repeat(128)]) expect({ name, ok: accepts(name) }).toEqual({ name, ok: true })
+  })
+
+  test("refuses everything else, saying what is wrong", () => {
+    const bad: Record<string, string> = {
+      "": "empty",
+      "..": '"."',
+      ".hidden": '"."',
+      "-flag": '"-"',
+      "a/b": '"/"',
+      "../x": '"."',
+      "a b": '" "',
+      "ü": "ü",
+      "a\0b": "\\u0000",
+      ["n".repeat(129)]: "128 bytes"
+    }
+    for (const [name, word] of Object.entries(bad)) {
+      const error = Effect.runSync(Effect.flip(parseName(name)))
+      expect({ name, message: error.message }).toEqual({ name, message: expect.stringContaining(word) })
+    }
+  })
+})
+
+describe("states", () => {
+  const all: ReadonlyArray<Status> = ["created", "starting", "running", "draining", "paused", "stopped", "crashed"]
+  const allowed: Record<Status, ReadonlyArray<Status>> = {
+    created: ["starting", "crashed"],
+    starting: ["running", "stopped", "crashed"],
+    running: ["draining", "paused", "stopped", "crashed"],
+    draining: ["stopped", "crashed"],
+    paused: ["running", "draining", "stopped", "crashed"],
+    stopped: ["starting"],
+    crashed: ["starting"]
+  }
+
+  test("change along the table only", () => {
+    for (const from of all) {
+      for (const to of all) {
+        expect({ from, to, can: canTransition(from, to) }).toEqual({ from, to, can: allowed[from].includes(to) })
+        expect(predecessors(to).includes(from)).toBe(allowed[from].includes(to))
+      }
+    }
+  })
+
+  test("are terminal, live or neither", () => {
+    expect(all.filter(isTerminal)).toEqual(["stopped", "crashed"])
+    expect(all.filter(isLive)).toEqual(["starting", "running", "draining", "paused"])
+  })
+})
+
+describe("the command of a sandbox", () => {
+  const image = { entrypoint: ["/entry"], cmd: ["default", "words"] }
+
+  test("is the image's unless something else is asked for", () => {
+    expect(mainCommand(image, {})).toEqual(["/entry", "default", "words"])
+    expect(mainCommand(image, { command: ["mine"] })).toEqual(["/entry", "mine"])
+    expect(mainCommand(image, { entrypoint: ["/other"] })).toEqual(["/other"])
+    expect(mainCommand(image, { entrypoint: ["/other"], command: ["mine"] })).toEqual(["/other", "mine"])
+    expect(mainCommand(image, { entrypoint: [], command: ["mine"] })).toEqual(["mine"])
+    expect(mainCommand({ entrypoint: [], cmd: [] }, {})).toEqual([])
+  })
+
+  test("has the environment of image, sandbox and caller, the last one winning", () => {
+    expect(mergeEnv(["A=1", "B=2"], ["B=3=4", "C="], ["A=9"])).toEqual(["A=9", "B=3=4", "C="])
+  })
+
+  test("ends with its code, or 128 and its signal", () => {
+    expect(exitCodeOf({ code: 7 })).toBe(7)
+    expect(exitCodeOf({ code: 256 })).toBe(0)
+    expect(exitCodeOf({ signal: 9 })).toBe(137)
+  })
+})
+
+describe("settings", () => {
+  test("come from the environment, with defaults below the user's home", () => {
+    const read = (env: Record<string, string>) => readSettings(env, "/cwd", "/home/u")
+    expect(read({}).home).toBe("/home/u/.bunker")
+    expect(read({ HOME: "/h" })).toMatchObject({ home: "/h/.bunker", dockerConfig: "/h/.docker" })
+    expect(read({ BUNKER_HOME: "relative" }).home).toBe("/cwd/relative")
+    expect(read({ BUNKER_HOME: "/abs", BUNKER_QEMU: "" })).toMatchObject({ home: "/abs", qemu: undefined })
+  })
+
+  test("reach a keeper process, and nothing else does", () => {
+    const env = settingsEnvironment(readSettings({ BUNKER_HOME: "/b", BUNKER_QEMU: "/q", SECRET: "x", PATH: "/p" }, "/", "/r"))
+    expect(env).toEqual({ BUNKER_HOME: "/b", BUNKER_QEMU: "/q", PATH: "/p", HOME: "/", LC_ALL: "C.UTF-8" })
+  })
+})
