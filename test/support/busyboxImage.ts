@@ -1,7 +1,7 @@
 /** Makes an OCI archive of a small real root file system out of the machine's static busybox. */
 import { readFileSync } from "node:fs"
 import path from "node:path"
-import { archiveOf, directory, file, imageOf, layoutFiles, symlink } from "./image.ts"
+import { archiveOf, directory, type Entry, file, imageOf, layoutFiles, symlink } from "./image.ts"
 
 const applets =
   "sh ls cat echo uname sleep env id ps mount ip hostname head tail sha256sum dd true false stty kill printf wc mkdir rm touch sync pwd tr grep date test seq nc stat ln df".split(
@@ -21,35 +21,33 @@ export const busyboxPath = (): string | undefined =>
       }
     })
 
+/** Entries of a small root file system with a shell. */
+export const busyboxLayer = (busybox: string): ReadonlyArray<Entry> => [
+  directory("bin"),
+  file("bin/busybox", readFileSync(busybox), { mode: 0o755 }),
+  ...applets.map((name) => symlink(`bin/${name}`, "busybox")),
+  directory("etc"),
+  file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n"),
+  file("etc/group", "root:x:0:\nuser:x:1000:\nextra:x:1001:user\n"),
+  file("etc/os-release", 'NAME="Busybox test image"\n'),
+  directory("root", { mode: 0o700 }),
+  directory("home"),
+  directory("home/user", { uid: 1000, gid: 1000 }),
+  directory("tmp", { mode: 0o1777 }),
+  directory("dev"),
+  directory("proc"),
+  directory("sys"),
+  file("bin/not-executable", "text", { mode: 0o644 })
+]
+
 /** The archive's bytes. */
 export const busyboxArchive = (busybox: string): Uint8Array => {
-  const image = imageOf(
-    [
-      [
-        directory("bin"),
-        file("bin/busybox", readFileSync(busybox), { mode: 0o755 }),
-        ...applets.map((name) => symlink(`bin/${name}`, "busybox")),
-        directory("etc"),
-        file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n"),
-        file("etc/group", "root:x:0:\nuser:x:1000:\nextra:x:1001:user\n"),
-        file("etc/os-release", 'NAME="Busybox test image"\n'),
-        directory("root", { mode: 0o700 }),
-        directory("home"),
-        directory("home/user", { uid: 1000, gid: 1000 }),
-        directory("tmp", { mode: 0o1777 }),
-        directory("dev"),
-        directory("proc"),
-        directory("sys"),
-        file("bin/not-executable", "text", { mode: 0o644 })
-      ]
-    ],
-    {
-      config: {
-        Env: ["PATH=/bin", "FROM_IMAGE=yes"],
-        Cmd: ["sh", "-c", "echo greetings from the guest"],
-        WorkingDir: "/root"
-      }
+  const image = imageOf([busyboxLayer(busybox)], {
+    config: {
+      Env: ["PATH=/bin", "FROM_IMAGE=yes"],
+      Cmd: ["sh", "-c", "echo greetings from the guest"],
+      WorkingDir: "/root"
     }
-  )
+  })
   return archiveOf(layoutFiles([{ name: "test/busybox:1", top: image.manifest, blobs: image.blobs }]))
 }
