@@ -1,4 +1,7 @@
-/** Builds what a checkout runs: the guest agent, then the one binary `dist/bunker` with the agent in it. Takes `--if-stale`. */
+/**
+ * Builds what a checkout runs: the guest agent, then the one binary `dist/bunker` with the agent in it. With `--if-stale` only when
+ * a source is newer; with `--is-fresh` it builds nothing and ends with 1 when one is.
+ */
 import fs from "node:fs"
 import path from "node:path"
 
@@ -13,18 +16,28 @@ const run = async (command: ReadonlyArray<string>): Promise<void> => {
   }
 }
 
-const newestBelow = (directory: string): number =>
-  fs
-    .readdirSync(path.join(root, directory), { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile() && !entry.parentPath.includes("guest/build"))
-    .reduce((newest, entry) => Math.max(newest, fs.statSync(path.join(entry.parentPath, entry.name)).mtimeMs), 0)
+/** Modification time of the newest file at or below a path, in milliseconds. */
+const newest = (place: string): number => {
+  const stat = fs.statSync(place)
+  if (!stat.isDirectory()) return stat.mtimeMs
+  return Math.max(0, ...fs.readdirSync(place).map((name) => newest(path.join(place, name))))
+}
 
+// The same list as in ./bunker, which looks without starting Bun.
+const sources = [
+  "src",
+  "guest/src",
+  "guest/build.sh",
+  "migrations",
+  "scripts/build.ts",
+  "package.json",
+  "package-lock.json"
+]
+const startedAt = new Date()
 const built = fs.statSync(binary, { throwIfNoEntry: false })?.mtimeMs ?? 0
-const newest = Math.max(
-  ...["src", "guest", "migrations"].map(newestBelow),
-  fs.statSync(path.join(root, "package.json")).mtimeMs
-)
-if (process.argv.includes("--if-stale") && built > newest) process.exit(0)
+const fresh = built >= Math.max(...sources.map((source) => newest(path.join(root, source))))
+if (process.argv.includes("--is-fresh")) process.exit(fresh ? 0 : 1)
+if (process.argv.includes("--if-stale") && fresh) process.exit(0)
 
 await run(["sh", "guest/build.sh"])
 fs.mkdirSync(path.join(root, "dist"), { recursive: true })
@@ -42,4 +55,6 @@ if (!result.success) {
   for (const log of result.logs) console.error(String(log))
   process.exit(1)
 }
+// What changed during the build is newer than what was built.
+fs.utimesSync(aside, startedAt, startedAt)
 fs.renameSync(aside, binary)
