@@ -1,0 +1,31 @@
+/** Offers Bunker to Effect programs: the actors' addresses, their errors, and one layer that provides them. Adds nothing. */
+import os from "node:os"
+import path from "node:path"
+import { readSettings } from "../domain/settings.ts"
+import { bunkerLayer, type Program } from "../plugin/bunker.ts"
+
+export { ImageStore } from "../actors/ImageStore.ts"
+export { LeaseManager } from "../actors/LeaseManager.ts"
+export { Sweeper } from "../actors/Sweeper.ts"
+export { VmSupervisor } from "../actors/VmSupervisor.ts"
+export * from "../domain/errors.ts"
+export { ExecEvent, ExecRequest } from "../domain/exec.ts"
+export { ImageEvent, ImageHandle, ImageInspection } from "../domain/image.ts"
+export { SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
+
+/** This checkout as the program that runners and keepers are started from. */
+const program: Program = {
+  command: [process.execPath, path.join(import.meta.dirname, "../cli/main.ts")],
+  agentPath: path.join(import.meta.dirname, "../../guest/build/agent")
+}
+
+export interface LayerOptions {
+  /** Home directory; default: `BUNKER_HOME`, else `~/.bunker`. */
+  readonly home?: string
+}
+
+/** Provides every actor over one home directory. Sandboxes that it starts without `detached` end when it closes. */
+export const layer = (options: LayerOptions = {}) => {
+  const env = options.home === undefined ? process.env : { ...process.env, BUNKER_HOME: options.home }
+  return bunkerLayer(readSettings(env, process.cwd(), os.homedir()), program)
+}

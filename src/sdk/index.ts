@@ -1,0 +1,190 @@
+/**
+ * Embeds sandboxes in a Bun program: promises and async iterables over the same actors that the CLI uses. Needs no server.
+ *
+ * Every failure is one of the tagged errors that are exported here, with a message that says what to do.
+ */
+import { Cause, Effect, Exit, ManagedRuntime, Option, Stream } from "effect"
+import { ImageStore } from "../actors/ImageStore.ts"
+import { VmSupervisor } from "../actors/VmSupervisor.ts"
+import { ExecFailed } from "../domain/errors/vm.ts"
+import { type ExecEvent, exitCodeOf } from "../domain/exec.ts"
+import type { EngineKind } from "../domain/sandbox.ts"
+import type { Bunker } from "../plugin/bunker.ts"
+import { type LayerOptions, layer } from "./effect.ts"
+
+export * from "../domain/errors.ts"
+
+export interface SandboxOptions extends LayerOptions {
+  /** Image reference, like `alpine:3.20`; pulled when it is missing. */
+  readonly image: string
+  /** Name; default: made up. */
+  readonly name?: string
+  /** vCPUs, 1 to 64; default 1. */
+  readonly cpus?: number
+  /** MiB, at least 64; default 512. */
+  readonly memoryMb?: number
+  /** Environment of every command, over the image's. */
+  readonly env?: Readonly<Record<string, string>>
+  /** Working directory; default: the image's. */
+  readonly workdir?: string
+  /** `name`, `uid`, `name:group` or `uid:gid`; default: the image's. */
+  readonly user?: string
+  /** Default `auto`: KVM where it boots guests, else emulation. */
+  readonly engine?: EngineKind
+}
+
+export interface ExecOptions {
+  readonly env?: Readonly<Record<string, string>>
+  readonly cwd?: string
+  readonly user?: string
+  /** What the command reads; default: nothing. */
+  readonly stdin?: string | Uint8Array
+}
+
+export interface ExecResult {
+  /** 128 + n when signal n ended it. */
+  readonly exitCode: number
+  readonly stdout: string
+  readonly stderr: string
+}
+
+/** A piece of output. */
+export interface Output {
+  readonly stream: "stdout" | "stderr"
+  readonly data: Uint8Array
+}
+
+/** Bytes of one input message. */
+const inputBytes = 65_536
+
+const pairs = (env: Readonly<Record<string, string>> = {}): ReadonlyArray<string> =>
+  Object.entries(env).map(([key, value]) => `${key}=${value}`)
+
+type Runtime = ManagedRuntime.ManagedRuntime<Bunker, unknown>
+
+/** Rejects with the typed error itself, not with a wrapper. */
+const run = async <A, E>(runtime: Runtime, effect: Effect.Effect<A, E, Bunker>, signal?: AbortSignal): Promise<A> => {
+  const exit = await runtime.runPromiseExit(effect, signal === undefined ? {} : { signal })
+  if (Exit.isSuccess(exit)) return exit.value
+  throw Option.getOrElse(Cause.findErrorOption(exit.cause), () => Cause.squash(exit.cause))
+}
+
+/** A running sandbox. It ends when it is disposed, or with this process. */
+export class Sandbox implements AsyncDisposable {
+  private constructor(
+    private readonly runtime: Runtime,
+    readonly name: string
+  ) {}
+
+  /** Pulls the image if it is missing, boots a sandbox from it and answers when it takes commands. */
+  static async create(options: SandboxOptions): Promise<Sandbox> {
+    const runtime: Runtime = ManagedRuntime.make(layer(options))
+    const start = Effect.gen(function* () {
+      const images = yield* ImageStore
+      const vms = yield* VmSupervisor
+      yield* Stream.runDrain(images.Pull({ reference: options.image, policy: "if-missing" }))
+      const { name } = yield* vms.Create({
+        ...(options.name === undefined ? {} : { name: options.name }),
+        ephemeral: true,
+        config: {
+          image: options.image,
+          env: pairs(options.env),
+          ...(options.workdir === undefined ? {} : { workdir: options.workdir }),
+          ...(options.user === undefined ? {} : { user: options.user }),
+          cpus: options.cpus ?? 1,
+          memoryMb: options.memoryMb ?? 512,
+          diskMb: 4096,
+          engine: options.engine ?? "auto",
+          endsWithCommand: false,
+          labels: {}
+        }
+      })
+      yield* vms
+        .Start({ name, detached: false })
+        .pipe(Effect.onError(() => Effect.ignore(vms.Remove({ name, force: true }))))
+      return name
+    })
+    try {
+      return new Sandbox(runtime, await run(runtime, start))
+    } catch (error) {
+      await runtime.dispose()
+      throw error
+    }
+  }
+
+  /** Runs a command to its end and answers what it said. Rejects with `ExecFailed` when the guest can not start it. */
+  async exec(argv: ReadonlyArray<string>, options: ExecOptions = {}): Promise<ExecResult> {
+    const text = { stdout: new TextDecoder(), stderr: new TextDecoder() }
+    const said = { stdout: "", stderr: "" }
+    let exitCode = 0
+    const collect = Stream.runForEach(this.events(argv, options), (event) =>
+      Effect.sync(() => {
+        if (event._tag === "Stdout") said.stdout += text.stdout.decode(event.data, { stream: true })
+        else if (event._tag === "Stderr") said.stderr += text.stderr.decode(event.data, { stream: true })
+        else if (event._tag !== "Started") exitCode = exitCodeOf(event)
+      })
+    )
+    await run(this.runtime, collect)
+    return { exitCode, stdout: said.stdout + text.stdout.decode(), stderr: said.stderr + text.stderr.decode() }
+  }
+
+  /** Runs a command and yields its output as it comes; leaving the loop ends the command. Its exit code is the return value. */
+  async *execStream(argv: ReadonlyArray<string>, options: ExecOptions = {}): AsyncGenerator<Output, number, void> {
+    const context = await this.runtime.context()
+    for await (const event of Stream.toAsyncIterableWith(this.events(argv, options), context)) {
+      if (event._tag === "Stdout") yield { stream: "stdout", data: event.data }
+      else if (event._tag === "Stderr") yield { stream: "stderr", data: event.data }
+      else if (event._tag !== "Started") return exitCodeOf(event)
+    }
+    return 125
+  }
+
+  /** Ends the sandbox at once and removes all that it wrote. A second call does nothing. */
+  async dispose(): Promise<void> {
+    await this.runtime
+      .runPromise(Effect.flatMap(VmSupervisor, (vms) => Effect.ignore(vms.Remove({ name: this.name, force: true }))))
+      .catch(() => undefined)
+    await this.runtime.dispose()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose()
+  }
+
+  private events(argv: ReadonlyArray<string>, options: ExecOptions) {
+    const { name } = this
+    const [program, ...rest] = argv
+    const input = typeof options.stdin === "string" ? new TextEncoder().encode(options.stdin) : options.stdin
+    return Stream.unwrap(
+      Effect.gen(function* () {
+        const vms = yield* VmSupervisor
+        if (program === undefined) return yield* new ExecFailed({ reason: "not_found", detail: "" })
+        const feed = (exec: number) =>
+          Effect.gen(function* () {
+            if (input === undefined) return
+            for (let at = 0; at < input.length; at += inputBytes) {
+              yield* vms.Input({ name, exec, data: input.subarray(at, at + inputBytes) })
+            }
+            yield* vms.CloseInput({ name, exec })
+          }).pipe(Effect.ignore)
+        return vms
+          .Exec({
+            name,
+            request: {
+              argv: [program, ...rest],
+              env: pairs(options.env),
+              ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
+              ...(options.user === undefined ? {} : { user: options.user }),
+              tty: null,
+              stdin: input !== undefined
+            }
+          })
+          .pipe(
+            Stream.tap((event: ExecEvent) =>
+              event._tag === "Started" ? Effect.forkDetach(feed(event.exec)) : Effect.void
+            )
+          )
+      })
+    )
+  }
+}

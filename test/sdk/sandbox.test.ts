@@ -1,0 +1,86 @@
+/** Embeds real sandboxes in this process. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import path from "node:path"
+import { AlreadyExists, ExecFailed, ImageNotFound, Sandbox } from "../../src/sdk/index.ts"
+import { engine, program } from "../support/bunker.ts"
+import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+
+const busybox = busyboxPath()
+const agent = path.join(import.meta.dir, "../../guest/build/agent")
+const missing = [
+  ...(existsSync(program) && existsSync(agent) ? [] : ["dist/bunker ('bun run build' makes it)"]),
+  ...(busybox === undefined ? ["a static busybox"] : []),
+  ...(Bun.which("qemu-system-x86_64") === null ? ["qemu-system-x86_64"] : [])
+]
+if (missing.length > 0) console.warn(`skipped: embedding; missing: ${missing.join(", ")}`)
+
+describe.skipIf(missing.length > 0)("Sandbox", () => {
+  const timeoutMs = 120_000
+  const home = mkdtempSync(path.join(tmpdir(), "bk-"))
+  const image = "test/busybox:1"
+  const options = { home, image, engine: engine as "qemu" }
+  let box: Sandbox
+
+  beforeAll(async () => {
+    const archive = path.join(home, "image.tar")
+    writeFileSync(archive, busyboxArchive(busybox!))
+    const child = Bun.spawn([program, "load", "-q", archive], {
+      env: { PATH: "/usr/bin:/bin", HOME: home, BUNKER_HOME: home }
+    })
+    expect(await child.exited).toBe(0)
+    box = await Sandbox.create({ ...options, name: "box", env: { OWN: "sandbox" } })
+  }, timeoutMs)
+
+  afterAll(async () => {
+    await box.dispose()
+    expect(readdirSync(path.join(home, "sandboxes"))).toEqual([])
+    rmSync(home, { recursive: true, force: true })
+  }, timeoutMs)
+
+  test(
+    "answers output and exit code",
+    async () => {
+      const result = await box.exec(["sh", "-c", "echo $OWN $EXTRA; echo err >&2; exit 5"], { env: { EXTRA: "call" } })
+      expect(result).toEqual({ exitCode: 5, stdout: "sandbox call\n", stderr: "err\n" })
+    },
+    timeoutMs
+  )
+
+  test(
+    "feeds stdin and reads unicode that arrives in pieces",
+    async () => {
+      const text = "grüße, мир ".repeat(20_000)
+      expect((await box.exec(["cat"], { stdin: text })).stdout).toBe(text)
+    },
+    timeoutMs
+  )
+
+  test(
+    "streams output as it comes, and leaving the loop ends the command",
+    async () => {
+      for await (const { stream, data } of box.execStream(["sh", "-c", "echo first; exec sleep 986"])) {
+        expect({ stream, text: new TextDecoder().decode(data) }).toEqual({ stream: "stdout", text: "first\n" })
+        break
+      }
+      for (let tries = 0; tries < 50; tries += 1) {
+        if (!(await box.exec(["ps"])).stdout.includes("sleep 986")) return
+      }
+      throw new Error("the command is still there")
+    },
+    timeoutMs
+  )
+
+  test(
+    "rejects with the typed error",
+    async () => {
+      await expect(box.exec(["no-such-command"])).rejects.toBeInstanceOf(ExecFailed)
+      await expect(Sandbox.create({ ...options, name: "box" })).rejects.toBeInstanceOf(AlreadyExists)
+      const unknown = Sandbox.create({ ...options, image: "127.0.0.1:1/not/here" })
+      await expect(unknown).rejects.toMatchObject({ _tag: "RegistryUnavailable" })
+      expect(ImageNotFound).toBeDefined()
+    },
+    timeoutMs
+  )
+})
