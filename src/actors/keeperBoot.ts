@@ -25,6 +25,7 @@ import { isTransientStart } from "../vm/krun.ts"
 import type { VmExit } from "../vm/startRunner.ts"
 import type { GuestTransport } from "../vm/transport.ts"
 import { ensureUpper } from "../vm/upper.ts"
+import { boundConsole } from "./consoleBound.ts"
 import { type KeptVm, RunEnd } from "./Keeper.ts"
 import { Sweeper } from "./Sweeper.ts"
 
@@ -225,7 +226,7 @@ const keepRecords = Effect.fnUntraced(function* (
   image: LeasedImage,
   vm: VmHandle,
   channel: GuestChannel
-): Effect.fn.Return<KeptVm, never, Scope.Scope | Database | Sweeper> {
+): Effect.fn.Return<KeptVm, never, Scope.Scope | Database | Sweeper | Paths> {
   const db = yield* Database
   const sweeper = yield* Sweeper
   const ended = yield* Deferred.make<RunEnd>()
@@ -241,6 +242,7 @@ const keepRecords = Effect.fnUntraced(function* (
     if (info.ephemeral) yield* Effect.ignore(sweeper.Clean({ name: info.name }))
     yield* Deferred.succeed(ended, end)
   })
+  yield* Effect.forkScoped(boundConsole((yield* Paths).sandbox(info.name).consoleLog))
   const watching = yield* Effect.forkScoped(Effect.flatMap(vm.exited, record), { startImmediately: true })
   // A foreground run that is interrupted takes its VM along, and waits until that is recorded.
   yield* Effect.addFinalizer(() =>
