@@ -5,12 +5,17 @@
  * Invariants: a refused attempt is one indexed read and no write; the conditional UPDATE decides who wins, not the read;
  * a lease that nobody renews ends by itself.
  */
-import { Clock, Context, Effect, Result, Schedule, Schema } from "effect"
+import { Clock, Context, Effect, Option, Result, Schedule, Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import { DatabaseErrors } from "../domain/errors/groups.ts"
-import { LeaseLost } from "../domain/errors/store.ts"
+import { InstallInProgress, LeaseLost } from "../domain/errors/store.ts"
 import { Database, type DatabaseError } from "../store/Database.ts"
 import { type Address, layerLocal } from "./Actor.ts"
+
+/** Name of the lease that keeps everybody else out while a home directory is upgraded. */
+export const installExclusive = "install_exclusive"
+/** How long it lasts unless told otherwise, in milliseconds. */
+export const installLeaseMs = 30 * 60_000
 
 /** Proof of holding a maintenance lease. */
 export class Lease extends Schema.Class<Lease>("Lease")({
@@ -32,6 +37,18 @@ export class LeaseProtocol extends RpcGroup.make(
     error: DatabaseErrors
   }),
   Rpc.make("Renew", { payload: { lease: Lease, durationMs: milliseconds }, success: Lease, error: WithLeaseLost }),
+  /** Frees the lease without a completion, so that the next attempt need not wait; nothing when it is no longer held. */
+  Rpc.make("Release", { payload: { lease: Lease }, error: DatabaseErrors }),
+  /** Keeps every other start and migration out. Unlike other leases it answers why not. */
+  Rpc.make("InstallAcquire", {
+    payload: { durationMs: milliseconds },
+    success: Lease,
+    error: Schema.Union([InstallInProgress, ...DatabaseErrors.members])
+  }),
+  /** Moves the deadline; demands the exact row, token and deadline. */
+  Rpc.make("InstallRenew", { payload: { lease: Lease, durationMs: milliseconds }, success: Lease, error: WithLeaseLost }),
+  /** Ends it; demands the exact row, token and deadline. */
+  Rpc.make("InstallClear", { payload: { lease: Lease }, error: WithLeaseLost }),
   /** Stamps the completion and frees the lease, only while `lease` still holds it. */
   Rpc.make("Complete", { payload: { lease: Lease }, error: WithLeaseLost }),
   /** Holds resources (manifest digests, diff ids) against collection; the same token may hold more later. */
@@ -56,6 +73,12 @@ export const statements = {
     "UPDATE maintenance_lease SET lease_expires_at = ? WHERE name = ? AND holder_token = ? AND lease_expires_at > ?",
   complete:
     "UPDATE maintenance_lease SET last_completed_at = ?, lease_expires_at = 0, holder_pid = NULL, holder_token = NULL WHERE name = ? AND holder_token = ? AND lease_expires_at > ?",
+  release:
+    "UPDATE maintenance_lease SET lease_expires_at = 0, holder_pid = NULL, holder_token = NULL WHERE name = ? AND holder_token = ?",
+  installRenew:
+    "UPDATE maintenance_lease SET lease_expires_at = ? WHERE name = ? AND holder_token = ? AND lease_expires_at = ? AND lease_expires_at > ?",
+  installClear:
+    "UPDATE maintenance_lease SET lease_expires_at = 0, holder_pid = NULL, holder_token = NULL, last_completed_at = NULL WHERE name = ? AND holder_token = ? AND lease_expires_at = ? AND lease_expires_at > ?",
   hold: "INSERT INTO content_lease (token, resource, expires_at) VALUES (?, ?, ?) ON CONFLICT (token, resource) DO UPDATE SET expires_at = excluded.expires_at",
   renewContent: "UPDATE content_lease SET expires_at = ? WHERE token = ?",
   dropContent: "DELETE FROM content_lease WHERE token = ?",
@@ -99,6 +122,26 @@ const behaviour = Effect.gen(function* () {
     }
   })
 
+  const installAcquire = Effect.fn("LeaseManager.installAcquire")(function* (durationMs: number) {
+    const lease = yield* tryAcquire({ name: installExclusive, durationMs, minIntervalMs: 0 })
+    if (lease !== null) return lease
+    const row = yield* db.get<{ readonly lease_expires_at: number }>(statements.read, [installExclusive])
+    return yield* new InstallInProgress({ deadline: row?.lease_expires_at ?? 0 })
+  })
+
+  /** The install lease's conditional updates: a row that is not exactly the caller's is a lost lease. */
+  const exactly = Effect.fnUntraced(function* (lease: Lease, sql: string, before: ReadonlyArray<number>) {
+    const now = yield* Clock.currentTimeMillis
+    const changed = yield* db.run(sql, [...before, installExclusive, lease.token, lease.expiresAt, now])
+    if (changed !== 1) return yield* new LeaseLost({ name: installExclusive })
+  })
+
+  const installRenew = Effect.fn("LeaseManager.installRenew")(function* (lease: Lease, durationMs: number) {
+    const expiresAt = (yield* Clock.currentTimeMillis) + durationMs
+    yield* exactly(lease, statements.installRenew, [expiresAt])
+    return new Lease({ ...lease, expiresAt })
+  })
+
   const hold = Effect.fn("LeaseManager.holdContent")(function* (
     token: string,
     resources: ReadonlyArray<string>,
@@ -115,6 +158,10 @@ const behaviour = Effect.gen(function* () {
     TryAcquire: tryAcquire,
     Renew: ({ lease, durationMs }) => renew(lease, durationMs),
     Complete: ({ lease }) => complete(lease),
+    Release: ({ lease }) => Effect.asVoid(db.run(statements.release, [lease.name, lease.token])),
+    InstallAcquire: ({ durationMs }) => installAcquire(durationMs),
+    InstallRenew: ({ lease, durationMs }) => installRenew(lease, durationMs),
+    InstallClear: ({ lease }) => exactly(lease, statements.installClear, []),
     HoldContent: ({ token, resources, durationMs }) => hold(token, resources, durationMs),
     RenewContent: ({ token, durationMs }) =>
       Effect.flatMap(Clock.currentTimeMillis, (now) =>
@@ -129,6 +176,34 @@ export class LeaseManager extends Context.Service<LeaseManager, Address<RpcGroup
 ) {
   static readonly layer = layerLocal(LeaseManager, LeaseProtocol, behaviour)
 }
+
+/** What a lease is asked for with. */
+export interface Claim {
+  readonly name: string
+  /** Milliseconds until it ends by itself. */
+  readonly durationMs: number
+  /** Milliseconds since the last completion that must have passed. */
+  readonly minIntervalMs: number
+}
+
+/**
+ * Runs an effect while holding a maintenance lease: renewed at a third of its duration, completed when the effect succeeds,
+ * released when it fails or is interrupted. `None` when the lease is not to be had. Fails with `LeaseLost`, having interrupted the
+ * effect, when somebody else took it (this process slept past the deadline).
+ */
+export const withLease = <A, E, R>(leases: LeaseManager["Service"], claim: Claim, effect: Effect.Effect<A, E, R>) =>
+  Effect.gen(function* () {
+    const lease = yield* leases.TryAcquire(claim)
+    if (lease === null) return Option.none<A>()
+    const keep = leases
+      .Renew({ lease, durationMs: claim.durationMs })
+      .pipe(Effect.delay(claim.durationMs / 3), Effect.repeat(Schedule.forever), Effect.andThen(Effect.never))
+    const done = yield* Effect.raceFirst(effect, keep).pipe(
+      Effect.onExit((exit) => (exit._tag === "Success" ? Effect.void : Effect.ignore(leases.Release({ lease }))))
+    )
+    yield* leases.Complete({ lease })
+    return Option.some(done)
+  })
 
 /** How long a content lease lives without renewal: the crash backstop. */
 export const contentLeaseMs = 60_000

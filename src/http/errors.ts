@@ -6,11 +6,14 @@ type Constructed = {
 }[keyof typeof Errors]
 export type Tag = Extract<Constructed, { readonly _tag: string }>["_tag"]
 
-const statuses: Readonly<Record<Tag, number>> = {
+export type Statuses = Readonly<Record<Tag, number>>
+
+const statuses: Statuses = {
   InvalidReference: 400,
   InvalidPlatform: 400,
   InvalidName: 400,
   InvalidSpec: 400,
+  InvalidInput: 400,
   ManifestInvalid: 422,
   DigestMismatch: 422,
   LayerRejected: 422,
@@ -30,6 +33,7 @@ const statuses: Readonly<Record<Tag, number>> = {
   AlreadyRunning: 409,
   WrongState: 409,
   LeaseLost: 409,
+  SandboxesActive: 409,
   InstallInProgress: 409,
   AlreadyServing: 409,
   RegistryAuth: 401,
@@ -48,5 +52,5 @@ const statuses: Readonly<Record<Tag, number>> = {
   DiskFull: 507
 }
 
-/** Status of an error; 422 for one of a plugin's own, 400 for input that breaks its schema. */
-export const statusOf = (tag: string): number => (tag === "SchemaError" ? 400 : (statuses[tag as Tag] ?? 422))
+/** Status of an error; 422 for one of a plugin's own. */
+export const statusOf = (tag: string): number => (Object.hasOwn(statuses, tag) ? statuses[tag as Tag] : 422)

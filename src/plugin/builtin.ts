@@ -10,6 +10,21 @@ import { definePlugin, type Plugin } from "./Plugin.ts"
 
 const noOptions = Schema.Struct({})
 
+/** What a sandbox is unless its creator says otherwise: the defaults of `bunker create`. */
+const newSandbox = {
+  ephemeral: false,
+  config: {
+    env: [],
+    cpus: 1,
+    memory_mb: 512,
+    disk_mb: 4096,
+    engine: "auto",
+    ends_with_command: false,
+    labels: {}
+  }
+}
+const newCommand = { request: { env: [], tty: null, stdin: false } }
+
 export interface BuiltInOptions {
   readonly sources: ImageSources
   readonly keepers: KeeperOptions
@@ -26,6 +41,10 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       TryAcquire: "leases:write",
       Renew: "leases:write",
       Complete: "leases:write",
+      Release: "leases:write",
+      InstallAcquire: "leases:install",
+      InstallRenew: "leases:install",
+      InstallClear: "leases:install",
       HoldContent: "leases:write",
       RenewContent: "leases:write",
       DropContent: "leases:write"
@@ -40,7 +59,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
     protocol: SweeperProtocol,
     permissions: { Sweep: "sandboxes:sweep", Reconcile: "sandboxes:sweep", Clean: "sandboxes:sweep" },
     layer: () => Sweeper.layer,
-    routes: [{ method: "POST", path: "/v1/sweep", message: "Sweep" }]
+    routes: [{ method: "POST", path: "/v1/sweep", message: "Sweep", defaults: { force: true } }]
   }),
   definePlugin({
     name: "images",
@@ -62,7 +81,16 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
     layer: () => ImageStore.layer(options.sources),
     routes: [
       { method: "GET", path: "/v1/images", message: "List" },
-      { method: "POST", path: "/v1/images/pull", message: "Pull" }
+      { method: "GET", path: "/v1/images/:reference{.+}", message: "Inspect" },
+      { method: "DELETE", path: "/v1/images/:reference{.+}", message: "Remove", defaults: { force: false } },
+      {
+        method: "POST",
+        path: "/v1/images/pull",
+        message: "Pull",
+        defaults: { policy: "if-missing", insecure: false }
+      },
+      { method: "POST", path: "/v1/images/load", message: "Load" },
+      { method: "POST", path: "/v1/images/prune", message: "Prune" }
     ]
   }),
   definePlugin({
@@ -90,8 +118,14 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
     layer: () => VmSupervisor.layer(options.keepers),
     routes: [
       { method: "GET", path: "/v1/sandboxes", message: "List" },
+      { method: "POST", path: "/v1/sandboxes", message: "Create", status: 201, defaults: newSandbox },
       { method: "GET", path: "/v1/sandboxes/:name", message: "Inspect" },
-      { method: "POST", path: "/v1/sandboxes/:name/kill", message: "Kill" }
+      { method: "DELETE", path: "/v1/sandboxes/:name", message: "Remove", defaults: { force: false } },
+      { method: "POST", path: "/v1/sandboxes/:name/start", message: "Start", defaults: { detached: true } },
+      { method: "POST", path: "/v1/sandboxes/:name/stop", message: "Stop", defaults: { timeout_ms: 10_000 } },
+      { method: "POST", path: "/v1/sandboxes/:name/kill", message: "Kill" },
+      { method: "POST", path: "/v1/sandboxes/:name/wait", message: "Wait" },
+      { method: "POST", path: "/v1/sandboxes/:name/exec", message: "Exec", defaults: newCommand }
     ]
   })
 ]

@@ -7,10 +7,20 @@
  */
 import { type SQLQueryBindings, Database as Sqlite } from "bun:sqlite"
 import fs from "node:fs"
-import { Context, Effect, Layer, Result } from "effect"
-import { DatabaseFailed, DiskFull, HomeUnusable, type SchemaMismatch } from "../domain/errors/store.ts"
-import { type Migration, migrate } from "./migrations.ts"
+import { Clock, Context, Effect, Layer, Result } from "effect"
+import {
+  DatabaseFailed,
+  DiskFull,
+  HomeUnusable,
+  InstallInProgress,
+  type SandboxesActive,
+  type SchemaMismatch
+} from "../domain/errors/store.ts"
+import { installDeadline, type Migration, type MigrationTarget, migrate, migrateDown } from "./migrations.ts"
 import { Paths } from "./Paths.ts"
+
+/** What opening may fail with: also a newer schema, and an upgrade that goes on. */
+export type OpenError = DatabaseError | SchemaMismatch | InstallInProgress
 
 export type DatabaseError = DatabaseFailed | DiskFull | HomeUnusable
 
@@ -35,6 +45,11 @@ export interface Service {
   ) => Effect.Effect<A, E | DatabaseError>
   /** Version of the schema: the number of the newest applied migration. */
   readonly schemaVersion: number
+  /** Undoes migrations down to `version`; this connection is of no use for other statements afterwards. */
+  readonly migrateDown: (
+    version: number,
+    force: boolean
+  ) => Effect.Effect<number, SchemaMismatch | SandboxesActive | DatabaseError>
 }
 
 /** How long a statement waits for another process's write, in milliseconds. */
@@ -44,7 +59,7 @@ export class Database extends Context.Service<Database, Service>()("bunker/Datab
   /** Opens `bunker.db` of the home and brings its schema up to date. */
   static readonly layer = (
     migrations: ReadonlyArray<Migration>
-  ): Layer.Layer<Database, DatabaseError | SchemaMismatch, Paths> =>
+  ): Layer.Layer<Database, OpenError, Paths> =>
     Layer.effect(
       Database,
       Paths.use((paths) => open(paths.database, migrations))
@@ -106,9 +121,11 @@ const open = Effect.fnUntraced(function* (file: string, migrations: ReadonlyArra
       throw cause
     }
   }
-  const migrated = yield* attempt("migrate", () =>
-    migrate({ ...tx, script: (sql) => void sqlite.run(sql), immediate }, migrations, Date.now())
-  )
+  const target: MigrationTarget = { ...tx, script: (sql) => void sqlite.run(sql), immediate }
+  const now = yield* Clock.currentTimeMillis
+  const deadline = yield* attempt("read the install lease", () => installDeadline(target, now))
+  if (deadline !== undefined) return yield* new InstallInProgress({ deadline })
+  const migrated = yield* attempt("migrate", () => migrate(target, migrations, now))
   const schemaVersion = yield* Effect.fromResult(migrated)
   return {
     all: (sql, parameters) => attempt(sql, () => tx.all(sql, parameters)),
@@ -119,6 +136,11 @@ const open = Effect.fnUntraced(function* (file: string, migrations: ReadonlyArra
         attempt("transaction", () => immediate(() => body(tx))),
         Effect.fromResult
       ),
-    schemaVersion
+    schemaVersion,
+    migrateDown: (version, force) =>
+      Effect.flatMap(
+        attempt("migrate down", () => migrateDown(target, migrations, version, force)),
+        Effect.fromResult
+      )
   } satisfies Service as Service
 })

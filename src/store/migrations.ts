@@ -4,7 +4,7 @@
  */
 import { Result } from "effect"
 import init from "../../migrations/0001_init.sql" with { type: "text" }
-import { SchemaMismatch } from "../domain/errors/store.ts"
+import { SandboxesActive, SchemaMismatch } from "../domain/errors/store.ts"
 
 export interface Migration {
   /** 1, 2, 3 … without gaps. */
@@ -35,6 +35,19 @@ export const parts = (text: string): { readonly up: string; readonly down: strin
 
 /** sha256 of the text, as recorded with each applied migration. */
 export const checksum = (text: string): string => new Bun.CryptoHasher("sha256").update(text).digest("hex")
+
+/**
+ * Deadline of the install-exclusive lease that is held now, unix milliseconds. A database from before the table exists counts
+ * as free.
+ */
+export const installDeadline = (target: Pick<MigrationTarget, "all">, nowMs: number): number | undefined => {
+  const table = target.all("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'maintenance_lease'")
+  if (table.length === 0) return undefined
+  const [row] = target.all<{ readonly lease_expires_at: number }>(
+    "SELECT lease_expires_at FROM maintenance_lease WHERE name = 'install_exclusive'"
+  )
+  return row !== undefined && row.lease_expires_at > nowMs ? row.lease_expires_at : undefined
+}
 
 interface Applied {
   readonly version: number
@@ -99,4 +112,46 @@ export const migrate = (
     if (Result.isFailure(step)) return Result.fail(step.failure)
   }
   return Result.succeed(migrations.at(-1)?.version ?? 0)
+}
+
+/** A sandbox that keeps a schema from being taken back. */
+export interface ActiveSandbox {
+  readonly name: string
+  readonly status: string
+  readonly pid: number | null
+}
+
+/** What is asked of sandboxes before a migration is undone: by status, not by liveness, for a row without a pid is a transition. */
+export const activeSandboxesSql = `SELECT s.name, s.status,
+    (SELECT pid FROM run r WHERE r.sandbox_id = s.id AND r.status = 'running' ORDER BY r.id DESC LIMIT 1) AS pid
+  FROM sandbox s WHERE s.status IN ('created', 'starting', 'running', 'draining', 'paused') ORDER BY s.name`
+
+const hasTable = (target: MigrationTarget, name: string): boolean =>
+  target.all<{ readonly name: string }>("SELECT name FROM sqlite_schema WHERE type = 'table'").some((row) => row.name === name)
+
+/**
+ * Undoes applied migrations, newest first, until `version` is the newest that is left; a transaction each. Refused while a sandbox
+ * is active, unless `force`.
+ */
+export const migrateDown = (
+  target: MigrationTarget,
+  migrations: ReadonlyArray<Migration>,
+  version: number,
+  force: boolean
+): Result.Result<number, SchemaMismatch | SandboxesActive> => {
+  const before = applied(target)
+  const wrong = mismatch(before, migrations)
+  if (wrong !== undefined) return Result.fail(wrong)
+  for (const row of before.toReversed()) {
+    if (row.version <= version) break
+    const step = target.immediate((): Result.Result<void, SandboxesActive> => {
+      const active = !force && hasTable(target, "sandbox") ? target.all<ActiveSandbox>(activeSandboxesSql) : []
+      if (active.length > 0) return Result.fail(new SandboxesActive({ names: active.map((each) => each.name) }))
+      target.script(parts(migrations[row.version - 1]!.text).down)
+      target.run("DELETE FROM schema_migration WHERE version = ?", [row.version])
+      return Result.void
+    })
+    if (Result.isFailure(step)) return Result.fail(step.failure)
+  }
+  return Result.succeed(applied(target).at(-1)?.version ?? 0)
 }

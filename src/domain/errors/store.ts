@@ -3,11 +3,11 @@ import { Schema } from "effect"
 
 export class DiskFull extends Schema.TaggedError<DiskFull>()("DiskFull", {
   path: Schema.String,
-  /** Bytes that were being written, where known. */
+  /** Least bytes that what was being written needs, where known. */
   neededBytes: Schema.optionalKey(Schema.Int)
 }) {
   override get message(): string {
-    const need = this.neededBytes === undefined ? "" : ` (${this.neededBytes} bytes needed)`
+    const need = this.neededBytes === undefined ? "" : ` (at least ${this.neededBytes} bytes needed)`
     return `no space left on the disk that holds ${this.path}${need}; free some, or set BUNKER_HOME to a larger disk; nothing half-written was kept`
   }
 }
@@ -83,5 +83,14 @@ export type StoreError = DiskFull | HomeUnusable | StoreFailed | DatabaseFailed 
 export class AlreadyServing extends Schema.TaggedError<AlreadyServing>()("AlreadyServing", { socket: Schema.String }) {
   override get message(): string {
     return `a server listens on ${this.socket} already; use it, stop it, or choose another with --listen`
+  }
+}
+
+/** A schema can not be taken back under sandboxes that the older build would not understand. */
+export class SandboxesActive extends Schema.TaggedError<SandboxesActive>()("SandboxesActive", {
+  names: Schema.Array(Schema.String)
+}) {
+  override get message(): string {
+    return `the schema can not be taken back while there are sandboxes: ${this.names.slice(0, 10).join(", ")}${this.names.length > 10 ? " and more" : ""}; stop and remove them, or force it`
   }
 }
