@@ -1,23 +1,26 @@
 /**
- * Finds sandboxes whose process is gone and ephemeral ones that have ended, and puts records and directories right. Bounded in
- * rows and time, never fails its caller, starts and stops no VM that lives.
+ * Finds sandboxes whose process is gone and ephemeral ones that have ended, and puts records and directories right; clears away
+ * what crashes left elsewhere (sweepLeftovers.ts). Bounded in rows and time, never fails its caller, starts and stops no VM that
+ * lives.
  *
  * Invariants: every update is conditional on the status that was read; a directory goes before its row, so that a crash leaves
- * something for the next sweep to find.
+ * something for the next sweep to find; a VM that somebody keeps is that keeper's to record.
  */
-import { Clock, Context, Effect, type Result, Schema } from "effect"
+import { Clock, Context, Effect, Option, Result, Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import { DatabaseErrors } from "../domain/errors/groups.ts"
 import { SafeName } from "../domain/name.ts"
-import { isLive, isTerminal, type SandboxInfo } from "../domain/sandbox.ts"
+import { isLive, isTerminal, type SandboxInfo, type Status } from "../domain/sandbox.ts"
 import { Database, type DatabaseError } from "../store/Database.ts"
 import { removeBelow } from "../store/files.ts"
 import { isLocked } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
 import {
+  activeSandboxes,
   deleteEphemeral,
-  endedEphemeral,
+  ephemeralInStatus,
+  type Found,
   findSandbox,
   type SandboxRecord,
   sandboxesInStatus,
@@ -25,10 +28,25 @@ import {
   terminate
 } from "../store/sandboxes.ts"
 import { type Address, layerLocal } from "./Actor.ts"
-import { LeaseManager } from "./LeaseManager.ts"
+import { LeaseManager, withLease } from "./LeaseManager.ts"
+import { sweepLeftovers } from "./sweepLeftovers.ts"
 
-/** Bounds of one sweep: rows of each phase, and wall clock in milliseconds. */
-export const defaultBounds = { activeRows: 250, endedRows: 250, wallMs: 250 } as const
+const count = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 100_000 }))
+
+/** Bounds of one sweep. */
+export const SweeperOptions = Schema.Struct({
+  /** Stale active rows put right; default 250. */
+  activeRows: Schema.optionalKey(count),
+  /** Ended ephemeral sandboxes removed; default 250. */
+  endedRows: Schema.optionalKey(count),
+  /** Wall clock in milliseconds; default 250. */
+  wallMs: Schema.optionalKey(count)
+})
+export type SweeperOptions = typeof SweeperOptions.Type
+const defaults = { activeRows: 250, endedRows: 250, wallMs: 250 }
+
+/** Rows read at once. */
+const pageRows = 256
 
 export class SweepReport extends Schema.Class<SweepReport>("SweepReport")({
   reconciled: Schema.Int,
@@ -48,20 +66,36 @@ export const Cleanup = Schema.Literals([
 ])
 export type Cleanup = typeof Cleanup.Type
 
+/** A sandbox that keeps a schema from being taken back. */
+export class Active extends Schema.Class<Active>("Active")({
+  name: Schema.String,
+  status: Schema.String,
+  pid: Schema.NullOr(Schema.Int)
+}) {}
+
 export class SweeperProtocol extends RpcGroup.make(
-  /** Sweeps if the maintenance lease is free (or `force`); null when another process swept or sweeps. Never fails. */
-  Rpc.make("Sweep", { payload: { force: Schema.Boolean }, success: Schema.NullOr(SweepReport) }),
+  /**
+   * Sweeps if the maintenance lease is free; null when another process swept lately or sweeps. `force` does not wait for the
+   * interval, `dryRun` only counts and takes no lease. Never fails.
+   */
+  Rpc.make("Sweep", {
+    payload: { force: Schema.Boolean, dryRun: Schema.optionalKey(Schema.Boolean) },
+    success: Schema.NullOr(SweepReport)
+  }),
   /** Puts one sandbox right whose process may be gone; answers whether it changed. */
   Rpc.make("Reconcile", { payload: { name: SafeName }, success: Schema.Boolean, error: DatabaseErrors }),
   /** Removes one ephemeral sandbox that has ended: directory first, then the row. */
-  Rpc.make("Clean", { payload: { name: SafeName }, success: Cleanup, error: DatabaseErrors })
+  Rpc.make("Clean", { payload: { name: SafeName }, success: Cleanup, error: DatabaseErrors }),
+  /** Sandboxes in a state that an older schema would not understand, by name. */
+  Rpc.make("Active", { success: Schema.Array(Active), error: DatabaseErrors })
 ) {}
 
 /** The lease that makes one process sweep per window. */
-const maintenance = { name: "sandbox_lifecycle_maintenance", durationMs: 10_000, minIntervalMs: 30_000 } as const
-
-/** A start that has no process after this long was given up by somebody who died, in milliseconds. */
-const startingMaxMs = 10_000
+export const maintenance = {
+  name: "sandbox_lifecycle_maintenance",
+  durationMs: 10_000,
+  minIntervalMs: 30_000
+} as const
 
 const crashed: Termination = {
   exitCode: null,
@@ -70,109 +104,143 @@ const crashed: Termination = {
   detail: "its process is gone"
 }
 
-const behaviour = Effect.gen(function* () {
-  const db = yield* Database
-  const paths = yield* Paths
-  const leases = yield* LeaseManager
+/** A start that has no process after this long was given up by somebody who died, in milliseconds. */
+const startingMaxMs = 10_000
 
-  /** Puts one row right; answers whether it changed. Newest running run decides. */
-  const reconcile = Effect.fnUntraced(function* (record: SandboxRecord): Effect.fn.Return<boolean, DatabaseError> {
-    const { info } = record
-    const now = yield* Clock.currentTimeMillis
-    // Whoever keeps it will record the end, with a better reason.
-    if (isLocked(paths.run(info.id).keeperLock)) return false
-    if (!record.hasRunningRun) {
-      if (info.status === "starting" && now - info.updatedAt > startingMaxMs) {
-        return yield* terminate(db, info.id, ["starting"], "crashed", { ...crashed, reason: "boot_failed" }, now)
-      }
-      if (info.status !== "draining") return false
-      return yield* terminate(
-        db,
-        info.id,
-        ["draining"],
-        "stopped",
-        { ...crashed, reason: "shutdown_requested", detail: null },
-        now
-      )
-    }
-    if (record.process !== undefined && isAlive(record.process)) return false
-    return info.status === "draining"
-      ? yield* terminate(db, info.id, ["draining"], "stopped", { ...crashed, reason: "shutdown_requested" }, now)
-      : yield* terminate(db, info.id, [info.status], "crashed", crashed, now)
-  })
+/** What is to be done about a row whose VM nobody keeps, undefined for nothing. Newest running run decides. */
+export const decide = (
+  record: Pick<SandboxRecord, "info" | "process" | "hasRunningRun">,
+  alive: boolean,
+  nowMs: number
+): { readonly to: "stopped" | "crashed"; readonly end: Termination } | undefined => {
+  const { status, updatedAt } = record.info
+  if (!isLive(status) || alive) return undefined
+  const stopped = { to: "stopped", end: { ...crashed, reason: "shutdown_requested" } } as const
+  if (status === "draining") return stopped
+  if (record.hasRunningRun) return { to: "crashed", end: crashed }
+  // Without a run it is still starting, unless whoever started it is long gone.
+  const abandoned = status === "starting" && nowMs - updatedAt > startingMaxMs
+  return abandoned ? { to: "crashed", end: { ...crashed, reason: "boot_failed" } } : undefined
+}
 
-  const clean = Effect.fnUntraced(function* (
-    info: SandboxInfo,
-    record: SandboxRecord
-  ): Effect.fn.Return<Cleanup, DatabaseError> {
-    if (!info.ephemeral) return "skipped_persistent"
-    if (!isTerminal(info.status)) return "skipped_active"
-    if (record.process !== undefined && isAlive(record.process)) return "skipped_live_pid"
-    const gone = yield* removeDirectories(paths, info)
-    if (!gone) return "dir_remove_failed"
-    return (yield* deleteEphemeral(db, info.id)) ? "removed" : "already_claimed"
-  })
+const make = (options: SweeperOptions) =>
+  Effect.gen(function* () {
+    const db = yield* Database
+    const paths = yield* Paths
+    const leases = yield* LeaseManager
+    const bounds = { ...defaults, ...options }
 
-  const sweepOnce = Effect.fnUntraced(function* () {
-    const deadline = (yield* Clock.currentTimeMillis) + defaultBounds.wallMs
-    const report = { reconciled: 0, removed: 0, errors: 0, timed_out: false }
-    const late = Effect.map(Clock.currentTimeMillis, (now) => (report.timed_out ||= now >= deadline))
-    const each = Effect.fnUntraced(function* <E>(
-      rows: ReadonlyArray<Result.Result<SandboxRecord, E>>,
-      handle: (record: SandboxRecord) => Effect.Effect<void, DatabaseError>
-    ) {
-      for (const row of rows) {
-        if (yield* late) return
-        const record = Effect.fromResult(row)
-        const failure = yield* Effect.flatMap(record, handle).pipe(Effect.as(undefined), Effect.catch(Effect.succeed))
-        if (failure === undefined) continue
-        report.errors += 1
-        yield* Effect.logWarning("sweep: one row was left as it is", failure)
-      }
+    /** Puts one row right; answers whether it changed or, in a dry run, would. */
+    const reconcile = Effect.fnUntraced(function* (
+      record: SandboxRecord,
+      dryRun: boolean
+    ): Effect.fn.Return<boolean, DatabaseError> {
+      const { info } = record
+      const now = yield* Clock.currentTimeMillis
+      const alive = record.process !== undefined && isAlive(record.process)
+      const decision = decide(record, alive, now)
+      if (decision === undefined || isLocked(paths.run(info.id).keeperLock)) return false
+      return dryRun || (yield* terminate(db, info.id, [info.status], decision.to, decision.end, now))
     })
-    for (const status of ["running", "draining", "starting", "paused"] as const) {
-      const rows = yield* sandboxesInStatus(db, status, defaultBounds.activeRows)
-      yield* each(rows, (record) =>
-        Effect.map(reconcile(record), (changed) => void (report.reconciled += changed ? 1 : 0))
+
+    const clean = Effect.fnUntraced(function* (
+      record: SandboxRecord,
+      dryRun: boolean
+    ): Effect.fn.Return<Cleanup, DatabaseError> {
+      const { info } = record
+      if (!info.ephemeral) return "skipped_persistent"
+      if (!isTerminal(info.status)) return "skipped_active"
+      if (record.process !== undefined && isAlive(record.process)) return "skipped_live_pid"
+      if (dryRun) return "removed"
+      if (!(yield* removeDirectories(paths, info))) return "dir_remove_failed"
+      return (yield* deleteEphemeral(db, info.id)) ? "removed" : "already_claimed"
+    })
+
+    const sweepOnce = Effect.fnUntraced(function* (dryRun: boolean) {
+      const deadline = (yield* Clock.currentTimeMillis) + bounds.wallMs
+      const report = { reconciled: 0, removed: 0, errors: 0, timed_out: false }
+      type Handle = (record: SandboxRecord) => Effect.Effect<boolean, DatabaseError>
+      /** Rows oldest first until `most` were acted on or time is up; one bad row never stops the others. */
+      const each = Effect.fnUntraced(function* (next: NextRow, most: number, handle: Handle) {
+        let acted = 0
+        while (acted < most) {
+          if ((yield* Clock.currentTimeMillis) >= deadline) {
+            report.timed_out = true
+            return acted
+          }
+          const row = yield* next
+          if (Option.isNone(row)) return acted
+          const done = yield* Effect.fromResult(row.value.record).pipe(Effect.flatMap(handle), Effect.result)
+          if (Result.isFailure(done)) {
+            report.errors += 1
+            yield* Effect.logWarning("sweep: one row was left as it is", done.failure)
+          } else if (done.success) acted += 1
+        }
+        return acted
+      })
+      const live = merged(["running", "draining", "starting", "paused"], (status, after) =>
+        sandboxesInStatus(db, status, after, pageRows)
       )
-    }
-    const ended = yield* endedEphemeral(db, defaultBounds.endedRows)
-    yield* each(ended, (record) =>
-      Effect.map(clean(record.info, record), (outcome) => void (report.removed += outcome === "removed" ? 1 : 0))
-    )
-    return new SweepReport(report)
-  })
+      report.reconciled = yield* each(live, bounds.activeRows, (record) => reconcile(record, dryRun))
+      const ended = merged(["stopped", "crashed"], (status, after) => ephemeralInStatus(db, status, after, pageRows))
+      report.removed = yield* each(ended, bounds.endedRows, (record) =>
+        Effect.map(clean(record, dryRun), (outcome) => outcome === "removed")
+      )
+      return new SweepReport(report)
+    })
 
-  const sweep = Effect.fn("Sweeper.sweep")(function* (force: boolean) {
-    const lease = yield* leases.TryAcquire({ ...maintenance, minIntervalMs: force ? 0 : maintenance.minIntervalMs })
-    if (lease === null) return null
-    const report = yield* sweepOnce()
-    yield* leases.Complete({ lease })
-    return report
-  })
+    const sweep = Effect.fn("Sweeper.sweep")(function* (force: boolean, dryRun: boolean) {
+      if (dryRun) return yield* sweepOnce(true)
+      const claim = { ...maintenance, minIntervalMs: force ? 0 : maintenance.minIntervalMs }
+      const report = yield* withLease(leases, claim, sweepOnce(false))
+      if (Option.isSome(report)) yield* sweepLeftovers(db, paths, leases, force)
+      return Option.getOrNull(report)
+    })
 
-  return SweeperProtocol.of({
-    Sweep: ({ force }) =>
-      sweep(force).pipe(
-        Effect.catchCause((cause) => Effect.as(Effect.logWarning("sweep failed and was put off", cause), null))
-      ),
-    Reconcile: Effect.fn("Sweeper.reconcile")(function* ({ name }: { readonly name: SafeName }) {
-      const record = yield* findSandbox(db, name)
-      if (record === undefined || !isLive(record.info.status)) return false
-      const changed = yield* reconcile(record)
-      const after = changed ? yield* findSandbox(db, name) : undefined
-      if (after?.info.ephemeral === true) yield* clean(after.info, after)
-      return changed
-    }),
-    Clean: Effect.fn("Sweeper.clean")(function* ({ name }: { readonly name: SafeName }) {
-      const record = yield* findSandbox(db, name)
-      return record === undefined ? ("already_gone" as const) : yield* clean(record.info, record)
+    return SweeperProtocol.of({
+      Sweep: ({ force, dryRun }) =>
+        sweep(force, dryRun === true).pipe(
+          Effect.catchCause((cause) => Effect.as(Effect.logWarning("sweep failed and was put off", cause), null))
+        ),
+      Reconcile: Effect.fn("Sweeper.reconcile")(function* ({ name }: { readonly name: SafeName }) {
+        const record = yield* findSandbox(db, name)
+        if (record === undefined || !(yield* reconcile(record, false))) return false
+        const after = yield* findSandbox(db, name)
+        if (after?.info.ephemeral === true) yield* clean(after, false)
+        return true
+      }),
+      Clean: Effect.fn("Sweeper.clean")(function* ({ name }: { readonly name: SafeName }) {
+        const record = yield* findSandbox(db, name)
+        return record === undefined ? ("already_gone" as const) : yield* clean(record, false)
+      }),
+      Active: () => Effect.map(activeSandboxes(db), (rows) => rows.map((row) => new Active(row)))
     })
   })
-})
+
+type NextRow = Effect.Effect<Option.Option<Found>, DatabaseError>
+
+/** The rows of several statuses as one sequence by id, a page of each at a time. A row that left its status is passed by. */
+const merged = (
+  statuses: ReadonlyArray<Status>,
+  page: (status: Status, after: number) => Effect.Effect<ReadonlyArray<Found>, DatabaseError>
+): NextRow => {
+  const sources = statuses.map((status) => ({ status, rows: [] as Array<Found>, after: 0, more: true }))
+  return Effect.gen(function* () {
+    for (const source of sources) {
+      if (source.rows.length > 0 || !source.more) continue
+      source.rows = [...(yield* page(source.status, source.after))]
+      source.more = source.rows.length === pageRows
+      source.after = source.rows.at(-1)?.id ?? source.after
+    }
+    const first = sources
+      .filter((source) => source.rows.length > 0)
+      .toSorted((a, b) => a.rows[0]!.id - b.rows[0]!.id)[0]
+    return Option.fromUndefinedOr(first?.rows.shift())
+  })
+}
 
 /** Removes the directory and the sockets of a sandbox, following no symbolic link. Answers false when something stayed. */
-export const removeDirectories = (paths: Paths["Service"], info: { readonly id: number; readonly name: SafeName }) =>
+export const removeDirectories = (paths: Paths["Service"], info: Pick<SandboxInfo, "id" | "name">) =>
   Effect.all([
     removeBelow(paths.runs, paths.run(info.id).directory),
     removeBelow(paths.sandboxes, paths.sandbox(info.name).directory)
@@ -184,5 +252,5 @@ export const removeDirectories = (paths: Paths["Service"], info: { readonly id: 
 export class Sweeper extends Context.Service<Sweeper, Address<RpcGroup.Rpcs<typeof SweeperProtocol>>>()(
   "bunker/Sweeper"
 ) {
-  static readonly layer = layerLocal(Sweeper, SweeperProtocol, behaviour)
+  static readonly layer = (options: SweeperOptions = {}) => layerLocal(Sweeper, SweeperProtocol, make(options))
 }

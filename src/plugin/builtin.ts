@@ -4,7 +4,7 @@ import { ImageProtocol, ImageStore } from "../actors/ImageStore.ts"
 import type { ImageSources } from "../actors/imageInstall.ts"
 import type { KeeperOptions } from "../actors/keepers.ts"
 import { LeaseManager, LeaseProtocol } from "../actors/LeaseManager.ts"
-import { Sweeper, SweeperProtocol } from "../actors/Sweeper.ts"
+import { Sweeper, SweeperOptions, SweeperProtocol } from "../actors/Sweeper.ts"
 import { VmProtocol, VmSupervisor } from "../actors/VmSupervisor.ts"
 import { definePlugin, type Plugin } from "./Plugin.ts"
 
@@ -54,11 +54,16 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
   definePlugin({
     name: "sweeper",
     deps: ["leases"],
-    options: noOptions,
+    options: SweeperOptions,
     address: Sweeper,
     protocol: SweeperProtocol,
-    permissions: { Sweep: "sandboxes:sweep", Reconcile: "sandboxes:sweep", Clean: "sandboxes:sweep" },
-    layer: () => Sweeper.layer,
+    permissions: {
+      Sweep: "sandboxes:sweep",
+      Reconcile: "sandboxes:sweep",
+      Clean: "sandboxes:sweep",
+      Active: "sandboxes:read"
+    },
+    layer: (options) => Sweeper.layer(options),
     routes: [{ method: "POST", path: "/v1/sweep", message: "Sweep", defaults: { force: true } }]
   }),
   definePlugin({

@@ -10,6 +10,7 @@ import { AlreadyExists } from "../domain/errors/vm.ts"
 import type { SafeName } from "../domain/name.ts"
 import { predecessors, SandboxConfig, SandboxInfo, type Status, type TerminationReason } from "../domain/sandbox.ts"
 import type { Service as Database } from "./Database.ts"
+import { type ActiveSandbox, activeSandboxesSql } from "./migrations.ts"
 import type { ProcessIdentity } from "./processes.ts"
 
 const columns = `
@@ -35,10 +36,10 @@ export const statements = {
   statusOf: "SELECT status FROM sandbox WHERE id = ?",
   remove: "DELETE FROM sandbox WHERE id = ? AND status IN ('created', 'stopped', 'crashed')",
   removeEphemeral: "DELETE FROM sandbox WHERE id = ? AND ephemeral = 1 AND status IN ('stopped', 'crashed')",
-  stale: `SELECT ${columns} FROM sandbox s ${newestRun} WHERE s.status = ? ORDER BY s.id LIMIT ?`,
-  endedEphemeral: `SELECT ${columns} FROM sandbox s ${newestRun} WHERE s.ephemeral = 1 AND s.status IN ('stopped', 'crashed') ORDER BY s.id LIMIT ?`,
-  usersOfManifest:
-    "SELECT s.name FROM sandbox_rootfs f JOIN manifest m ON m.id = f.manifest_id JOIN sandbox s ON s.id = f.sandbox_id WHERE m.digest = ?"
+  byStatus: `SELECT ${columns} FROM sandbox s ${newestRun} WHERE s.status = ? AND s.id > ? ORDER BY s.id LIMIT ?`,
+  ephemeralByStatus: `SELECT ${columns} FROM sandbox s ${newestRun} WHERE s.ephemeral = 1 AND s.status = ? AND s.id > ? ORDER BY s.id LIMIT ?`,
+  active: activeSandboxesSql,
+  exists: "SELECT 1 AS found FROM sandbox WHERE id = ?"
 } as const
 
 interface Row {
@@ -116,16 +117,32 @@ export const listSandboxes = Effect.fnUntraced(function* (db: Database) {
   return yield* Effect.forEach(yield* db.all<Row>(statements.all), decodeRow)
 })
 
-/** Records in one status, oldest first. A row that can not be read is left out: one bad row never stops a sweep. */
-export const sandboxesInStatus = Effect.fnUntraced(function* (db: Database, status: Status, limit: number) {
-  const rows = yield* db.all<Row>(statements.stale, [status, limit])
-  return yield* Effect.forEach(rows, (row) => Effect.result(decodeRow(row)))
+/** A record, or why its row can not be read; either way the row's id. */
+export interface Found {
+  readonly id: number
+  readonly record: Result.Result<SandboxRecord, DatabaseFailed>
+}
+
+const found = Effect.fnUntraced(function* (rows: ReadonlyArray<Row>) {
+  return yield* Effect.forEach(rows, (row) =>
+    Effect.map(Effect.result(decodeRow(row)), (record): Found => ({ id: row.id, record }))
+  )
 })
 
-export const endedEphemeral = Effect.fnUntraced(function* (db: Database, limit: number) {
-  const rows = yield* db.all<Row>(statements.endedEphemeral, [limit])
-  return yield* Effect.forEach(rows, (row) => Effect.result(decodeRow(row)))
-})
+/** At most `limit` records in a status with ids above `after`, oldest first. */
+export const sandboxesInStatus = (db: Database, status: Status, after: number, limit: number) =>
+  Effect.flatMap(db.all<Row>(statements.byStatus, [status, after, limit]), found)
+
+/** The same of ephemeral sandboxes only. */
+export const ephemeralInStatus = (db: Database, status: Status, after: number, limit: number) =>
+  Effect.flatMap(db.all<Row>(statements.ephemeralByStatus, [status, after, limit]), found)
+
+/** Sandboxes that keep a schema from being taken back, by name. */
+export const activeSandboxes = (db: Database) => db.all<ActiveSandbox>(statements.active)
+
+/** True while a sandbox with this id is recorded. */
+export const sandboxExists = (db: Database, id: number) =>
+  Effect.map(db.get(statements.exists, [id]), (row) => row !== undefined)
 
 /** Inserts sandbox and root file system rows in one transaction; answers the id. */
 export const insertSandbox = (
@@ -202,9 +219,3 @@ export const deleteSandbox = (db: Database, id: number) => Effect.map(db.run(sta
 /** The same, only while it is ephemeral and ended. */
 export const deleteEphemeral = (db: Database, id: number) =>
   Effect.map(db.run(statements.removeEphemeral, [id]), (n) => n === 1)
-
-/** Names of the sandboxes whose root is this manifest. */
-export const usersOfManifest = (db: Database, manifestDigest: string) =>
-  Effect.map(db.all<{ readonly name: string }>(statements.usersOfManifest, [manifestDigest]), (rows) =>
-    rows.map((row) => row.name)
-  )

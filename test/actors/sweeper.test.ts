@@ -13,7 +13,7 @@ import { freshHome, temporaryDirectory } from "../support/home.ts"
 import { it } from "../support/it.ts"
 import { deadProcess, putSandbox } from "../support/sandboxes.ts"
 
-const environment = Sweeper.layer.pipe(Layer.provideMerge(LeaseManager.layer), Layer.provideMerge(freshHome))
+const environment = Sweeper.layer().pipe(Layer.provideMerge(LeaseManager.layer), Layer.provideMerge(freshHome))
 
 const statusOf = (name: string) =>
   Effect.gen(function* () {

@@ -1,0 +1,72 @@
+/**
+ * Clears away what crashes leave outside the sandbox table: expired content leases, run directories of sandboxes that are gone,
+ * temporary files that nobody writes any more. Part of Sweeper; each kind has a lease and a bound of its own.
+ */
+
+import fs from "node:fs"
+import path from "node:path"
+import { Clock, Effect } from "effect"
+import type { Service as Database } from "../store/Database.ts"
+import { removeBelow } from "../store/files.ts"
+import { isLocked } from "../store/lock.ts"
+import type { Paths } from "../store/Paths.ts"
+import { sandboxExists } from "../store/sandboxes.ts"
+import { type LeaseManager, withLease } from "./LeaseManager.ts"
+
+/** Shortest time between two sweeps of one kind, in milliseconds. */
+const intervalMs = 10 * 60_000
+/** Things of one kind looked at in one sweep. */
+const entriesMax = 1000
+/** A run directory this young may belong to a sandbox that is just being started, in milliseconds. */
+const runAgeMs = 60_000
+/** A temporary file that was not written for this long belongs to nobody, in milliseconds. */
+const temporaryAgeMs = 24 * 3_600_000
+
+/** Every statement that this module runs. */
+export const statements = {
+  expired: "DELETE FROM content_lease WHERE expires_at <= ?"
+} as const
+
+type Kind = (nowMs: number) => Effect.Effect<void, unknown>
+
+/** Entries of a directory that were last changed before `beforeMs`. */
+const olderThan = (directory: string, beforeMs: number): ReadonlyArray<string> =>
+  fs
+    .readdirSync(directory)
+    .slice(0, entriesMax)
+    .map((name) => path.join(directory, name))
+    .filter((file) => (fs.lstatSync(file, { throwIfNoEntry: false })?.mtimeMs ?? Number.POSITIVE_INFINITY) < beforeMs)
+
+/** Sweeps every kind whose lease is to be had; the failure of one is logged and stops no other. */
+export const sweepLeftovers = Effect.fn("Sweeper.leftovers")(function* (
+  db: Database,
+  paths: Paths["Service"],
+  leases: LeaseManager["Service"],
+  force: boolean
+) {
+  const kinds: Readonly<Record<string, Kind>> = {
+    content_leases: (now) => Effect.asVoid(db.run(statements.expired, [now])),
+    run_directories: (now) =>
+      Effect.forEach(
+        olderThan(paths.runs, now - runAgeMs),
+        (directory) =>
+          Effect.gen(function* () {
+            const id = Number(path.basename(directory))
+            const known = Number.isInteger(id) && (yield* sandboxExists(db, id))
+            if (!known && !isLocked(path.join(directory, "keeper.lock"))) yield* removeBelow(paths.runs, directory)
+          }),
+        { discard: true }
+      ),
+    temporary_files: (now) =>
+      Effect.forEach(olderThan(paths.temporary, now - temporaryAgeMs), (file) => removeBelow(paths.temporary, file), {
+        discard: true
+      })
+  }
+  for (const [name, sweep] of Object.entries(kinds)) {
+    const claim = { name: `sweep_${name}`, durationMs: 30_000, minIntervalMs: force ? 0 : intervalMs }
+    const work = Effect.flatMap(Clock.currentTimeMillis, (now) => Effect.suspend(() => sweep(now)))
+    yield* withLease(leases, claim, work).pipe(
+      Effect.catchCause((cause) => Effect.logWarning(`sweep of ${name} was put off`, cause))
+    )
+  }
+})
