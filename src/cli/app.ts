@@ -43,6 +43,9 @@ const commands = [
   System.sweep
 ] as const
 
+/** Names that no plugin's command can take. */
+const ours: ReadonlySet<string> = new Set(["help", "version", ...commands.map((command) => command.name)])
+
 /** Words of a command line after the command's name, by the commands whose rest belongs to the guest. */
 const guestCommands: Readonly<Record<string, ReadonlySet<string>>> = {
   run: valuedFlags,
@@ -123,7 +126,7 @@ export const runApp = async (program: Program, given: ReadonlyArray<string>): Pr
   const argv = prepareArguments(debug ? given.slice(1) : given)
   const own = session(program, debug)
   const root = Effect.gen(function* () {
-    const added = yield* pluginCommands(argv)
+    const added = yield* pluginCommands(argv[0] ?? "", ours)
     const bunker = Command.make("bunker").pipe(
       Command.withDescription(
         "MicroVM sandboxes: an OCI image in, a hardware-isolated process out. 'bunker COMMAND --help' explains each command; 'bunker --debug COMMAND' shows the causes of an error."

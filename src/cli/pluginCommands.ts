@@ -1,46 +1,59 @@
-/** Makes CLI commands from the plugins that the owner of the home directory added. Loads them only when the command is not one of ours. */
+/**
+ * Makes CLI commands from the plugins that the owner of the home directory added. Loads them only for a command that is not one
+ * of ours, and for `--help`.
+ */
 
-import fs from "node:fs"
+import path from "node:path"
 import { Effect, Stream } from "effect"
 import { Argument, Command } from "effect/cli"
+import { PluginInvalid } from "../domain/errors/plugin.ts"
+import { readConfig } from "../plugin/bunker.ts"
 import type { Plugin, PluginCommand } from "../plugin/Plugin.ts"
-import { loadPlugins, PluginHost } from "../plugin/PluginHost.ts"
-import { print } from "./output.ts"
+import { PluginHost } from "../plugin/PluginHost.ts"
+import { print, say } from "./output.ts"
 import { Session, withBunker } from "./session.ts"
 
-const ours = new Set(
-  "run create start exec stop kill rm ps inspect logs wait pull load images image df doctor serve sweep --version --completions".split(
-    " "
-  )
-)
-
-/** Commands of added plugins; none when the command line names one of ours, so that those start fast. */
-export const pluginCommands = Effect.fnUntraced(function* (argv: ReadonlyArray<string>) {
+/**
+ * Commands of added plugins, by the first word of the command line; `ours` are those that no plugin can take. A broken config
+ * fails a command that may be a plugin's, and is a warning under the help.
+ */
+export const pluginCommands = Effect.fnUntraced(function* (first: string, ours: ReadonlySet<string>) {
+  const helpOnly = first === "--help" || first === "-h"
+  if (!helpOnly && (first.startsWith("-") || ours.has(first))) return []
   const { settings } = yield* Session
-  const config = `${settings.home}/bunker.config.ts`
-  if (ours.has(argv[0] ?? "") || !fs.existsSync(config)) return []
-  const plugins = yield* loadPlugins(config)
-  return plugins.flatMap((plugin) => plugin.commands.map((command) => toCommand(plugin, command)))
+  const file = path.join(path.resolve(settings.home), "bunker.config.ts")
+  const load = Effect.gen(function* () {
+    const { plugins } = yield* readConfig(file)
+    const found = plugins.flatMap((plugin) => plugin.commands.map((command) => ({ plugin, command })))
+    const taken = found.find(({ command }) => ours.has(command.name))
+    if (taken !== undefined) {
+      const reason = `its command "${taken.command.name}" is one of Bunker's own; rename it`
+      return yield* new PluginInvalid({ name: taken.plugin.name, reason })
+    }
+    return found.map(({ plugin, command }) => toCommand(plugin, command))
+  })
+  if (!helpOnly) return yield* load
+  return yield* load.pipe(Effect.catch((error) => Effect.as(say(`bunker: ${error.message}`), [])))
 })
 
-const toCommand = (plugin: Plugin, command: PluginCommand) =>
-  Command.make(
+const toCommand = (plugin: Plugin, command: PluginCommand) => {
+  const values = command.arguments.map(({ field, summary }) =>
+    Argument.String(field).pipe(Argument.withDescription(summary))
+  )
+  return Command.make(
     command.name,
-    {
-      values: Argument.String("value").pipe(
-        Argument.withDescription(command.arguments.map((each) => each.summary).join(", ")),
-        Argument.between(command.arguments.length, command.arguments.length)
-      )
-    },
-    Effect.fn("Cli.plugin")(function* ({ values }) {
-      const payload = Object.fromEntries(command.arguments.map((each, index) => [each.field, values[index]]))
+    { values },
+    Effect.fn("Cli.plugin")(function* (given) {
+      const text = Object.fromEntries(command.arguments.map(({ field }, index) => [field, given.values[index]!]))
       const body = Effect.gen(function* () {
-        const reply = yield* PluginHost.use((host) => host.send(plugin.name, command.message, payload))
+        const host = yield* PluginHost
+        const reply = yield* host.send({ plugin: plugin.name, message: command.message, text })
         if (reply._tag === "Many") return yield* Stream.runForEach(reply.values, show)
         if (reply.value !== undefined) yield* show(reply.value)
       })
-      return yield* withBunker(body)
+      return yield* withBunker(body, { plugins: "all" })
     })
   ).pipe(Command.withDescription(command.summary))
+}
 
 const show = (value: unknown) => print(typeof value === "string" ? value : JSON.stringify(value))

@@ -2,25 +2,29 @@
 import { Context, Effect } from "effect"
 import { Sweeper } from "../actors/Sweeper.ts"
 import type { Settings } from "../domain/settings.ts"
-import { type Bunker, bunkerLayer, type Program } from "../plugin/bunker.ts"
+import { type Bunker, bunkerLayer, type PluginChoice, type Program } from "../plugin/bunker.ts"
 
 export class Session extends Context.Service<
   Session,
   { readonly settings: Settings; readonly program: Program; readonly debug: boolean }
 >()("bunker/Session") {}
 
-/** Runs a command with everything it may use, and with the bounded startup sweep going on beside it. */
+/**
+ * Runs a command with everything it may use, after the bounded startup sweep where asked. Plugins of the home's owner are built
+ * only for commands that reach them (`plugins: "all"`), so that a broken one stops none of Bunker's own commands.
+ */
 export const withBunker = <A, E>(
   effect: Effect.Effect<A, E, Bunker | Session>,
-  options: { readonly sweep: boolean } = { sweep: false }
+  options: { readonly sweep?: boolean; readonly plugins?: PluginChoice } = {}
 ) =>
   Effect.gen(function* () {
     const { settings, program } = yield* Session
-    const body = options.sweep
-      ? Effect.andThen(
-          Sweeper.use((sweeper) => Effect.ignore(sweeper.Sweep({ force: false }))),
-          effect
-        )
-      : effect
-    return yield* body.pipe(Effect.provide(bunkerLayer(settings, program)))
+    const body =
+      options.sweep === true
+        ? Effect.andThen(
+            Sweeper.use((sweeper) => Effect.ignore(sweeper.Sweep({ force: false }))),
+            effect
+          )
+        : effect
+    return yield* body.pipe(Effect.provide(bunkerLayer(settings, program, options.plugins)))
   })

@@ -1,18 +1,21 @@
 /**
  * Answers HTTP: health, version, and the routes of every plugin, each as decode → actor → encode. Keeps no state, knows no actor.
- * Formats: JSON, snake_case where Bunker's own; errors are `{"ok": false, "code", "error"}`; a message that streams answers
- * server-sent events (WHATWG HTML, "Server-sent events").
+ * Formats: JSON, snake_case; errors are `{"ok": false, "code", "error", "details"}`; a message that streams answers server-sent
+ * events (WHATWG HTML, "Server-sent events") to those who accept them, else a JSON array at its end.
  */
 import { Cause, Effect, Exit, Option, Stream } from "effect"
-import { type Context, Hono } from "hono"
+import { type Context, Hono, type MiddlewareHandler } from "hono"
 import { bodyLimit } from "hono/body-limit"
 import { streamSSE } from "hono/streaming"
+import { snakeCase } from "../domain/wire.ts"
 import type { PluginRoute } from "../plugin/Plugin.ts"
 import type { PluginHost, Reply } from "../plugin/PluginHost.ts"
 import { statusOf } from "./errors.ts"
 
 /** Most bytes in a request body. */
 const bodyBytesMax = 1024 * 1024
+/** Most events of a stream that is answered as one array. */
+const eventsMax = 10_000
 
 export interface HttpOptions {
   readonly version: string
@@ -21,84 +24,137 @@ export interface HttpOptions {
   readonly run: <A, E>(effect: Effect.Effect<A, E>, signal: AbortSignal) => Promise<Exit.Exit<A, E>>
   /** True when the service can take work. */
   readonly ready: () => boolean
+  /** Receives what clients must not see: defects. */
+  readonly report: (cause: Cause.Cause<unknown>) => void
 }
 
 interface Failure {
   readonly ok: false
+  /** The error's tag. */
   readonly code: string
   readonly error: string
+  /** The error's fields. */
+  readonly details: Readonly<Record<string, unknown>>
 }
 
-const failure = (code: string, error: string): Failure => ({ ok: false, code, error })
+const failure = (code: string, error: string, details: Failure["details"] = {}): Failure => ({
+  ok: false,
+  code,
+  error,
+  details
+})
 
-const toResponse = (c: Context, cause: Cause.Cause<unknown>): Response => {
-  const error = Option.getOrUndefined(Cause.findErrorOption(cause)) as
-    | { readonly _tag?: string; readonly message?: string }
-    | undefined
-  // A defect is ours: its text stays in the log.
-  if (error?._tag === undefined) return c.json(failure("InternalError", "internal error; see the server's log"), 500)
-  return c.json(failure(error._tag, error.message ?? error._tag), statusOf(error._tag) as 400)
-}
-
-/** The payload of a message: path parameters over the query over the JSON body. Undefined when the body is no JSON object. */
-const payloadOf = async (c: Context): Promise<Record<string, unknown> | undefined> => {
-  const text = await c.req.text()
-  let body: unknown = {}
-  if (text !== "") {
-    try {
-      body = JSON.parse(text)
-    } catch {
-      return undefined
-    }
+/** What a client sees of a cause, and with which status. A defect is ours: its text stays in the log. */
+const describe = (cause: Cause.Cause<unknown>, options: HttpOptions): readonly [Failure, number] => {
+  const error = Option.getOrUndefined(Cause.findErrorOption(cause)) as Readonly<Record<string, unknown>> | undefined
+  if (typeof error?.["_tag"] === "string") {
+    const { _tag: tag, message } = error
+    const shown = typeof message === "string" && message !== "" ? message : tag
+    return [failure(tag, shown, detailsOf(error)), statusOf(tag)]
   }
-  if (typeof body !== "object" || body === null || Array.isArray(body)) return undefined
-  return { ...(body as Record<string, unknown>), ...c.req.query(), ...c.req.param() }
+  options.report(cause)
+  return [failure("InternalError", "internal error; see the server's log"), 500]
 }
 
-const events = (
-  c: Context,
-  values: Extract<Reply, { readonly _tag: "Many" }>["values"],
-  options: HttpOptions
-): Response =>
+/** The fields that an error's schema names, under their names of the wire. */
+const detailsOf = (error: Readonly<Record<string, unknown>>): Failure["details"] => {
+  const { fields = {} } = error.constructor as { readonly fields?: object }
+  const names = Object.keys(fields).filter((name) => name !== "_tag" && error[name] !== undefined)
+  return Object.fromEntries(names.map((name) => [snakeCase(name.replace(/_$/, "")), error[name]]))
+}
+
+const toResponse = (c: Context, cause: Cause.Cause<unknown>, options: HttpOptions): Response => {
+  const [body, status] = describe(cause, options)
+  return c.json(body, status as 400)
+}
+
+const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
+
+const merge = (
+  below: Readonly<Record<string, unknown>>,
+  above: Readonly<Record<string, unknown>>
+): Readonly<Record<string, unknown>> => {
+  const merged: Record<string, unknown> = { ...below }
+  for (const [key, value] of Object.entries(above)) {
+    const under = Object.hasOwn(below, key) ? below[key] : undefined
+    merged[key] = isObject(under) && isObject(value) ? merge(under, value) : value
+  }
+  return merged
+}
+
+/** The JSON object in a body, `{}` when it is empty; undefined when it is anything else. */
+const readBody = async (c: Context): Promise<Readonly<Record<string, unknown>> | undefined> => {
+  const text = await c.req.text()
+  if (text === "") return {}
+  try {
+    const body: unknown = JSON.parse(text)
+    return isObject(body) ? body : undefined
+  } catch {
+    return undefined
+  }
+}
+
+type Values = Extract<Reply, { readonly _tag: "Many" }>["values"]
+
+const streamEvents = (c: Context, values: Values, options: HttpOptions): Response =>
   streamSSE(c, async (sse) => {
-    const aborted = new AbortController()
-    sse.onAbort(() => aborted.abort())
+    const gone = new AbortController()
+    sse.onAbort(() => gone.abort())
     const send = (event: string, data: unknown) =>
       Effect.promise(() => sse.writeSSE({ event, data: JSON.stringify(data) }))
     const exit = await options.run(
       Stream.runForEach(values, (value) => send("message", value)),
-      aborted.signal
+      gone.signal
     )
-    if (Exit.isSuccess(exit)) return
-    const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause)) as
-      | { readonly _tag: string; readonly message?: string }
-      | undefined
-    const shown =
-      error === undefined
-        ? failure("InternalError", "internal error")
-        : failure(error._tag, error.message ?? error._tag)
-    await options.run(send("error", shown), aborted.signal)
+    if (gone.signal.aborted) return
+    if (Exit.isSuccess(exit)) await sse.writeSSE({ event: "end", data: "{}" })
+    else await sse.writeSSE({ event: "error", data: JSON.stringify(describe(exit.cause, options)[0]) })
   })
 
+/** All events at the end, as one array. */
+const collectEvents = async (c: Context, values: Values, options: HttpOptions): Promise<Response> => {
+  const all = Stream.runCollect(Stream.take(values, eventsMax + 1))
+  const exit = await options.run(all, c.req.raw.signal)
+  if (Exit.isFailure(exit)) return toResponse(c, exit.cause, options)
+  if (exit.value.length <= eventsMax) return c.json(exit.value as ReadonlyArray<object>)
+  const reason = `there are more than ${eventsMax} events; ask for them with 'Accept: text/event-stream'`
+  return c.json(failure("TooManyEvents", reason), 422)
+}
+
 const handler = (plugin: string, route: PluginRoute, options: HttpOptions) => async (c: Context) => {
-  const payload = await payloadOf(c)
-  if (payload === undefined) return c.json(failure("BadRequest", "the body is not a JSON object"), 400)
-  const exit = await options.run(options.host.send(plugin, route.message, payload), c.req.raw.signal)
-  if (Exit.isFailure(exit)) return toResponse(c, exit.cause)
+  const body = await readBody(c)
+  if (body === undefined) return c.json(failure("BadRequest", "the body is not a JSON object"), 400)
+  const letter = {
+    plugin,
+    message: route.message,
+    payload: merge(route.defaults ?? {}, body),
+    text: { ...c.req.query(), ...c.req.param() }
+  }
+  const exit = await options.run(options.host.send(letter), c.req.raw.signal)
+  if (Exit.isFailure(exit)) return toResponse(c, exit.cause, options)
   const reply = exit.value
-  if (reply._tag === "Many") return events(c, reply.values, options)
+  if (reply._tag === "Many") {
+    const wantsEvents = (c.req.header("accept") ?? "").includes("text/event-stream")
+    return wantsEvents ? streamEvents(c, reply.values, options) : collectEvents(c, reply.values, options)
+  }
   return reply.value === undefined ? c.body(null, 204) : c.json(reply.value as object, (route.status ?? 200) as 200)
 }
+
+const methods = ["GET", "POST", "PUT", "DELETE"] as const
+
+/** Methods that a path answers to; more than the middleware's own match means a route. */
+const methodsOf = (app: Hono, path: string, middlewares: number): ReadonlyArray<string> =>
+  methods.filter((method) => app.router.match(method, path)[0].length > middlewares)
 
 /** Builds the application. */
 export const makeApp = (options: HttpOptions): Hono => {
   const app = new Hono()
-  app.use(
-    bodyLimit({
-      maxSize: bodyBytesMax,
-      onError: (c) => c.json(failure("BodyTooLarge", `the body has more than ${bodyBytesMax} bytes`), 413)
-    })
-  )
+  const limit: MiddlewareHandler = bodyLimit({
+    maxSize: bodyBytesMax,
+    onError: (c) => c.json(failure("BodyTooLarge", `the body has more than ${bodyBytesMax} bytes`), 413)
+  })
+  app.use(limit)
   app.get("/healthz", (c) => c.json({ ok: true }))
   app.get("/readyz", (c) =>
     options.ready() ? c.json({ ok: true }) : c.json(failure("NotReady", "shutting down"), 503)
@@ -107,9 +163,14 @@ export const makeApp = (options: HttpOptions): Hono => {
   for (const plugin of options.host.plugins) {
     for (const route of plugin.routes) app.on(route.method, route.path, handler(plugin.name, route, options))
   }
-  app.notFound((c) => c.json(failure("NotFound", `there is no ${c.req.method} ${c.req.path}`), 404))
+  app.notFound((c) => {
+    const allowed = methodsOf(app, c.req.path, 1)
+    if (allowed.length === 0) return c.json(failure("NotFound", `there is no ${c.req.path}`), 404)
+    const error = `${c.req.path} takes ${allowed.join(", ")}, not ${c.req.method}`
+    return c.json(failure("MethodNotAllowed", error), 405, { allow: allowed.join(", ") })
+  })
   app.onError((error, c) => {
-    console.error(error)
+    options.report(Cause.die(error))
     return c.json(failure("InternalError", "internal error; see the server's log"), 500)
   })
   return app

@@ -2,10 +2,10 @@
 
 import fs from "node:fs"
 import path from "node:path"
-import { Effect } from "effect"
-import { AlreadyServing } from "../domain/errors/store.ts"
+import { Cause, Effect } from "effect"
+import { AlreadyServing, StoreFailed } from "../domain/errors/store.ts"
 import { PluginHost } from "../plugin/PluginHost.ts"
-import { fileError } from "../store/files.ts"
+import { ensureDirectory, fileError } from "../store/files.ts"
 import { tryFileLock } from "../store/lock.ts"
 import { makeApp } from "./app.ts"
 
@@ -15,6 +15,7 @@ export const serveHttp = Effect.fn("Http.serve")(function* (options: {
   readonly version: string
 }) {
   const { socket } = options
+  yield* checkSocketPath(socket)
   if (!(yield* tryFileLock(`${socket}.lock`))) return yield* new AlreadyServing({ socket })
   const host = yield* PluginHost
   const run = Effect.runPromiseExitWith(yield* Effect.context<never>())
@@ -23,12 +24,12 @@ export const serveHttp = Effect.fn("Http.serve")(function* (options: {
     version: options.version,
     host,
     run: (effect, signal) => run(effect, { signal }),
-    ready: () => open
+    ready: () => open,
+    report: (cause) => console.error(`bunker: internal error: ${Cause.pretty(cause)}`)
   })
   yield* Effect.acquireRelease(
     Effect.try({
       try: () => {
-        fs.mkdirSync(path.dirname(socket), { recursive: true, mode: 0o700 })
         fs.rmSync(socket, { force: true })
         // No instant at which others could connect: the socket is born with the mode that umask leaves.
         const before = process.umask(0o177)
@@ -47,4 +48,18 @@ export const serveHttp = Effect.fn("Http.serve")(function* (options: {
         fs.rmSync(socket, { force: true })
       })
   )
+})
+
+/** Longest path of a socket, in bytes (unix(7)). */
+const socketPathMax = 107
+
+/** Makes the socket's directory; refuses a path that is too long, or that has something else than a socket. */
+const checkSocketPath = Effect.fnUntraced(function* (socket: string) {
+  const refused = (reason: string) => new StoreFailed({ operation: "listen on", path: socket, reason })
+  if (Buffer.byteLength(socket) > socketPathMax) {
+    return yield* refused(`it has more than ${socketPathMax} bytes; choose a shorter path`)
+  }
+  yield* ensureDirectory(path.dirname(socket))
+  const found = fs.statSync(socket, { throwIfNoEntry: false })
+  if (found !== undefined && !found.isSocket()) return yield* refused("it is there and no socket; choose another path")
 })

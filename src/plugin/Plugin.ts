@@ -7,8 +7,9 @@ import type { Rpc, RpcGroup } from "effect/rpc"
 import type { Address } from "../actors/Actor.ts"
 
 /**
- * One HTTP route. Path parameters (`:name`), the query and the JSON body together are the message's payload; unknown keys are
- * refused. A message that streams answers server-sent events.
+ * One HTTP route. Path parameters (`:name`), the query and the JSON body together are the message's payload, with snake_case
+ * keys; unknown keys are refused. A message that streams answers server-sent events when they are asked for, else a JSON array
+ * at the end.
  */
 export interface PluginRoute<Tag extends string = string> {
   readonly method: "GET" | "POST" | "PUT" | "DELETE"
@@ -16,6 +17,8 @@ export interface PluginRoute<Tag extends string = string> {
   readonly message: Tag
   /** Status of a good answer, 200 when absent. */
   readonly status?: number
+  /** Payload (in the keys of the wire) under what the request says; objects in it are merged key by key. */
+  readonly defaults?: Readonly<Record<string, unknown>>
 }
 
 /** One CLI command, `bunker NAME ARGUMENT…`: each argument is a field of the message's payload. */

@@ -2,10 +2,17 @@
  * Builds the actors of a set of plugins in the order of their deps and carries messages from the doors to them, after asking the
  * policy. Knows no plugin by name; gives no door of its own.
  */
-import { Clock, Context, Effect, Layer, Schema, Stream } from "effect"
+import { Clock, Context, Effect, Layer, Schema, SchemaAST, Stream } from "effect"
 import { type Rpc, RpcSchema } from "effect/rpc"
-import { PermissionDenied, type PluginError, PluginInvalid, UnknownMessage } from "../domain/errors/plugin.ts"
+import {
+  InvalidInput,
+  PermissionDenied,
+  type PluginError,
+  PluginInvalid,
+  UnknownMessage
+} from "../domain/errors/plugin.ts"
 import { closure, type Policy, permits, sortByDeps } from "../domain/plugins.ts"
+import { fromText, fromWire, toWire, wireIssues } from "../domain/wire.ts"
 import type { Plugin } from "./Plugin.ts"
 
 /** What one decision of the policy was, for the audit. */
@@ -29,23 +36,29 @@ export interface HostOptions {
   readonly only?: ReadonlyArray<string>
 }
 
-/** An answer still as a value: `one` for plain messages, `many` for streaming ones, already in encoded (JSON) form. */
+/** An answer as JSON with snake_case keys: `One` for plain messages, `Many` for streaming ones. */
 export type Reply =
   | { readonly _tag: "One"; readonly value: unknown }
   | { readonly _tag: "Many"; readonly values: Stream.Stream<unknown, { readonly _tag: string }> }
 
-export type SendError =
-  | UnknownMessage
-  | PermissionDenied
-  | Schema.SchemaError
-  | { readonly _tag: string; readonly message: string }
+/** `UnknownMessage`, `PermissionDenied`, `InvalidInput`, or an error of the message's own. */
+export type SendError = { readonly _tag: string; readonly message: string }
+
+/** A message as a door has it: JSON with snake_case keys, and fields that came as text (a path, a query, a command line). */
+export interface Letter {
+  readonly plugin: string
+  readonly message: string
+  readonly payload?: Readonly<Record<string, unknown>>
+  /** Over the payload; made numbers and booleans where the schema wants them. */
+  readonly text?: Readonly<Record<string, string>>
+}
 
 export class PluginHost extends Context.Service<
   PluginHost,
   {
     readonly plugins: ReadonlyArray<Plugin>
-    /** Decodes `payload` by the message's schema (unknown keys refused), asks the policy, and sends it. */
-    readonly send: (plugin: string, message: string, payload: unknown) => Effect.Effect<Reply, SendError>
+    /** Asks the policy, decodes the letter by the message's schema (unknown keys refused), and sends it. */
+    readonly send: (letter: Letter) => Effect.Effect<Reply, SendError>
   }
 >()("bunker/PluginHost") {
   /** Gives the host and every plugin's address. Fails by name when plugins are missing, duplicate, cyclic or invalid. */
@@ -56,6 +69,7 @@ export class PluginHost extends Context.Service<
     Layer.unwrap(
       Effect.gen(function* () {
         const sorted = yield* Effect.fromResult(sortByDeps(plugins))
+        yield* checkDoors(sorted)
         const chosen = options.only === undefined ? sorted : closure(sorted, options.only)
         const layers = yield* Effect.forEach(chosen, (plugin) => decodeOptions(plugin, options.options?.[plugin.name]))
         const actors = layers.reduce(
@@ -69,6 +83,25 @@ export class PluginHost extends Context.Service<
         return Layer.provideMerge(host, actors) as Layer.Layer<PluginHost, PluginError>
       })
     )
+}
+
+/** Fails when two plugins want the same route or command. */
+const checkDoors = (plugins: ReadonlyArray<Plugin>): Effect.Effect<void, PluginInvalid> => {
+  const owners = new Map<string, string>()
+  for (const { name, routes, commands } of plugins) {
+    const doors = [
+      ...routes.map((route) => `route ${route.method} ${route.path}`),
+      ...commands.map((command) => `command "${command.name}"`)
+    ]
+    for (const door of doors) {
+      const owner = owners.get(door)
+      if (owner !== undefined) {
+        return Effect.fail(new PluginInvalid({ name, reason: `its ${door} is taken by plugin "${owner}"` }))
+      }
+      owners.set(door, name)
+    }
+  }
+  return Effect.void
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: layers of different plugins are folded into one
@@ -98,61 +131,30 @@ const make = (
       return allowed ? Effect.void : Effect.fail(new PermissionDenied({ plugin: plugin.name, permission }))
     })
 
-  const send = Effect.fn("PluginHost.send")(function* (name: string, message: string, payload: unknown) {
-    const plugin = byName.get(name)
+  const send = Effect.fn("PluginHost.send")(function* (letter: Letter) {
+    const { message } = letter
+    const plugin = byName.get(letter.plugin)
     const rpc = plugin?.protocol.requests.get(message) as Rpc.AnyWithProps | undefined
-    if (plugin === undefined || rpc === undefined) return yield* new UnknownMessage({ plugin: name, message_: message })
+    if (plugin === undefined || rpc === undefined) {
+      return yield* new UnknownMessage({ plugin: letter.plugin, message_: message })
+    }
     yield* decide(plugin, message)
-    const decoded = yield* Schema.decodeUnknownEffect(rpc.payloadSchema as unknown as Schema.Codec<unknown>)(payload, {
-      onExcessProperty: "error"
-    })
+    const given = { ...letter.payload, ...fromText(rpc.payloadSchema, letter.text ?? {}) }
+    const isVoid = SchemaAST.isVoid(rpc.payloadSchema.ast) && Object.keys(given).length === 0
+    const payload = yield* fromWire(rpc.payloadSchema, isVoid ? null : given).pipe(
+      Effect.mapError((error) => new InvalidInput({ issues: wireIssues(error) }))
+    )
     const address = Context.getUnsafe(context, plugin.address) as Record<string, (payload: unknown) => unknown>
-    const answer = address[message]!(decoded)
+    const answer = address[message]!(payload)
     if (RpcSchema.isStreamSchema(rpc.successSchema)) {
-      const encode = Schema.encodeUnknownEffect(rpc.successSchema.success as Schema.Codec<unknown>)
-      return {
-        _tag: "Many",
-        values: Stream.mapEffect(answer as Stream.Stream<unknown, never>, (value) => encode(value))
-      } as const
+      const { success } = rpc.successSchema
+      const values = Stream.map(answer as Stream.Stream<unknown, SendError>, (value) => toWire(success, value))
+      return { _tag: "Many", values } as const
     }
-    const value = yield* answer as Effect.Effect<unknown, { readonly _tag: string; readonly message: string }>
-    const encoded = yield* Schema.encodeUnknownEffect(rpc.successSchema as unknown as Schema.Codec<unknown>)(value)
-    return { _tag: "One", value: encoded } as const
+    const value = yield* answer as Effect.Effect<unknown, SendError>
+    const nothing = SchemaAST.isVoid(rpc.successSchema.ast)
+    return { _tag: "One", value: nothing ? undefined : toWire(rpc.successSchema, value) } as const
   })
 
-  return { plugins, send: send as PluginHost["Service"]["send"] }
-}
-
-/**
- * Imports plugins from a file: its default export is a plugin or a list of them. Fails with `PluginInvalid` naming the file.
- * The file is code and runs with this process's rights: only files that the owner of the home directory chose get here.
- */
-export const loadPlugins = Effect.fn("PluginHost.loadPlugins")(function* (
-  file: string
-): Effect.fn.Return<ReadonlyArray<Plugin>, PluginInvalid> {
-  const module = yield* Effect.tryPromise({
-    try: () => import(file) as Promise<{ readonly default?: unknown }>,
-    catch: (cause) => new PluginInvalid({ name: file, reason: cause instanceof Error ? cause.message : String(cause) })
-  })
-  const found = Array.isArray(module.default) ? (module.default as ReadonlyArray<unknown>) : [module.default]
-  for (const candidate of found) {
-    if (!isPlugin(candidate)) {
-      return yield* new PluginInvalid({
-        name: file,
-        reason: "its default export is not a plugin; make one with definePlugin"
-      })
-    }
-  }
-  return found as ReadonlyArray<Plugin>
-})
-
-const isPlugin = (value: unknown): value is Plugin => {
-  const plugin = value as Partial<Plugin> | null | undefined
-  return (
-    typeof plugin?.name === "string" &&
-    /^[a-z][a-z0-9-]{0,63}$/.test(plugin.name) &&
-    typeof plugin.layer === "function" &&
-    Array.isArray(plugin.deps) &&
-    plugin.protocol?.requests instanceof Map
-  )
+  return { plugins, send }
 }

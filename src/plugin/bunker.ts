@@ -10,6 +10,7 @@ import type { ImageStore } from "../actors/ImageStore.ts"
 import type { LeaseManager } from "../actors/LeaseManager.ts"
 import type { Sweeper } from "../actors/Sweeper.ts"
 import type { VmSupervisor } from "../actors/VmSupervisor.ts"
+import type { PluginInvalid } from "../domain/errors/plugin.ts"
 import { type Settings, settingsEnvironment } from "../domain/settings.ts"
 import { openArchive } from "../oci/archive.ts"
 import { dockerCredentials } from "../oci/credentials.ts"
@@ -19,7 +20,8 @@ import { builtIn } from "../store/migrations.ts"
 import { Paths } from "../store/Paths.ts"
 import { Engines } from "../vm/Engine.ts"
 import { builtInPlugins } from "./builtin.ts"
-import { loadPlugins, PluginHost } from "./PluginHost.ts"
+import { PluginHost } from "./PluginHost.ts"
+import { type LoadedConfig, loadConfig, noConfig, openAudit } from "./userConfig.ts"
 
 /** What the program that embeds Bunker knows of itself. */
 export interface Program {
@@ -32,15 +34,18 @@ export interface Program {
 /** Everything that a door may use. */
 export type Bunker = PluginHost | ImageStore | VmSupervisor | Sweeper | LeaseManager | Database | Paths | Engines
 
+/** Which plugins a process builds: only Bunker's own, which nothing in the home can break, or the owner's, too. */
+export type PluginChoice = "own" | "all"
+
 /** The layer of a process that uses the home named in `settings`. */
-export const bunkerLayer = (settings: Settings, program: Program) => {
+export const bunkerLayer = (settings: Settings, program: Program, choice: PluginChoice = "own") => {
   const infrastructure = Database.layer(builtIn).pipe(
     Layer.provideMerge(Paths.layer(settings.home)),
     Layer.provideMerge(enginesLayer(settings, program))
   )
   const plugins = Layer.unwrap(
     Effect.gen(function* () {
-      const { userConfig } = yield* Paths
+      const { home, userConfig } = yield* Paths
       const own = builtInPlugins({
         sources: {
           registry: (reference, { insecure }) =>
@@ -52,8 +57,11 @@ export const bunkerLayer = (settings: Settings, program: Program) => {
         },
         keepers: { keeperCommand: [...program.command, "__keeper"], keeperEnv: settingsEnvironment(settings) }
       })
-      const added = fs.existsSync(userConfig) ? yield* loadPlugins(userConfig) : []
-      return PluginHost.layer([...own, ...added])
+      const config = choice === "all" ? yield* readConfig(userConfig) : noConfig
+      const audit =
+        config.auditFile === undefined ? {} : { audit: yield* openAudit(path.resolve(home, config.auditFile)) }
+      const { options, policy } = config
+      return PluginHost.layer([...own, ...config.plugins], { options, policy, ...audit })
     })
   )
   return Layer.provideMerge(plugins, infrastructure) as Layer.Layer<
@@ -61,6 +69,10 @@ export const bunkerLayer = (settings: Settings, program: Program) => {
     Layer.Error<typeof plugins> | Layer.Error<typeof infrastructure>
   >
 }
+
+/** The owner's config; nothing when there is none. */
+export const readConfig = (file: string): Effect.Effect<LoadedConfig, PluginInvalid> =>
+  fs.existsSync(file) ? loadConfig(file) : Effect.succeed(noConfig)
 
 /** The engines alone: for what needs neither home nor database. */
 export const enginesLayer = (settings: Settings, program: Program) =>

@@ -2,7 +2,8 @@ import { describe, expect, test } from "bun:test"
 import path from "node:path"
 import { Effect, Layer, Result, Stream } from "effect"
 import { closure, permits, sortByDeps } from "../../src/domain/plugins.ts"
-import { type Decision, loadPlugins, PluginHost } from "../../src/plugin/PluginHost.ts"
+import { type Decision, PluginHost } from "../../src/plugin/PluginHost.ts"
+import { loadConfig } from "../../src/plugin/userConfig.ts"
 import { it } from "../support/it.ts"
 
 const node = (name: string, ...deps: ReadonlyArray<string>) => ({ name, deps })
@@ -39,26 +40,39 @@ describe("plugin order", () => {
 describe("PluginHost", () => {
   const file = path.join(import.meta.dir, "../support/greeterPlugin.ts")
   const host = (options: Parameters<typeof PluginHost.layer>[1]) =>
-    Layer.unwrap(Effect.map(loadPlugins(file), (plugins) => PluginHost.layer(plugins, options)))
+    Layer.unwrap(Effect.map(loadConfig(file), ({ plugins }) => PluginHost.layer(plugins, options)))
 
   it.live("reaches a plugin from a file by message", () =>
     Effect.gen(function* () {
       const { send } = yield* PluginHost
-      expect(yield* send("greeter", "Greet", { who: "Ada" })).toEqual({ _tag: "One", value: { text: "hello, Ada" } })
-      const many = yield* send("greeter", "Count", { to: "3" })
-      expect(many._tag === "Many" ? yield* Stream.runCollect(many.values) : []).toEqual([1, 2, 3])
-      expect(yield* Effect.flip(send("greeter", "Greet", { who: "nobody" }))).toMatchObject({ _tag: "NobodyThere" })
-      expect(yield* Effect.flip(send("greeter", "Greet", { who: "a", extra: 1 }))).toMatchObject({
-        _tag: "SchemaError"
+      expect(yield* send({ plugin: "greeter", message: "Greet", payload: { who: "Ada" } })).toEqual({
+        _tag: "One",
+        value: { text: "hello, Ada" }
       })
-      expect(yield* Effect.flip(send("greeter", "Shout", {}))).toMatchObject({ _tag: "UnknownMessage" })
+      const many = yield* send({ plugin: "greeter", message: "Count", text: { to: "3" } })
+      expect(many._tag === "Many" ? yield* Stream.runCollect(many.values) : []).toEqual([1, 2, 3])
+      expect(
+        yield* Effect.flip(send({ plugin: "greeter", message: "Greet", payload: { who: "nobody" } }))
+      ).toMatchObject({ _tag: "NobodyThere" })
+      expect(
+        yield* Effect.flip(send({ plugin: "greeter", message: "Greet", payload: { who: "a", extra: 1 } }))
+      ).toMatchObject({
+        _tag: "InvalidInput",
+        issues: [{ path: "extra", message: "there is no such field" }]
+      })
+      expect(yield* Effect.flip(send({ plugin: "greeter", message: "Shout", payload: {} }))).toMatchObject({
+        _tag: "UnknownMessage"
+      })
     }).pipe(Effect.provide(host({})))
   )
 
   it.live("gives options, refuses unknown ones", () =>
     Effect.gen(function* () {
       const { send } = yield* PluginHost
-      expect(yield* send("greeter", "Greet", { who: "Ada" })).toEqual({ _tag: "One", value: { text: "moin, Ada" } })
+      expect(yield* send({ plugin: "greeter", message: "Greet", payload: { who: "Ada" } })).toEqual({
+        _tag: "One",
+        value: { text: "moin, Ada" }
+      })
       const error = yield* Effect.flip(Effect.scoped(Layer.build(host({ options: { greeter: { shout: true } } }))))
       expect(error).toMatchObject({ _tag: "PluginInvalid", name: "greeter" })
     }).pipe(Effect.provide(host({ options: { greeter: { greeting: "moin" } } })))
@@ -73,9 +87,9 @@ describe("PluginHost", () => {
       })
       yield* Effect.gen(function* () {
         const { send } = yield* PluginHost
-        const error = yield* Effect.flip(send("greeter", "Greet", { who: "Ada" }))
+        const error = yield* Effect.flip(send({ plugin: "greeter", message: "Greet", payload: { who: "Ada" } }))
         expect(error).toMatchObject({ _tag: "PermissionDenied", permission: "greeter:greet" })
-        yield* send("greeter", "Count", { to: "1" })
+        yield* send({ plugin: "greeter", message: "Count", text: { to: "1" } })
       }).pipe(Effect.provide(layer))
       expect(audit.map((each) => [each.permission, each.allowed])).toEqual([
         ["greeter:greet", false],
@@ -86,9 +100,9 @@ describe("PluginHost", () => {
 
   it.live("names a file that is no plugin", () =>
     Effect.gen(function* () {
-      const error = yield* Effect.flip(loadPlugins(path.join(import.meta.dir, "../support/it.ts")))
+      const error = yield* Effect.flip(loadConfig(path.join(import.meta.dir, "../support/it.ts")))
       expect(error).toMatchObject({ _tag: "PluginInvalid" })
-      const missing = yield* Effect.flip(loadPlugins("/nonexistent/plugin.ts"))
+      const missing = yield* Effect.flip(loadConfig("/nonexistent/plugin.ts"))
       expect(missing.message).toContain("/nonexistent/plugin.ts")
     })
   )

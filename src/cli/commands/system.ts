@@ -56,7 +56,7 @@ export const serve = Command.make(
       yield* say(`bunker ${version} listens on ${socket}`)
       return yield* untilSignal
     })
-    return yield* withBunker(Effect.scoped(body), { sweep: true })
+    return yield* withBunker(Effect.scoped(body), { sweep: true, plugins: "all" })
   })
 ).pipe(
   Command.withDescription("Serve HTTP on a unix socket that only you can open, until SIGINT or SIGTERM."),

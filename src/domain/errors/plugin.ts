@@ -53,4 +53,15 @@ export class PermissionDenied extends Schema.TaggedError<PermissionDenied>()("Pe
   }
 }
 
+/** A message's payload breaks its schema. */
+export class InvalidInput extends Schema.TaggedError<InvalidInput>()("InvalidInput", {
+  /** Where (`config.memory_mb`, empty for the whole) and what, one for each wrong field. */
+  issues: Schema.Array(Schema.Struct({ path: Schema.String, message: Schema.String }))
+}) {
+  override get message(): string {
+    const each = this.issues.map(({ path, message }) => (path === "" ? message : `${path}: ${message}`))
+    return `the input is not valid: ${each.join("; ")}`
+  }
+}
+
 export type PluginError = PluginMissing | PluginDuplicate | PluginCycle | PluginInvalid
