@@ -25,7 +25,9 @@ if ! packages_installed || ! find_bun; then
   [ -w "$root" ] || die "you may not write to $root; let its owner run ./bunker once"
   if ! packages_installed; then
     say "installing npm packages into $root/node_modules"
-    (cd "$root" && quietly dist/npm.log npm ci --no-audit --no-fund 9>&-) || die "npm could not install the packages of package-lock.json"
+    # Not `npm ci`: it refuses a lock file without the optional packages of other platforms. This takes the locked versions, too,
+    # and writes neither package.json nor package-lock.json.
+    (cd "$root" && quietly dist/npm.log npm install --no-save --no-audit --no-fund 9>&-) || die "npm could not install the packages of package-lock.json"
     touch "$root/node_modules/.package-lock.json"
   fi
   if ! find_bun; then
