@@ -1,6 +1,6 @@
 /**
  * Keeps OCI images on this machine: pulls or loads them, answers questions about them, and gives their space back.
- * Converts and fetches through `imageInstall.ts`; boots nothing.
+ * Fetches and converts through `imageInstall.ts`, looks after files through `imageFiles.ts`; boots nothing.
  *
  * Invariants: an image is visible only after its files are published and recorded; what a lease, a reference or a sandbox names
  * is never collected.
@@ -18,24 +18,17 @@ import {
   PullPolicy,
   Usage
 } from "../domain/image.ts"
-import { defaultPlatform, Platform } from "../domain/platform.ts"
+import { defaultPlatform, Platform, platformScore } from "../domain/platform.ts"
 import { canonicalReference, parseReference } from "../domain/reference.ts"
 import { Database } from "../store/Database.ts"
-import { diskUsage } from "../store/files.ts"
-import {
-  collectRecords,
-  findImage,
-  imageConfig,
-  imageLayers,
-  listImages,
-  touchImage,
-  unusedReferences
-} from "../store/images.ts"
+import { diskUsage, ensureDirectory, removeBelow, temporaryName } from "../store/files.ts"
+import { pruneReferences, removeReference } from "../store/imageCollection.ts"
+import { findImage, imageConfig, imageLayers, listImages, rootManifest, touchImage } from "../store/images.ts"
 import { Paths } from "../store/Paths.ts"
-import { usersOfManifest } from "../store/sandboxes.ts"
 import { type Address, layerLocal } from "./Actor.ts"
+import { makeImageFiles } from "./imageFiles.ts"
 import { type ImageSources, makeInstaller } from "./imageInstall.ts"
-import { LeaseManager } from "./LeaseManager.ts"
+import { holdContent, LeaseManager } from "./LeaseManager.ts"
 
 const Reference = Schema.String.check(Schema.isMaxLength(1024))
 
@@ -62,7 +55,13 @@ export class ImageProtocol extends RpcGroup.make(
   }),
   /** An image ready to boot; `token` names a content lease of the caller that is made to hold it first. */
   Rpc.make("Lease", {
-    payload: { reference: Reference, token: Schema.NonEmptyString, durationMs: Schema.Int },
+    payload: {
+      reference: Reference,
+      /** Row id of a sandbox: then the image is the one that it was made from, whatever the reference names by now. */
+      sandboxId: Schema.optionalKey(Schema.Int),
+      token: Schema.NonEmptyString,
+      durationMs: Schema.Int
+    },
     success: LeasedImage,
     error: InstallErrors
   }),
@@ -74,17 +73,34 @@ export class ImageProtocol extends RpcGroup.make(
     success: CollectReport,
     error: ImageRemoveErrors
   }),
-  /** Removes every image that is the root of no sandbox. */
-  Rpc.make("Prune", { success: CollectReport, error: StoreErrors }),
+  /**
+   * Removes every image that is the root of no sandbox, and files of the cache that no record names. A dry run answers the same
+   * and changes nothing.
+   */
+  Rpc.make("Prune", {
+    payload: { dryRun: Schema.optionalKey(Schema.Boolean) },
+    success: CollectReport,
+    error: StoreErrors
+  }),
   Rpc.make("Usage", { success: Usage, error: StoreErrors })
 ) {}
+
+interface PullRequest {
+  readonly reference: string
+  readonly policy: PullPolicy
+  readonly platform?: Platform
+  readonly insecure?: boolean
+}
+
+type Emit = (event: ImageEvent) => void
 
 const make = (sources: ImageSources) =>
   Effect.gen(function* () {
     const db = yield* Database
     const paths = yield* Paths
     const leases = yield* LeaseManager
-    const installer = yield* makeInstaller
+    const files = yield* makeImageFiles
+    const installer = yield* makeInstaller(files, sources)
 
     const lookup = Effect.fnUntraced(function* (text: string) {
       const reference = canonicalReference(yield* parseReference(text))
@@ -93,42 +109,45 @@ const make = (sources: ImageSources) =>
       return found
     })
 
-    const pull = Effect.fn("ImageStore.pull")(function* (
-      request: {
-        readonly reference: string
-        readonly policy: PullPolicy
-        readonly platform?: Platform
-        readonly insecure?: boolean
-      },
-      emit: (event: ImageEvent) => void
-    ) {
+    /** The recorded image as it may be used without the network, put in order if need be; undefined when it may not. */
+    const cached = Effect.fnUntraced(function* (reference: string, platform: Platform | undefined) {
+      const found = yield* findImage(db, reference)
+      if (found === undefined || (platform !== undefined && platformScore(platform, found.image) === undefined))
+        return undefined
+      const layers = yield* imageLayers(db, found.manifestId)
+      if (layers.length !== found.image.layerCount || !layers.every(files.isWhole)) return undefined
+      const { manifestDigest } = found.image
+      const diffIds = layers.map((layer) => layer.diffId)
+      if (!files.isAssembled(manifestDigest, diffIds)) {
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            yield* (yield* holdContent(leases)).add([manifestDigest, ...diffIds])
+            yield* files.assemble(manifestDigest, diffIds)
+          })
+        )
+      }
+      return (yield* touchImage(db, found, yield* Clock.currentTimeMillis)) ? found.image : undefined
+    })
+
+    const pull = Effect.fn("ImageStore.pull")(function* (request: PullRequest, emit: Emit) {
       const parsed = yield* parseReference(request.reference)
       const reference = canonicalReference(parsed)
       if (request.policy !== "always") {
-        const cached = yield* findImage(db, reference)
-        if (cached !== undefined && (yield* installer.isComplete(cached))) {
-          const layers = yield* imageLayers(db, cached.manifestId)
-          yield* touchImage(db, reference, new Set(layers.map((layer) => layer.diffId)), yield* Clock.currentTimeMillis)
-          return emit(ImageEvent.cases.Done.make({ image: cached.image, cached: true }))
-        }
+        const image = yield* cached(reference, request.platform)
+        if (image !== undefined) return emit(ImageEvent.cases.Done.make({ image, cached: true }))
         if (request.policy === "never") return yield* new ImageNotCached({ reference: request.reference })
       }
       const source = sources.registry(parsed, { insecure: request.insecure === true })
-      const platform = request.platform ?? defaultPlatform
-      const image = yield* installer.install(source, reference, platform, emit)
+      const image = yield* installer.install(source, reference, request.platform ?? defaultPlatform, emit)
       emit(ImageEvent.cases.Done.make({ image, cached: false }))
     })
 
     const load = Effect.fn("ImageStore.load")(function* (
-      request: {
-        readonly path: string
-        readonly tag?: string
-        readonly platform?: Platform
-      },
-      emit: (event: ImageEvent) => void
+      request: { readonly path: string; readonly tag?: string; readonly platform?: Platform },
+      emit: Emit
     ) {
       const tag = request.tag === undefined ? undefined : canonicalReference(yield* parseReference(request.tag))
-      const archive = yield* sources.archive(request.path)
+      const archive = yield* sources.archive(request.path, { spoolDirectory: yield* spoolDirectory })
       const named: Array<readonly [number, string]> = []
       if (tag !== undefined) named.push([0, tag])
       else {
@@ -149,56 +168,77 @@ const make = (sources: ImageSources) =>
       }
     }, Effect.scoped)
 
+    /** A directory for what a load inflates; a sweep takes it when this process dies. */
+    const spoolDirectory = Effect.acquireRelease(
+      Effect.andThen(
+        files.sweepTemporary(),
+        Effect.suspend(() => {
+          const directory = temporaryName(paths.temporary, "load")
+          return Effect.as(ensureDirectory(directory), directory)
+        })
+      ),
+      (directory) => Effect.ignore(removeBelow(paths.temporary, directory))
+    )
+
     const lease = Effect.fn("ImageStore.lease")(function* (request: {
       readonly reference: string
+      readonly sandboxId?: number
       readonly token: string
       readonly durationMs: number
     }) {
-      const { image, manifestId } = yield* lookup(request.reference)
-      yield* leases
-        .HoldContent({ token: request.token, resources: [image.manifestDigest], durationMs: request.durationMs })
-        .pipe(Effect.catchTag("RpcClientError", Effect.die))
-      yield* installer.repair(manifestId, image)
+      const find = Effect.gen(function* () {
+        const root = request.sandboxId === undefined ? undefined : yield* rootManifest(db, request.sandboxId)
+        if (root !== undefined) return { manifestId: root.id, manifestDigest: root.digest }
+        const { image, manifestId } = yield* lookup(request.reference)
+        return { manifestId, manifestDigest: image.manifestDigest }
+      })
+      const hold = Effect.gen(function* () {
+        const found = yield* find
+        const { token, durationMs } = request
+        yield* leases
+          .HoldContent({ token, resources: [found.manifestDigest], durationMs })
+          .pipe(Effect.catchTag("RpcClientError", Effect.die))
+        // Looked up again: it may have been removed, or replaced by another, before the lease held it.
+        return (yield* find).manifestId === found.manifestId ? found : undefined
+      })
+      const found = yield* Effect.repeat(hold, { until: (held) => held !== undefined })
+      yield* installer.repair(found!, request.reference)
       return new LeasedImage({
-        reference: image.reference,
-        manifestDigest: image.manifestDigest,
-        disk: paths.vmdk(image.manifestDigest),
-        config: yield* imageConfig(db, manifestId)
+        reference: canonicalReference(yield* parseReference(request.reference)),
+        manifestDigest: found!.manifestDigest,
+        disk: paths.vmdk(found!.manifestDigest),
+        config: yield* imageConfig(db, found!.manifestId)
       })
     })
 
     const remove = Effect.fn("ImageStore.remove")(function* (text: string, force: boolean) {
       const { image } = yield* lookup(text)
-      const sandboxes = yield* usersOfManifest(db, image.manifestDigest)
-      if (sandboxes.length > 0 && !force) return yield* new ImageInUse({ reference: text, sandboxes })
-      return yield* collect([image.reference])
+      const gone = yield* removeReference(db, image.reference, force, yield* Clock.currentTimeMillis).pipe(
+        Effect.catchTag("UsedBy", ({ sandboxes }) => Effect.fail(new ImageInUse({ reference: text, sandboxes })))
+      )
+      return yield* files.removeFiles(gone)
     })
 
-    const collect = Effect.fn("ImageStore.collect")(function* (references: ReadonlyArray<string>) {
-      const gone = yield* collectRecords(db, references, yield* Clock.currentTimeMillis)
-      const bytes = yield* installer.removeFiles(gone)
-      return new CollectReport({
-        image_refs_removed: gone.references,
-        manifests_removed: gone.manifests.length,
-        layers_removed: gone.layers.length,
-        bytes_reclaimed: bytes
-      })
+    const prune = Effect.fn("ImageStore.prune")(function* (dryRun: boolean) {
+      const gone = yield* pruneReferences(db, dryRun, yield* Clock.currentTimeMillis)
+      return yield* files.removeAndSweep(gone, dryRun)
     })
 
     const usage = Effect.fn("ImageStore.usage")(function* () {
       const images = yield* listImages(db)
       return new Usage({
         images: { count: images.length, bytes: diskUsage(paths.fsmetas) + diskUsage(paths.vmdks) },
-        layers: yield* installer.countFiles(paths.layers),
-        sandboxes: yield* installer.countFiles(paths.sandboxes),
-        temporary: yield* installer.countFiles(paths.temporary)
+        layers: yield* files.countFiles(paths.layers),
+        sandboxes: yield* files.countFiles(paths.sandboxes),
+        temporary: yield* files.countFiles(paths.temporary)
       })
     })
 
     return ImageProtocol.of({
       Pull: (request) => Rpc.fork(events((emit) => pull(request, emit))),
       Load: (request) => Rpc.fork(events((emit) => load(request, emit))),
-      Lease: lease,
+      // A layer that must be fetched again holds up nobody else.
+      Lease: (request) => Rpc.fork(lease(request)),
       Get: ({ reference }) => Effect.map(lookup(reference), ({ image }) => image),
       List: () => listImages(db),
       Inspect: Effect.fn("ImageStore.inspect")(function* ({ reference }: { readonly reference: string }) {
@@ -210,7 +250,7 @@ const make = (sources: ImageSources) =>
         })
       }),
       Remove: ({ reference, force }) => remove(reference, force),
-      Prune: () => Effect.flatMap(unusedReferences(db), collect),
+      Prune: ({ dryRun }) => prune(dryRun === true),
       Usage: () => usage()
     })
   })

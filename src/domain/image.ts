@@ -74,12 +74,18 @@ export const ImageEvent = Schema.TaggedUnion({
 })
 export type ImageEvent = typeof ImageEvent.Type
 
-/** What collection removed, and what left the disk. */
+/** What a collection removed, or would remove: records, files, and the bytes that left the disk. */
 export class CollectReport extends Schema.Class<CollectReport>("CollectReport")({
   image_refs_removed: Schema.Int,
   manifests_removed: Schema.Int,
+  /** Layer records, and layer files that no record named. */
   layers_removed: Schema.Int,
-  bytes_reclaimed: Schema.Int
+  /** Files of merged metadata. */
+  fsmeta_removed: Schema.Int,
+  /** Disk descriptors. */
+  vmdk_removed: Schema.Int,
+  /** Blocks times 512, temporary files included; absent when no file was removed. */
+  bytes_reclaimed: Schema.optionalKey(Schema.Int)
 }) {}
 
 /** Where the bytes of a home directory are, as `df` shows it. */

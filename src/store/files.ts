@@ -7,6 +7,7 @@ import fs from "node:fs"
 import path from "node:path"
 import { Effect } from "effect"
 import { DiskFull, HomeUnusable, StoreFailed } from "../domain/errors/store.ts"
+import { currentBootId, identify, isAlive } from "./processes.ts"
 
 export type FileError = DiskFull | HomeUnusable | StoreFailed
 
@@ -44,9 +45,11 @@ export const fsyncDirectory = (directory: string): void => {
   }
 }
 
-const fsyncFile = (file: string): void => {
+/** Makes a complete file durable and its owner's alone. */
+const settleFile = (file: string, mode: number): void => {
   const fd = fs.openSync(file, "r+")
   try {
+    fs.fchmodSync(fd, mode)
     fs.fsyncSync(fd)
   } finally {
     fs.closeSync(fd)
@@ -54,43 +57,87 @@ const fsyncFile = (file: string): void => {
 }
 
 let sequence = 0
+let ownStart: number | undefined
 
-/** A name in `directory` that no other call of any process uses. */
+/**
+ * A name in `directory` that no other call of any process uses: `STEM.PID-START-SEQUENCE-RANDOM.tmp`, numbers in base 36, START
+ * being the process's start time (`/proc/PID/stat`, field 22), so that `isLeftover` can tell whether its maker lives.
+ */
 export const temporaryName = (directory: string, stem: string): string => {
   sequence += 1
-  const unique = `${process.pid.toString(36)}-${sequence.toString(36)}-${crypto.randomUUID().slice(0, 8)}`
-  return path.join(directory, `${stem}.${unique}.tmp`)
+  ownStart ??= identify(process.pid)?.startTicks ?? 0
+  const maker = `${process.pid.toString(36)}-${ownStart.toString(36)}`
+  return path.join(directory, `${stem}.${maker}-${sequence.toString(36)}-${crypto.randomUUID().slice(0, 8)}.tmp`)
+}
+
+const temporaryPattern = /\.([0-9a-z]{1,7})-([0-9a-z]{1,12})-[0-9a-z]{1,12}-[0-9a-f]{8}\.tmp$/
+
+/** Age after which a temporary file counts as left over whoever made it, in milliseconds: one day. */
+export const temporaryAgeMaxMs = 86_400_000
+
+/** True for a temporary file that nobody will finish: its maker is dead, or it is a day old. */
+export const isLeftover = (file: string, nowMs: number): boolean => {
+  const stat = fs.lstatSync(file, { throwIfNoEntry: false })
+  if (stat === undefined) return false
+  if (nowMs - stat.mtimeMs > temporaryAgeMaxMs) return true
+  const made = temporaryPattern.exec(path.basename(file))
+  if (made === null) return false
+  const [pid, startTicks] = [Number.parseInt(made[1]!, 36), Number.parseInt(made[2]!, 36)]
+  return !isAlive({ pid, startTicks, bootId: currentBootId() })
+}
+
+/** What `ingest` does besides publishing. */
+export interface IngestOptions<A, E, R> {
+  /**
+   * Records what was published. No interruption comes between the two; when it fails, the file goes away again.
+   * Default: nothing.
+   */
+  readonly record?: (written: A) => Effect.Effect<unknown, E, R>
+  /** Permissions of the file, default 0600. */
+  readonly mode?: number
 }
 
 /**
  * Ingests a file: `write` fills a temporary file and answers once its content is checked; then it is fsynced, renamed to
- * `destination` and the directory fsynced. Whatever fails or interrupts `write` removes the temporary file.
+ * `destination`, the directory fsynced, and `record` told. Whatever fails or interrupts `write` removes the temporary file.
  */
-export const ingest = <A, E, R>(
+export const ingest = <A, E, R, E2 = never, R2 = never>(
   temporaryDirectory: string,
   destination: string,
-  write: (temporaryFile: string) => Effect.Effect<A, E, R>
-): Effect.Effect<A, E | FileError, R> =>
-  Effect.suspend(() => {
+  write: (temporaryFile: string) => Effect.Effect<A, E, R>,
+  options: IngestOptions<A, E2, R2> = {}
+): Effect.Effect<A, E | E2 | FileError, R | R2> =>
+  Effect.uninterruptibleMask((restore) => {
     const temporary = temporaryName(temporaryDirectory, path.basename(destination))
-    return write(temporary).pipe(
-      Effect.tap(() =>
-        attemptFile("publish", destination, () => {
-          fsyncFile(temporary)
-          fs.renameSync(temporary, destination)
-          fsyncDirectory(path.dirname(destination))
-        })
-      ),
-      Effect.onExit((exit) =>
-        exit._tag === "Failure" ? Effect.sync(() => fs.rmSync(temporary, { force: true })) : Effect.void
-      )
+    const remove = (file: string) => Effect.sync(() => fs.rmSync(file, { force: true }))
+    const publish = attemptFile("publish", destination, () => {
+      settleFile(temporary, options.mode ?? 0o600)
+      fs.renameSync(temporary, destination)
+      fsyncDirectory(path.dirname(destination))
+    })
+    const record = (written: A) =>
+      (options.record?.(written) ?? Effect.void).pipe(Effect.onError(() => remove(destination)))
+    return restore(write(temporary)).pipe(
+      Effect.tap(() => publish),
+      Effect.onError(() => remove(temporary)),
+      Effect.tap(record)
     )
   })
 
-/** Replaces a small file whole: temporary file beside it, fsync, rename, fsync of the directory. Default mode 0600. */
-export const writeAtomic = (file: string, content: string | Uint8Array, mode = 0o600): Effect.Effect<void, FileError> =>
-  ingest(path.dirname(file), file, (temporary) =>
-    attemptFile("write", temporary, () => fs.writeFileSync(temporary, content, { mode, flag: "wx" }))
+/**
+ * Replaces a small file whole: temporary file (default: beside it), fsync, rename, fsync of the directory. Default mode 0600.
+ */
+export const writeAtomic = (
+  file: string,
+  content: string | Uint8Array,
+  options: { readonly mode?: number; readonly temporaryDirectory?: string } = {}
+): Effect.Effect<void, FileError> =>
+  ingest(
+    options.temporaryDirectory ?? path.dirname(file),
+    file,
+    (temporary) =>
+      attemptFile("write", temporary, () => fs.writeFileSync(temporary, content, { mode: 0o600, flag: "wx" })),
+    { mode: options.mode ?? 0o600 }
   )
 
 /**

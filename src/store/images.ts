@@ -1,9 +1,10 @@
 /**
- * Reads and writes the image tables: `manifest`, `image_ref`, `config`, `layer`, `manifest_layer`. Touches no files.
+ * Reads and writes the image tables: `manifest`, `image_ref`, `config`, `layer`, `manifest_layer`. Touches no files, and
+ * deletes nothing but what it replaces (see imageCollection.ts).
  *
  * Invariants: an image is recorded whole or not at all; a layer's row exists only while its file was published before it.
  */
-import { Effect, Result, Schema } from "effect"
+import { Data, Effect, Result, Schema } from "effect"
 import type { Digest } from "../domain/digest.ts"
 import { ImageHandle, LayerInfo, RunDefaults } from "../domain/image.ts"
 import type { Service as Database, Transaction } from "./Database.ts"
@@ -11,7 +12,6 @@ import type { Service as Database, Transaction } from "./Database.ts"
 const handle = `
   SELECT i.reference, m.id AS manifest_id, m.digest, m.architecture, m.os, m.layer_count, m.total_size_bytes, i.created_at, i.updated_at
   FROM image_ref i JOIN manifest m ON m.id = i.manifest_id`
-const unleased = "NOT EXISTS (SELECT 1 FROM content_lease c WHERE c.resource = x.resource AND c.expires_at > ?)"
 
 /** Every statement that this module runs; a test asks EXPLAIN QUERY PLAN about each. */
 export const statements = {
@@ -22,9 +22,15 @@ export const statements = {
     "SELECT l.diff_id, l.blob_digest, l.media_type, l.compressed_size_bytes, l.erofs_size_bytes, j.position FROM manifest_layer j JOIN layer l ON l.id = j.layer_id WHERE j.manifest_id = ? ORDER BY j.position",
   layer: "SELECT erofs_size_bytes FROM layer WHERE diff_id = ?",
   insertLayer:
-    "INSERT INTO layer (diff_id, blob_digest, media_type, compressed_size_bytes, erofs_size_bytes, created_at, last_used_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (diff_id) DO UPDATE SET erofs_size_bytes = excluded.erofs_size_bytes, last_used_at = excluded.last_used_at",
-  touchLayer: "UPDATE layer SET last_used_at = ? WHERE diff_id = ?",
-  touchReference: "UPDATE image_ref SET updated_at = ? WHERE reference = ?",
+    "INSERT INTO layer (diff_id, blob_digest, media_type, compressed_size_bytes, erofs_size_bytes, created_at, last_used_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (diff_id) DO UPDATE SET blob_digest = excluded.blob_digest, media_type = excluded.media_type, compressed_size_bytes = excluded.compressed_size_bytes, erofs_size_bytes = excluded.erofs_size_bytes, last_used_at = excluded.last_used_at",
+  /** All layers of a manifest in one statement. */
+  touchLayers:
+    "UPDATE layer SET last_used_at = ? WHERE id IN (SELECT layer_id FROM manifest_layer WHERE manifest_id = ?)",
+  touchReference: "UPDATE image_ref SET updated_at = ? WHERE reference = ? AND manifest_id = ?",
+  knownLayers:
+    "SELECT count(DISTINCT l.diff_id) AS layers FROM manifest_layer j JOIN layer l ON l.id = j.layer_id WHERE j.manifest_id = ?",
+  rootManifest:
+    "SELECT m.id, m.digest FROM sandbox_rootfs f JOIN manifest m ON m.id = f.manifest_id WHERE f.sandbox_id = ?",
   insertManifest:
     "INSERT INTO manifest (digest, media_type, config_digest, architecture, os, variant, layer_count, total_size_bytes, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET media_type = excluded.media_type RETURNING id",
   dropConfig: "DELETE FROM config WHERE manifest_id = ?",
@@ -34,17 +40,7 @@ export const statements = {
   insertJunction:
     "INSERT INTO manifest_layer (manifest_id, layer_id, position) SELECT ?, id, ? FROM layer WHERE diff_id = ?",
   insertReference:
-    "INSERT INTO image_ref (reference, manifest_id, created_at, updated_at) VALUES (?, ?, ?, ?) ON CONFLICT (reference) DO UPDATE SET manifest_id = excluded.manifest_id, updated_at = excluded.updated_at RETURNING id",
-  dropReference: "DELETE FROM image_ref WHERE reference = ?",
-  orphanManifests: `SELECT x.id, x.resource FROM (SELECT m.id AS id, m.digest AS resource FROM manifest m
-    WHERE NOT EXISTS (SELECT 1 FROM image_ref i WHERE i.manifest_id = m.id)
-      AND NOT EXISTS (SELECT 1 FROM sandbox_rootfs f WHERE f.manifest_id = m.id)) x WHERE ${unleased}`,
-  dropManifest: "DELETE FROM manifest WHERE id = ?",
-  orphanLayers: `SELECT x.id, x.resource FROM (SELECT l.id AS id, l.diff_id AS resource FROM layer l
-    WHERE NOT EXISTS (SELECT 1 FROM manifest_layer j WHERE j.layer_id = l.id)) x WHERE ${unleased}`,
-  dropLayer: "DELETE FROM layer WHERE id = ?",
-  unusedReferences:
-    "SELECT i.reference FROM image_ref i WHERE NOT EXISTS (SELECT 1 FROM sandbox_rootfs f WHERE f.manifest_id = i.manifest_id)"
+    "INSERT INTO image_ref (reference, manifest_id, created_at, updated_at) VALUES (?, ?, ?, ?) ON CONFLICT (reference) DO UPDATE SET manifest_id = excluded.manifest_id, updated_at = excluded.updated_at RETURNING id"
 } as const
 
 /** What a pull learned about an image, ready to be recorded. */
@@ -96,6 +92,10 @@ export const findImage = (db: Database, reference: string) =>
   Effect.map(db.get<HandleRow>(statements.byReference, [reference]), (row): ImageRecord | undefined =>
     row === undefined ? undefined : { manifestId: row.manifest_id, image: toHandle(row) }
   )
+
+/** The manifest that a sandbox was made from, undefined when there is no such sandbox. */
+export const rootManifest = (db: Database, sandboxId: number) =>
+  db.get<{ readonly id: number; readonly digest: Digest }>(statements.rootManifest, [sandboxId])
 
 /** Newest first, ties by id. */
 export const listImages = (db: Database) => Effect.map(db.all<HandleRow>(statements.list), (rows) => rows.map(toHandle))
@@ -170,23 +170,45 @@ export const recordLayer = (db: Database, layer: Omit<LayerInfo, "position">, no
     nowMs
   ])
 
-/** Moves the times of last use of an image that was found whole: no other write. */
+/**
+ * Moves the times of last use of an image that was found whole: two UPDATEs, no other write. Answers false when the reference
+ * names another manifest by now, or is gone.
+ */
 export const touchImage = Effect.fnUntraced(function* (
   db: Database,
-  reference: string,
-  diffIds: ReadonlySet<Digest>,
+  record: { readonly manifestId: number; readonly image: ImageHandle },
   nowMs: number
 ) {
-  yield* db.transaction((tx) => {
-    for (const diffId of diffIds) tx.run(statements.touchLayer, [nowMs, diffId])
-    tx.run(statements.touchReference, [nowMs, reference])
-    return Result.void
-  })
+  yield* db.run(statements.touchLayers, [nowMs, record.manifestId])
+  return (yield* db.run(statements.touchReference, [nowMs, record.image.reference, record.manifestId])) === 1
 })
 
-/** Writes manifest, config, junctions and reference in one transaction; config and junctions are replaced whole. */
-export const persistImage = (db: Database, reference: string, meta: ImageMetadata, nowMs: number) =>
-  db.transaction((tx) => {
+/** A layer that was there when the image was put together has no record now: its lease ran out and a collector took it. */
+export class LayerGone extends Data.TaggedError("LayerGone")<{ readonly diffId: Digest }> {}
+
+/**
+ * Records an image and answers how it is listed. A reference that names the same manifest already, with every layer recorded,
+ * only has its times of use moved; otherwise manifest, config, junctions and reference are written in one transaction, config
+ * and junctions replaced whole. Fails with `LayerGone` and records nothing when a layer has no record.
+ */
+export const persistImage = Effect.fnUntraced(function* (
+  db: Database,
+  reference: string,
+  meta: ImageMetadata,
+  nowMs: number
+) {
+  const known = yield* findImage(db, reference)
+  if (known?.image.manifestDigest === meta.manifestDigest) {
+    // By distinct diff id: an image may hold the same layer twice.
+    const recorded = yield* db.get<{ readonly layers: number }>(statements.knownLayers, [known.manifestId])
+    const whole = recorded?.layers === new Set(meta.diffIds).size && known.image.layerCount === meta.diffIds.length
+    if (whole && (yield* touchImage(db, known, nowMs))) return new ImageHandle({ ...known.image, lastUsedAt: nowMs })
+  }
+  return yield* writeImage(db, reference, meta, nowMs)
+})
+
+const writeImage = (db: Database, reference: string, meta: ImageMetadata, nowMs: number) =>
+  db.transaction((tx): Result.Result<ImageHandle, LayerGone> => {
     const manifest = tx.get<{ readonly id: number }>(statements.insertManifest, [
       meta.manifestDigest,
       meta.mediaType,
@@ -202,11 +224,13 @@ export const persistImage = (db: Database, reference: string, meta: ImageMetadat
     tx.run(statements.dropJunctions, [manifest.id])
     for (const [position, diffId] of meta.diffIds.entries()) {
       if (tx.run(statements.insertJunction, [manifest.id, position, diffId]) !== 1) {
-        throw new Error(`layer ${diffId} has no record`)
+        return Result.fail(new LayerGone({ diffId }))
       }
     }
-    const row = tx.get<{ readonly id: number }>(statements.insertReference, [reference, manifest.id, nowMs, nowMs])!
-    return Result.succeed(row.id)
+    tx.run(statements.touchLayers, [nowMs, manifest.id])
+    tx.run(statements.insertReference, [reference, manifest.id, nowMs, nowMs])
+    // Read here: a moment later another process may have removed it again.
+    return Result.succeed(toHandle(tx.get<HandleRow>(statements.byReference, [reference])!))
   })
 
 const writeConfig = (tx: Transaction, manifestId: number, { config, configDigest, builtAt }: ImageMetadata): void => {
@@ -226,33 +250,3 @@ const writeConfig = (tx: Transaction, manifestId: number, { config, configDigest
     builtAt
   ])
 }
-
-/** What a collection unlinked from the records: their files are the caller's to remove. */
-export interface Collected {
-  readonly references: number
-  readonly manifests: ReadonlyArray<Digest>
-  readonly layers: ReadonlyArray<Digest>
-}
-
-/**
- * Marks and deletes in one transaction: the given references, then manifests that no reference, sandbox or lease needs, then
- * layers that no manifest or lease needs.
- */
-export const collectRecords = (db: Database, references: ReadonlyArray<string>, nowMs: number) =>
-  db.transaction((tx): Result.Result<Collected> => {
-    type Orphan = { readonly id: number; readonly resource: string }
-    let removed = 0
-    for (const reference of references) removed += tx.run(statements.dropReference, [reference])
-    const manifests = tx.all<Orphan>(statements.orphanManifests, [nowMs])
-    for (const manifest of manifests) tx.run(statements.dropManifest, [manifest.id])
-    const layers = tx.all<Orphan>(statements.orphanLayers, [nowMs])
-    for (const layer of layers) tx.run(statements.dropLayer, [layer.id])
-    const digests = (orphans: ReadonlyArray<Orphan>) => orphans.map((orphan) => orphan.resource as Digest)
-    return Result.succeed({ references: removed, manifests: digests(manifests), layers: digests(layers) })
-  })
-
-/** References whose image is the root of no sandbox. */
-export const unusedReferences = (db: Database) =>
-  Effect.map(db.all<{ readonly reference: string }>(statements.unusedReferences), (rows) =>
-    rows.map((row) => row.reference)
-  )

@@ -1,32 +1,50 @@
-/** Takes file locks that end with their process, for work that only one process at a time may do. Never blocks the thread. */
+/**
+ * Takes file locks (flock(2)) that end with their process, for work that only one process at a time may do. Never blocks the thread.
+ *
+ * Invariant: whoever holds a lock holds the file that has the lock's name now, so a holder, and nobody else, may unlink it.
+ */
 
 import fs from "node:fs"
-import { Effect, Option, Schedule, type Scope } from "effect"
+import { Effect, Schedule, type Scope } from "effect"
 import { tryLockExclusive } from "../ffi/posix.ts"
 import { attemptFile, type FileError } from "./files.ts"
 
-const openLock = (file: string): Effect.Effect<number, FileError, Scope.Scope> =>
-  Effect.acquireRelease(
-    attemptFile("open lock", file, () => fs.openSync(file, fs.constants.O_RDWR | fs.constants.O_CREAT, 0o600)),
-    (fd) => Effect.sync(() => fs.closeSync(fd))
-  )
+const close = (fd: number) => Effect.sync(() => fs.closeSync(fd))
 
-/** Tries once; the lock, if won, is held until the scope closes. The lock file stays: removing it would race. */
+/** Tries once: the descriptor that holds the lock, undefined while another one does. */
+const attempt = Effect.fnUntraced(function* (file: string): Effect.fn.Return<number | undefined, FileError> {
+  while (true) {
+    const fd = yield* attemptFile("open lock", file, () =>
+      fs.openSync(file, fs.constants.O_RDWR | fs.constants.O_CREAT, 0o600)
+    )
+    const held = yield* attemptFile("lock", file, () => {
+      if (!tryLockExclusive(fd)) return "by another"
+      // Its last holder unlinked it between our open and our lock: the name may be another file's by now.
+      return fs.fstatSync(fd).nlink > 0 ? "by us" : "stale"
+    }).pipe(Effect.onError(() => close(fd)))
+    if (held === "by us") return fd
+    fs.closeSync(fd)
+    if (held === "by another") return undefined
+  }
+})
+
+const closeIfOpen = (fd: number | undefined) => (fd === undefined ? Effect.void : close(fd))
+
+/** Tries once; the lock, if won, is held until the scope closes. The lock file stays. */
 export const tryFileLock = Effect.fnUntraced(function* (
   file: string
 ): Effect.fn.Return<boolean, FileError, Scope.Scope> {
-  const fd = yield* openLock(file)
-  return yield* attemptFile("lock", file, () => tryLockExclusive(fd))
+  return (yield* Effect.acquireRelease(attempt(file), closeIfOpen)) !== undefined
 })
 
 /** Waits, asking again every 50 ms, until the lock is won; it is held until the scope closes. */
 export const fileLock = Effect.fnUntraced(function* (file: string): Effect.fn.Return<void, FileError, Scope.Scope> {
-  const fd = yield* openLock(file)
-  yield* attemptFile("lock", file, () => tryLockExclusive(fd)).pipe(
-    Effect.map((won) => (won ? Option.some(undefined) : Option.none())),
-    Effect.repeat({ until: Option.isSome, schedule: Schedule.spaced("50 millis") })
-  )
+  yield* tryFileLock(file).pipe(Effect.repeat({ until: (won) => won, schedule: Schedule.spaced("50 millis") }))
 })
+
+/** Unlinks a lock's file. Only for the holder of the lock: whoever waits for it then locks a new file of that name. */
+export const unlinkHeldLock = (file: string): Effect.Effect<void, FileError> =>
+  attemptFile("remove lock", file, () => fs.rmSync(file, { force: true }))
 
 /** True while another open description holds the lock; a missing file is not locked. */
 export const isLocked = (file: string): boolean => {

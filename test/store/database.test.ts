@@ -5,6 +5,7 @@ import path from "node:path"
 import { Effect, Exit, Layer, Result } from "effect"
 import { statements as leaseStatements } from "../../src/actors/LeaseManager.ts"
 import { Database } from "../../src/store/Database.ts"
+import { statements as collectionStatements } from "../../src/store/imageCollection.ts"
 import { statements as imageStatements } from "../../src/store/images.ts"
 import { builtIn, type Migration, parts } from "../../src/store/migrations.ts"
 import { statements as sandboxStatements } from "../../src/store/sandboxes.ts"
@@ -42,15 +43,10 @@ describe("Database", () => {
   it.live("no lookup scans a table, bar those that list everything", () =>
     Effect.gen(function* () {
       const db = yield* Database
-      const listing = new Set<string>([
-        sandboxStatements.all,
-        imageStatements.list,
-        imageStatements.orphanManifests,
-        imageStatements.orphanLayers,
-        imageStatements.unusedReferences
-      ])
-      for (const sql of Object.values({ ...sandboxStatements, i: "", ...imageStatements, ...leaseStatements })) {
-        if (sql === "" || listing.has(sql)) continue
+      const listing = new Set<string>([sandboxStatements.all, imageStatements.list])
+      const modules = [sandboxStatements, imageStatements, collectionStatements, leaseStatements]
+      for (const sql of modules.flatMap((statements): ReadonlyArray<string> => Object.values(statements))) {
+        if (listing.has(sql)) continue
         const count = (sql.match(/\?/g) ?? []).length
         const plan = yield* db.all<{ readonly detail: string }>(
           `EXPLAIN QUERY PLAN ${sql}`,

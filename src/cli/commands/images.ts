@@ -2,6 +2,7 @@
 import { Clock, Effect, Option } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { ImageStore } from "../../actors/ImageStore.ts"
+import type { CollectReport } from "../../domain/image.ts"
 import { parsePlatform } from "../../domain/platform.ts"
 import { formatAge, formatBytes, print, table } from "../output.ts"
 import { familiar, progressStyle, showProgress } from "../progress.ts"
@@ -116,32 +117,41 @@ const inspect = Command.make(
   })
 ).pipe(Command.withDescription("Print an image's record, configuration and layers as JSON."))
 
+/** One line for what a collection removed. */
+const describeReport = (report: CollectReport, dryRun: boolean): string => {
+  const count = (number: number, what: string) => `${number} ${what}${number === 1 ? "" : "s"}`
+  const what = `${count(report.image_refs_removed, "image")} and ${count(report.layers_removed, "layer")}`
+  const bytes = formatBytes(report.bytes_reclaimed ?? 0)
+  return dryRun ? `would remove ${what} and free ${bytes}` : `${what} removed, ${bytes} freed`
+}
+
 const remove = Command.make(
   "rm",
-  { force: flag("force", "f", "Even when a sandbox is made from it"), image: images },
+  {
+    force: flag("force", "f", "Even when a sandbox is made from it: that keeps its files, the name goes"),
+    json: flag("json", undefined, "Print a report for each as JSON lines"),
+    image: images
+  },
   Effect.fn("Cli.imageRemove")(function* (flags) {
-    const body = ImageStore.use((store) =>
-      Effect.forEach(flags.image, (reference) => store.Remove({ reference, force: flags.force }), { discard: true })
-    )
+    const body = Effect.gen(function* () {
+      const store = yield* ImageStore
+      for (const reference of flags.image) {
+        const report = yield* store.Remove({ reference, force: flags.force })
+        if (flags.json) yield* print(JSON.stringify(report))
+      }
+    })
     return yield* withBunker(body)
   })
 ).pipe(Command.withDescription("Remove images; layers that no other image needs go with them."))
 
 const prune = Command.make(
   "prune",
-  { json: jsonFlag },
-  Effect.fn("Cli.imagePrune")(function* ({ json }) {
-    const body = Effect.gen(function* () {
-      const report = yield* ImageStore.use((store) => store.Prune())
-      yield* print(
-        json
-          ? JSON.stringify(report)
-          : `${report.image_refs_removed} image(s) and ${report.layers_removed} layer(s) removed, ${formatBytes(report.bytes_reclaimed)} freed`
-      )
-    })
-    return yield* withBunker(body)
+  { dryRun: flag("dry-run", undefined, "Say what would go, and remove nothing"), json: jsonFlag },
+  Effect.fn("Cli.imagePrune")(function* ({ dryRun, json }) {
+    const report = yield* withBunker(ImageStore.use((store) => store.Prune({ dryRun })))
+    yield* print(json ? JSON.stringify(report) : describeReport(report, dryRun))
   })
-).pipe(Command.withDescription("Remove every image that no sandbox is made from."))
+).pipe(Command.withDescription("Remove every image that no sandbox is made from, and what crashes left in the cache."))
 
 export const imageGroup = Command.make("image").pipe(
   Command.withDescription("Inspect and remove images."),

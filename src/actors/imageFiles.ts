@@ -1,0 +1,231 @@
+/**
+ * Looks after the cache's files: tells which images are whole, stitches layers into disks, removes what no record names.
+ * Part of ImageStore; fetches nothing and writes no records.
+ *
+ * Invariants: a file of a digest appears and goes only under that digest's file lock; under it, a layer's file without a record
+ * belongs to nobody, and a manifest's files to whoever has a record or a live lease of the manifest.
+ */
+
+import fs from "node:fs"
+import path from "node:path"
+import { Clock, Effect } from "effect"
+import { Digest } from "../domain/digest.ts"
+import { CollectReport, type LayerInfo } from "../domain/image.ts"
+import { buildFsmeta } from "../oci/fsmeta.ts"
+import { vmdkDescriptor } from "../oci/vmdk.ts"
+import { Database, type DatabaseError } from "../store/Database.ts"
+import { attemptFile, diskUsage, type FileError, ingest, isLeftover, removeBelow, writeAtomic } from "../store/files.ts"
+import { type Collected, wantsManifest } from "../store/imageCollection.ts"
+import { layerBytes } from "../store/images.ts"
+import { fileLock, tryFileLock, unlinkHeldLock } from "../store/lock.ts"
+import { Paths } from "../store/Paths.ts"
+
+/** Most entries of one directory that a sweep looks at. */
+const sweepEntriesMax = 100_000
+/** A block of EROFS: every file that a disk is made of is a whole number of them. */
+const blockBytes = 4096
+
+const digestPattern = /^([0-9a-f]{64})\.(?:erofs|vmdk|lock)$/
+
+const sizeOf = (file: string): number | undefined => fs.statSync(file, { throwIfNoEntry: false })?.size
+
+const readText = (file: string): string | undefined => {
+  try {
+    return fs.readFileSync(file, "utf8")
+  } catch {
+    return undefined
+  }
+}
+
+/** What a removal did, or in a dry run would do; counts files. */
+interface Tally {
+  layers: number
+  fsmetas: number
+  vmdks: number
+  temporaries: number
+  bytes: number
+}
+
+export const makeImageFiles = Effect.gen(function* () {
+  const db = yield* Database
+  const paths = yield* Paths
+
+  /** True when the file of a layer has the length that its record says. */
+  const isWhole = (layer: Pick<LayerInfo, "diffId" | "erofsSizeBytes">): boolean =>
+    sizeOf(paths.layerImage(layer.diffId)) === layer.erofsSizeBytes
+
+  const haveLayer = Effect.fnUntraced(function* (diffId: Digest) {
+    const recorded = yield* layerBytes(db, diffId)
+    return recorded !== undefined && isWhole({ diffId, erofsSizeBytes: recorded })
+  })
+
+  /** The descriptor that a manifest's disk must have, as far as its parts are there. */
+  const expectedDescriptor = (manifest: Digest, diffIds: ReadonlyArray<Digest>): string | undefined => {
+    const files = [paths.fsmeta(manifest), ...new Set(diffIds.map((diffId) => paths.layerImage(diffId)))]
+    const extents = files.map((file) => ({ path: file, bytes: sizeOf(file) ?? 0 }))
+    if (extents.some(({ bytes }) => bytes === 0 || bytes % blockBytes !== 0)) return undefined
+    return vmdkDescriptor(path.dirname(paths.vmdk(manifest)), extents)
+  }
+
+  /** True when fsmeta and descriptor are there and fit each other and the layers, by their lengths. */
+  const isAssembled = (manifest: Digest, diffIds: ReadonlyArray<Digest>): boolean => {
+    const expected = expectedDescriptor(manifest, diffIds)
+    return expected !== undefined && readText(paths.vmdk(manifest)) === expected
+  }
+
+  /**
+   * Stitches layers into fsmeta and descriptor unless they are there. The caller holds a lease or a record of the manifest; since
+   * the look is under the lock too, nobody removes what it found.
+   */
+  const assemble = Effect.fn("ImageStore.assemble")(function* (manifest: Digest, diffIds: ReadonlyArray<Digest>) {
+    yield* fileLock(paths.lockFile(manifest))
+    if (isAssembled(manifest, diffIds)) return
+    const fsmeta = paths.fsmeta(manifest)
+    const layers = diffIds.map((diffId) => paths.layerImage(diffId))
+    const { bytes, extents } = yield* ingest(paths.temporary, fsmeta, (temporary) => buildFsmeta(layers, temporary))
+    const vmdk = paths.vmdk(manifest)
+    // The first extent is fsmeta itself, under the temporary name that it was built with.
+    const disk = vmdkDescriptor(path.dirname(vmdk), [{ path: fsmeta, bytes }, ...extents.slice(1)])
+    yield* writeAtomic(vmdk, disk, { temporaryDirectory: paths.temporary }).pipe(
+      // Fsmeta alone is of no use to anybody.
+      Effect.onError(() => Effect.sync(() => fs.rmSync(fsmeta, { force: true })))
+    )
+  }, Effect.scoped)
+
+  const removal = (dryRun: boolean) => {
+    const tally: Tally = { layers: 0, fsmetas: 0, vmdks: 0, temporaries: 0, bytes: 0 }
+    /** Files that a dry run has counted. */
+    const counted = new Set<string>()
+
+    const take = (kind: keyof Omit<Tally, "bytes">, file: string) =>
+      attemptFile("remove", file, () => {
+        const bytes = diskUsage(file)
+        if (counted.has(file) || fs.lstatSync(file, { throwIfNoEntry: false }) === undefined) return
+        if (dryRun) counted.add(file)
+        else fs.rmSync(file, { recursive: true, force: true })
+        tally.bytes += bytes
+        tally[kind] += 1
+      })
+
+    /** Removes a digest's files and its lock file, unless somebody is busy with them or wants them. */
+    const reclaim = <E>(
+      digest: Digest,
+      wanted: Effect.Effect<boolean, E>,
+      files: Effect.Effect<void, FileError>
+    ): Effect.Effect<void, E | FileError> =>
+      Effect.gen(function* () {
+        if (dryRun) return yield* files
+        const lock = paths.lockFile(digest)
+        // A holder is making the file anew: then there is nothing to remove.
+        if (!(yield* tryFileLock(lock)) || (yield* wanted)) return
+        yield* files
+        yield* unlinkHeldLock(lock)
+      }).pipe(Effect.scoped)
+
+    const wanted = (manifest: Digest) =>
+      Effect.flatMap(Clock.currentTimeMillis, (now) => wantsManifest(db, manifest, now))
+    const recorded = (diffId: Digest) => Effect.map(layerBytes(db, diffId), (bytes) => bytes !== undefined)
+
+    const manifest = (digest: Digest) =>
+      reclaim(
+        digest,
+        wanted(digest),
+        Effect.andThen(take("vmdks", paths.vmdk(digest)), take("fsmetas", paths.fsmeta(digest)))
+      )
+    const layer = (diffId: Digest) => reclaim(diffId, recorded(diffId), take("layers", paths.layerImage(diffId)))
+
+    return { tally, take, manifest, layer, reclaim, wanted, recorded }
+  }
+
+  /** Removes the files of rows that a collection has deleted. */
+  const removeFiles = Effect.fn("ImageStore.removeFiles")(function* (gone: Collected) {
+    const { tally, manifest, layer } = removal(false)
+    yield* Effect.forEach(gone.manifests, manifest, { discard: true })
+    yield* Effect.forEach(gone.layers, layer, { discard: true })
+    return toReport(gone, tally)
+  })
+
+  const digestsIn = (directory: string): ReadonlyArray<Digest> =>
+    entriesOf(directory).flatMap((name) => {
+      const hex = digestPattern.exec(name)?.[1]
+      return hex === undefined ? [] : [Digest.make(`sha256:${hex}`)]
+    })
+
+  /** Removes temporary files whose maker is dead, and those that are a day old. */
+  const sweepTemporary = Effect.fnUntraced(function* () {
+    const now = yield* Clock.currentTimeMillis
+    const leftovers = entriesOf(paths.temporary).filter((name) => isLeftover(path.join(paths.temporary, name), now))
+    yield* Effect.forEach(leftovers, (name) => removeBelow(paths.temporary, path.join(paths.temporary, name)), {
+      discard: true
+    })
+  })
+
+  /** The same for the files of deleted rows, then for every file of the cache that no record names. */
+  const removeAndSweep = Effect.fn("ImageStore.sweep")(function* (gone: Collected, dryRun: boolean) {
+    const { tally, take, manifest, layer, reclaim, wanted, recorded } = removal(dryRun)
+    yield* Effect.forEach(gone.manifests, manifest, { discard: true })
+    yield* Effect.forEach(gone.layers, layer, { discard: true })
+    const named = tally.layers
+    const strays = <E extends DatabaseError>(
+      digests: ReadonlyArray<Digest>,
+      wants: (digest: Digest) => Effect.Effect<boolean, E>,
+      remove: (digest: Digest) => Effect.Effect<void, E | FileError>
+    ) =>
+      Effect.forEach(
+        digests,
+        (digest) => Effect.flatMap(wants(digest), (kept) => (kept ? Effect.void : remove(digest))),
+        { discard: true }
+      )
+    yield* strays(digestsIn(paths.layers), recorded, layer)
+    yield* strays([...new Set([...digestsIn(paths.fsmetas), ...digestsIn(paths.vmdks)])], wanted, manifest)
+    if (!dryRun) {
+      const either = (digest: Digest) =>
+        Effect.flatMap(recorded(digest), (kept) => (kept ? Effect.succeed(true) : wanted(digest)))
+      yield* strays(digestsIn(paths.locks), either, (digest) => reclaim(digest, either(digest), Effect.void))
+    }
+    const now = yield* Clock.currentTimeMillis
+    for (const name of entriesOf(paths.temporary)) {
+      const file = path.join(paths.temporary, name)
+      if (isLeftover(file, now)) yield* take("temporaries", file)
+    }
+    return toReport(gone, tally, tally.layers - named)
+  })
+
+  const countFiles = (
+    directory: string
+  ): Effect.Effect<{ readonly count: number; readonly bytes: number }, FileError> =>
+    attemptFile("read", directory, () => ({ count: fs.readdirSync(directory).length, bytes: diskUsage(directory) }))
+
+  return { isWhole, haveLayer, isAssembled, assemble, removeFiles, removeAndSweep, sweepTemporary, countFiles }
+})
+
+export type ImageFiles = Effect.Success<typeof makeImageFiles>
+
+/** Names in a directory, at most as many as a sweep looks at; none when it can not be read. */
+const entriesOf = (directory: string): ReadonlyArray<string> => {
+  const names: Array<string> = []
+  try {
+    const entries = fs.opendirSync(directory)
+    try {
+      for (let entry = entries.readSync(); entry !== null && names.length < sweepEntriesMax; entry = entries.readSync())
+        names.push(entry.name)
+    } finally {
+      entries.closeSync()
+    }
+  } catch {
+    // Nothing to sweep.
+  }
+  return names
+}
+
+const toReport = (gone: Collected, tally: Tally, strayLayers = 0) => {
+  const files = tally.layers + tally.fsmetas + tally.vmdks + tally.temporaries
+  return new CollectReport({
+    image_refs_removed: gone.references,
+    manifests_removed: gone.manifests.length,
+    layers_removed: gone.layers.length + strayLayers,
+    fsmeta_removed: tally.fsmetas,
+    vmdk_removed: tally.vmdks,
+    ...(files === 0 ? {} : { bytes_reclaimed: tally.bytes })
+  })
+}
