@@ -1,0 +1,25 @@
+/**
+ * Runs benches by name: `bun run bench` lists them, `bun run bench vm cli` runs two. Each prints a table and writes its numbers
+ * to bench/results/.
+ */
+
+const benches: Readonly<Record<string, { readonly about: string; readonly run: () => Promise<void> }>> = {
+  vm: {
+    about: "boot, exec, stop and memory against bare libkrun and microsandbox, in the KVM lab (10 to 15 minutes)",
+    run: async () => (await import("./vm/vm.ts")).benchVm()
+  },
+  cli: {
+    about: "start-up time and memory of the compiled program and of ./bunker",
+    run: async () => (await import("./cli/cli.ts")).benchCli()
+  }
+}
+
+const names = process.argv.slice(2)
+const unknown = names.filter((name) => benches[name] === undefined)
+if (names.length === 0 || unknown.length > 0) {
+  for (const name of unknown) console.error(`bench: there is no bench "${name}"`)
+  console.log("usage: bun run bench NAME...\n")
+  for (const [name, { about }] of Object.entries(benches)) console.log(`  ${name.padEnd(8)} ${about}`)
+  process.exit(unknown.length > 0 ? 1 : 0)
+}
+for (const name of names) await benches[name]!.run()

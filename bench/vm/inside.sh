@@ -1,0 +1,55 @@
+#!/bin/sh
+# Runs inside the lab: every contestant RUNS times in turn after a warm-up, then commands in running sandboxes. Computes nothing:
+# leaves /out/times.jsonl (see timer.c), /out/memory.txt and /out/inside.log to the host.
+#
+# In: /kit/bin with bun, bunker, msb, timer, mke2fs; /kit/bench with bare.js, rootfs/ and image.tar (docker save). $RUNS, $EXECS, $ONLY.
+set -u
+mkdir -p /out; exec 2> /out/inside.log
+set -x
+times=/out/times.jsonl
+krun=$(ls /kit/node_modules/libkrun-linux-x64/runtime/libkrun.so.*) krunfw=$(ls /kit/node_modules/libkrun-linux-x64/runtime/libkrunfw.so.*)
+image=localhost/bench/hello:1
+wants() { case " $ONLY " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
+
+# An ext4 of its own, as a user's home would be: microsandbox's images need extended attributes that a tmpfs has not.
+truncate -s 1500M /tmp/disk.ext4; mke2fs -q -F -t ext4 /tmp/disk.ext4; mkdir -p /work; mount -o loop /tmp/disk.ext4 /work
+export HOME=/work/home TMPDIR=/work/tmp BUNKER_HOME=/work/bunker
+mkdir -p "$HOME" "$TMPDIR"
+cp -a /kit/bench/rootfs /work/rootfs
+
+bare() { timer "$1" "$times" bun /kit/bench/bare.js "$krun" "$krunfw" /work/rootfs /bin/hello; }
+ours() { timer "$1" "$times" bunker run --engine krun "$image" /bin/hello; }
+peer() { timer "$1" "$times" msb run --cpus 1 --memory 512M "$image" -- /bin/hello; }
+round() { ! wants bare || bare "$1bare"; ! wants bunker || ours "$1bunker"; ! wants microsandbox || peer "$1microsandbox"; }
+
+# Proportional memory, in KiB, of every process that is not a kernel thread and not named in $quiet.
+processes() { for p in /proc/[0-9]*; do [ -s "$p/cmdline" ] && echo "${p#/proc/}"; done; }
+memory() { # LABEL : of the processes that were not there before
+  for p in $(processes); do
+    case " $quiet " in *" $p "*) continue ;; esac
+    [ -r "/proc/$p/smaps_rollup" ] || continue
+    echo "$1 $p $(sed -n 's/^Pss: *\([0-9]*\).*/\1/p' "/proc/$p/smaps_rollup") $(sed -n 's/^Rss: *\([0-9]*\).*/\1/p' "/proc/$p/smaps_rollup") $(tr '\0' ' ' < "/proc/$p/cmdline" | cut -c1-80)"
+  done >> /out/memory.txt
+}
+
+! wants bunker || bunker load /kit/bench/image.tar -t "$image" > /dev/null || exit 90
+! wants microsandbox || msb load -i /kit/bench/image.tar -t "$image" > /dev/null || exit 91
+round warm-
+i=0; while [ "$i" -lt "$RUNS" ]; do i=$((i + 1)); round ''; done
+
+[ "${EXECS:-0}" -gt 0 ] || exit 0
+if wants bunker; then
+  quiet=$(processes)
+  timer bunker-up "$times" bunker run --engine krun -d --name bench "$image" /bin/sleep 100000
+  bunker exec bench /bin/hello; sleep 3; memory bunker
+  i=0; while [ "$i" -lt "$EXECS" ]; do i=$((i + 1)); timer bunker-exec "$times" bunker exec bench /bin/hello; done
+  timer bunker-stop "$times" bunker stop bench; bunker rm -f bench
+fi
+if wants microsandbox; then
+  quiet=$(processes)
+  timer microsandbox-up "$times" msb run -d --name bench --cpus 1 --memory 512M "$image" -- /bin/sleep 100000
+  msb exec bench -- /bin/hello; sleep 3; memory microsandbox
+  i=0; while [ "$i" -lt "$EXECS" ]; do i=$((i + 1)); timer microsandbox-exec "$times" msb exec bench -- /bin/hello; done
+  timer microsandbox-stop "$times" msb stop bench; msb rm -f bench
+fi
+exit 0
