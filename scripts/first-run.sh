@@ -65,6 +65,6 @@ cat >&2 <<END
   ./bunker run $image -- sh -c 'exit 7'; echo \$?
   echo hi | ./bunker run -i $image cat
   ./bunker run -it $image sh
-  ./bunker create --name box $image -- sleep 1000 && ./bunker start box && ./bunker exec box ps; ./bunker rm -f box
+  ./bunker create --name box $image -- sleep 1000 && ./bunker start box && ./bunker exec box uptime; ./bunker rm -f box
   ./bunker --help
 END

@@ -8,10 +8,10 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # One line before, and only when it fails the end of what the command said.
 # quietly LOG COMMAND [ARGUMENT...]
 quietly() {
-  log=$1; shift
-  if "$@" </dev/null >"$log" 2>&1; then return 0; fi
-  echo "--- the end of $log:" >&2
-  tail -n 15 "$log" >&2
+  transcript=$1; shift
+  if "$@" </dev/null >"$transcript" 2>&1; then return 0; fi
+  echo "--- the end of $transcript:" >&2
+  tail -n 15 "$transcript" >&2
   return 1
 }
 
@@ -36,19 +36,33 @@ become_root() {
   fi
 }
 
-# Installs Debian packages; the caller has said which and why. Package lists are fetched only when apt can not do without.
-# apt_install PACKAGE...
-apt_install() {
+# Words before apt-get's own, in $get.
+prepare_apt() {
   have apt-get || die "no apt-get here: install these with your package manager and start again: $*"
   prefix=$(become_root) || die "not root, and sudo can not be used: have somebody run 'apt-get install --no-install-recommends $*'"
   # The terminal is for sudo's question only.
   if [ "$prefix" = sudo ]; then sudo -v </dev/tty || die "sudo was refused"; fi
-  log=$(mktemp "${TMPDIR:-/tmp}/bunker-apt.XXXXXX")
   get="$prefix env DEBIAN_FRONTEND=noninteractive LC_ALL=C apt-get -q -y -o DPkg::Lock::Timeout=120"
+}
+
+# Fetches the package lists.
+apt_update() {
+  prepare_apt
+  say "fetching Debian's package lists"
+  lists=$(mktemp "${TMPDIR:-/tmp}/bunker-apt.XXXXXX")
+  # shellcheck disable=SC2086
+  quietly "$lists" $get update || die "'apt-get update' failed; is this machine online?"
+  rm -f "$lists"
+}
+
+# Installs Debian packages; the caller has said which and why. Package lists are fetched only when apt can not do without.
+# apt_install PACKAGE...
+apt_install() {
+  prepare_apt "$@"
+  log=$(mktemp "${TMPDIR:-/tmp}/bunker-apt.XXXXXX")
   # shellcheck disable=SC2086
   if ! $get install --no-install-recommends "$@" </dev/null >"$log" 2>&1; then
-    say "fetching Debian's package lists"
-    quietly "$log" $get update || die "'apt-get update' failed; is this machine online?"
+    apt_update
     quietly "$log" $get install --no-install-recommends "$@" || die "apt-get could not install: $*"
   fi
   rm -f "$log"

@@ -1,18 +1,17 @@
 /**
  * Runs the test suites and ends with one line of totals, `N passed, N failed[, N skipped]`.
- * usage: bun scripts/test.ts [--lab | --all] [PATTERN...]: the host's suites, those of the lab, or both.
+ * usage: bun scripts/test.ts [--check] [--lab] [PATTERN...]: the host's suites; before them the checks, after them the lab's suites.
  * Files run in parallel, each in a process of its own; tests within a file do not, so at most `workers` files boot VMs at once.
  */
 import os from "node:os"
 import path from "node:path"
 
 const root = path.join(import.meta.dirname, "..")
-const [flags, patterns] = [true, false].map((flag) =>
-  process.argv.slice(2).filter((word) => word.startsWith("-") === flag)
-)
-const unknown = flags!.find((flag) => flag !== "--lab" && flag !== "--all")
+const words = process.argv.slice(2)
+const patterns = words.filter((word) => !word.startsWith("-"))
+const unknown = words.find((word) => word.startsWith("-") && word !== "--check" && word !== "--lab")
 if (unknown !== undefined) {
-  console.error(`scripts/test.ts: unknown option ${unknown}; --lab and --all are known`)
+  console.error(`scripts/test.ts: unknown option ${unknown}; --check and --lab are known`)
   process.exit(2)
 }
 
@@ -42,10 +41,9 @@ const totalsOf = (output: string, exitCode: number): Totals => {
 }
 
 /** Copies a command's output through and reads its totals. */
-const suites = async (command: ReadonlyArray<string>, env: Readonly<Record<string, string>> = {}): Promise<Totals> => {
+const suites = async (command: ReadonlyArray<string>): Promise<Totals> => {
   const child = Bun.spawn([...command], {
     cwd: root,
-    env: { ...process.env, ...env },
     stdio: ["ignore", "pipe", "pipe"]
   })
   let output = ""
@@ -60,18 +58,20 @@ const suites = async (command: ReadonlyArray<string>, env: Readonly<Record<strin
   return totalsOf(output, await child.exited)
 }
 
-const build = Bun.spawn([process.execPath, "scripts/build.ts", "--if-stale"], {
-  cwd: root,
-  stdio: ["ignore", "inherit", "inherit"]
-})
-if ((await build.exited) !== 0) process.exit(1)
+/** Runs a step that has no tests; answers its exit code. */
+const step = (script: string, ...options: ReadonlyArray<string>): Promise<number> =>
+  Bun.spawn([process.execPath, script, ...options], { cwd: root, stdio: ["ignore", "inherit", "inherit"] }).exited
 
 const results: Array<Totals> = []
-if (!flags!.includes("--lab")) {
+// Each check that fails counts as a failed test; one that passes counts as nothing.
+if (words.includes("--check")) results.push({ passed: 0, failed: await step("scripts/check.ts"), skipped: 0 })
+if ((await step("scripts/build.ts", "--if-stale")) === 0) {
   const options = [`--parallel=${workers}`, "--timeout", String(testTimeoutMs)]
-  results.push(await suites([process.execPath, "test", ...options, ...patterns!]))
+  results.push(await suites([process.execPath, "test", ...options, ...patterns]))
+  if (words.includes("--lab")) results.push(await suites(["test/lab/run.sh"]))
+} else {
+  results.push({ passed: 0, failed: 1, skipped: 0 })
 }
-if (flags!.length > 0) results.push(await suites(["test/lab/run.sh", ...(flags!.includes("--lab") ? patterns! : [])]))
 
 const sum = (of: (totals: Totals) => number): number => results.reduce((total, each) => total + of(each), 0)
 const [passed, failed, skipped] = [sum((each) => each.passed), sum((each) => each.failed), sum((each) => each.skipped)]
