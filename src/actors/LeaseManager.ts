@@ -197,7 +197,7 @@ export const withLease = <A, E, R>(leases: LeaseManager["Service"], claim: Claim
     if (lease === null) return Option.none<A>()
     const keep = leases
       .Renew({ lease, durationMs: claim.durationMs })
-      .pipe(Effect.delay(claim.durationMs / 3), Effect.repeat(Schedule.forever), Effect.andThen(Effect.never))
+      .pipe(Effect.delay(Math.floor(claim.durationMs / 3)), Effect.repeat(Schedule.forever), Effect.andThen(Effect.never))
     const done = yield* Effect.raceFirst(effect, keep).pipe(
       Effect.onExit((exit) => (exit._tag === "Success" ? Effect.void : Effect.ignore(leases.Release({ lease }))))
     )

@@ -1,10 +1,17 @@
 import { describe, expect } from "bun:test"
-import path from "node:path"
-import { Effect, Layer } from "effect"
+import { Effect, Fiber, Layer, Option } from "effect"
 import { TestClock } from "effect/testing"
-import { holdContent, LeaseManager, statements } from "../../src/actors/LeaseManager.ts"
-import { Database } from "../../src/store/Database.ts"
-import { freshHome, temporaryDirectory } from "../support/home.ts"
+import {
+  holdContent,
+  installLeaseMs,
+  Lease,
+  LeaseManager,
+  statements,
+  withLease
+} from "../../src/actors/LeaseManager.ts"
+import { Database, type Service as DatabaseService } from "../../src/store/Database.ts"
+import { runChild, startChild } from "../support/children.ts"
+import { freshHome, homeAt, temporaryDirectory } from "../support/home.ts"
 import { it } from "../support/it.ts"
 
 const environment = Layer.provideMerge(LeaseManager.layer, freshHome)
@@ -43,31 +50,119 @@ describe("LeaseManager", () => {
   )
 
   it.live(
-    "32 processes at once give one winner",
+    "64 processes at once give one winner",
     () =>
       Effect.gen(function* () {
         const home = yield* temporaryDirectory
-        const script = `
-        import { Effect, Layer } from "effect"
-        import { LeaseManager } from ${JSON.stringify(path.join(import.meta.dir, "../../src/actors/LeaseManager.ts"))}
-        import { homeAt } from ${JSON.stringify(path.join(import.meta.dir, "../support/home.ts"))}
-        const won = await Effect.runPromise(Effect.scoped(Effect.gen(function* () {
-          const context = yield* Layer.build(Layer.provideMerge(LeaseManager.layer, homeAt(${JSON.stringify(home)})))
-          return yield* LeaseManager.use((l) => l.TryAcquire(${JSON.stringify(claim)})).pipe(Effect.provideContext(context))
-        })))
-        process.stdout.write(won === null ? "0" : "1")`
-        const run = async () => {
-          const child = Bun.spawn([process.execPath, "-e", script], {
-            cwd: import.meta.dir,
-            stdout: "pipe",
-            stderr: "inherit"
-          })
-          return new Response(child.stdout).text()
-        }
-        const answers = yield* Effect.promise(() => Promise.all(Array.from({ length: 32 }, run)))
-        expect(answers.toSorted().join("")).toBe(`${"0".repeat(31)}1`)
+        yield* Effect.scoped(Layer.build(homeAt(home)))
+        const body = `say((await go(home, {}, LeaseManager.use((l) => l.TryAcquire(${JSON.stringify(claim)})))) === null ? "0" : "1")`
+        const answers = yield* Effect.promise(() => Promise.all(Array.from({ length: 64 }, () => runChild(home, body))))
+        expect(answers.toSorted().join("")).toBe(`${"0".repeat(63)}1`)
       }),
-    60_000
+    120_000
+  )
+
+  it.live(
+    "a holder killed with SIGKILL keeps its lease until it expires, and no longer",
+    () =>
+      Effect.gen(function* () {
+        const home = yield* temporaryDirectory
+        const durationMs = 3_000
+        const body = `await go(home, {}, Effect.andThen(LeaseManager.use((l) => l.TryAcquire({ name: "x", durationMs: ${durationMs}, minIntervalMs: 0 })),
+          Effect.andThen(Effect.sync(() => say("held")), Effect.never)))`
+        const child = startChild(home, body)
+        yield* Effect.promise(() => child.stdout.getReader().read())
+        child.kill("SIGKILL")
+        yield* Effect.promise(() => child.exited)
+        yield* Effect.gen(function* () {
+          const leases = yield* LeaseManager
+          const attempt = leases.TryAcquire({ name: "x", durationMs, minIntervalMs: 0 })
+          expect(yield* attempt).toBeNull()
+          yield* Effect.sleep(durationMs)
+          expect(yield* attempt).not.toBeNull()
+        }).pipe(Effect.provide(Layer.provideMerge(LeaseManager.layer, homeAt(home))))
+      }),
+    30_000
+  )
+
+  it.live("a refused attempt is one SELECT and no write; a first one wins with three statements", () =>
+    Effect.gen(function* () {
+      const trace: Array<string> = []
+      const traced = Layer.effect(
+        Database,
+        Effect.map(Database, (db): DatabaseService => {
+          const note =
+            <A extends ReadonlyArray<unknown>, B>(run: (sql: string, ...rest: A) => B) =>
+            (sql: string, ...rest: A) => {
+              trace.push(sql.split(" ")[0]!)
+              return run(sql, ...rest)
+            }
+          return { ...db, all: note(db.all) as typeof db.all, get: note(db.get) as typeof db.get, run: note(db.run) }
+        })
+      ).pipe(Layer.provide(freshHome))
+      yield* Effect.gen(function* () {
+        const leases = yield* LeaseManager
+        yield* leases.TryAcquire(claim)
+        expect(trace.splice(0)).toEqual(["SELECT", "INSERT", "UPDATE"])
+        expect(yield* leases.TryAcquire(claim)).toBeNull()
+        expect(trace.splice(0)).toEqual(["SELECT"])
+      }).pipe(Effect.provide(Layer.provide(LeaseManager.layer, traced)))
+    })
+  )
+
+  it.effect("scoped use renews, completes on success, and frees at once on failure", () =>
+    Effect.gen(function* () {
+      const leases = yield* LeaseManager
+      const long = yield* Effect.forkChild(withLease(leases, claim, Effect.as(Effect.sleep("25 seconds"), "done")))
+      // Second by second: each renewal crosses the actor's mailbox before the next one is due.
+      for (let second = 0; second < 24; second += 1) yield* TestClock.adjust("1 seconds")
+      expect(yield* leases.TryAcquire(claim)).toBeNull()
+      yield* TestClock.adjust("1 seconds")
+      expect(yield* Fiber.join(long)).toEqual(Option.some("done"))
+      expect(yield* withLease(leases, claim, Effect.die("not run"))).toEqual(Option.none())
+      const other = { ...claim, name: "other" }
+      expect(yield* Effect.flip(withLease(leases, other, Effect.fail("broken")))).toBe("broken")
+      expect(yield* withLease(leases, other, Effect.succeed("at once"))).toEqual(Option.some("at once"))
+    }).pipe(Effect.provide(environment))
+  )
+
+  it.effect("scoped use interrupts the effect when the lease is lost", () =>
+    Effect.gen(function* () {
+      const leases = yield* LeaseManager
+      const db = yield* Database
+      let interrupted = false
+      const body = Effect.onInterrupt(Effect.never, () => Effect.sync(() => void (interrupted = true)))
+      const running = yield* Effect.forkChild(Effect.flip(withLease(leases, claim, body)))
+      yield* TestClock.adjust("1 seconds")
+      yield* db.run("UPDATE maintenance_lease SET holder_token = 'somebody else'")
+      yield* TestClock.adjust("3 seconds")
+      expect(yield* Fiber.join(running)).toMatchObject({ _tag: "LeaseLost", name: claim.name })
+      expect(interrupted).toBe(true)
+    }).pipe(Effect.provide(environment))
+  )
+
+  it.live("an install lease keeps every other start out until it is cleared by its holder", () =>
+    Effect.gen(function* () {
+      const home = yield* temporaryDirectory
+      const open = Effect.scoped(Layer.build(homeAt(home)))
+      yield* Effect.gen(function* () {
+        const leases = yield* LeaseManager
+        const lease = yield* leases.InstallAcquire({ durationMs: installLeaseMs })
+        const error = yield* Effect.flip(open)
+        expect(error).toMatchObject({ _tag: "InstallInProgress", deadline: lease.expiresAt })
+        expect(yield* Effect.flip(leases.InstallAcquire({ durationMs: 1 }))).toMatchObject({
+          deadline: lease.expiresAt
+        })
+        const moved = yield* leases.InstallRenew({ lease, durationMs: installLeaseMs * 2 })
+        expect(moved.expiresAt).toBeGreaterThan(lease.expiresAt)
+        const forged = new Lease({ ...moved, token: "forged" })
+        expect(yield* Effect.flip(leases.InstallClear({ lease: forged }))).toMatchObject({ _tag: "LeaseLost" })
+        expect(yield* Effect.flip(leases.InstallClear({ lease }))).toMatchObject({ _tag: "LeaseLost" })
+        yield* Effect.flip(open)
+        yield* leases.InstallClear({ lease: moved })
+        yield* open
+      }).pipe(Effect.provide(Layer.provideMerge(LeaseManager.layer, homeAt(home))))
+    })
   )
 
   it.effect("content is held while the scope lives, renewed past its duration, and free after it", () =>

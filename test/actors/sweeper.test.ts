@@ -1,15 +1,18 @@
-import { describe, expect } from "bun:test"
-import { existsSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs"
+import { describe, expect, test } from "bun:test"
+import { existsSync, mkdirSync, readdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { Effect, Layer } from "effect"
 import { LeaseManager } from "../../src/actors/LeaseManager.ts"
-import { Sweeper } from "../../src/actors/Sweeper.ts"
+import { decide, Sweeper } from "../../src/actors/Sweeper.ts"
 import type { SafeName } from "../../src/domain/name.ts"
+import type { SandboxInfo, Status } from "../../src/domain/sandbox.ts"
 import { Database } from "../../src/store/Database.ts"
+import { tryFileLock } from "../../src/store/lock.ts"
 import { Paths } from "../../src/store/Paths.ts"
 import { identify } from "../../src/store/processes.ts"
 import { findSandbox } from "../../src/store/sandboxes.ts"
-import { freshHome, temporaryDirectory } from "../support/home.ts"
+import { runChild, startChild } from "../support/children.ts"
+import { freshHome, homeAt, temporaryDirectory } from "../support/home.ts"
 import { it } from "../support/it.ts"
 import { deadProcess, putSandbox } from "../support/sandboxes.ts"
 
@@ -119,4 +122,200 @@ describe("Sweeper", () => {
       expect(yield* statusOf("good")).toMatchObject({ status: "crashed" })
     }).pipe(Effect.provide(environment))
   )
+
+  it.live(
+    "puts 250 of 1,000 stale rows right in one window, oldest first",
+    () =>
+      Effect.gen(function* () {
+        const dead = yield* deadProcess
+        for (let index = 0; index < 1_000; index += 1) {
+          yield* putSandbox({ name: `s${index}`, status: index % 2 === 0 ? "running" : "draining", process: dead })
+        }
+        const sweep = Effect.flatMap(Sweeper, (sweeper) => sweeper.Sweep({ force: true }))
+        const home = (yield* Paths).home
+        const roomy = Sweeper.layer({ wallMs: 30_000 }).pipe(
+          Layer.provideMerge(LeaseManager.layer),
+          Layer.provide(homeAt(home))
+        )
+        const first = yield* sweep.pipe(Effect.provide(roomy))
+        expect({ ...first }).toEqual({ reconciled: 250, removed: 0, errors: 0, timed_out: false })
+        expect(yield* statusOf("s0")).toMatchObject({ status: "crashed" })
+        expect(yield* statusOf("s249")).toMatchObject({ status: "stopped" })
+        expect(yield* statusOf("s250")).toMatchObject({ status: "running" })
+        const hurried = Sweeper.layer({ wallMs: 1 }).pipe(
+          Layer.provideMerge(LeaseManager.layer),
+          Layer.provide(homeAt(home))
+        )
+        expect(yield* sweep.pipe(Effect.provide(hurried))).toMatchObject({ timed_out: true })
+      }).pipe(Effect.provide(freshHome)),
+    60_000
+  )
+
+  it.live("a dry run tells the same and changes nothing", () =>
+    Effect.gen(function* () {
+      const sweeper = yield* Sweeper
+      yield* putSandbox({ name: "dead", status: "running", process: yield* deadProcess })
+      yield* putSandbox({ name: "gone", status: "crashed", ephemeral: true })
+      const expected = { reconciled: 1, removed: 1, errors: 0, timed_out: false }
+      expect({ ...(yield* sweeper.Sweep({ force: true, dryRun: true })) }).toEqual(expected)
+      expect(yield* statusOf("dead")).toMatchObject({ status: "running" })
+      expect(yield* statusOf("gone")).toMatchObject({ status: "crashed" })
+      expect({ ...(yield* sweeper.Sweep({ force: true })) }).toEqual(expected)
+    }).pipe(Effect.provide(environment))
+  )
+
+  it.live("a directory that can not be removed keeps its row for the next sweep", () =>
+    Effect.gen(function* () {
+      const sweeper = yield* Sweeper
+      const directory = path.join((yield* Paths).sandboxes, "stuck")
+      yield* putSandbox({ name: "stuck", status: "stopped", ephemeral: true })
+      mkdirSync(directory)
+      writeFileSync(path.join(directory, "file"), "x")
+      const immutable = (flag: string) => Bun.spawnSync(["chattr", flag, path.join(directory, "file")]).exitCode === 0
+      // A file system without the flag (tmpfs) can not show this.
+      if (!immutable("+i")) return console.warn("skipped: no immutable files here")
+      const clean = sweeper.Clean({ name: "stuck" as SafeName })
+      expect(
+        yield* Effect.ensuring(
+          clean,
+          Effect.sync(() => immutable("-i"))
+        )
+      ).toBe("dir_remove_failed")
+      expect(yield* statusOf("stuck")).toMatchObject({ status: "stopped" })
+      expect(yield* sweeper.Sweep({ force: true })).toMatchObject({ removed: 1 })
+    }).pipe(Effect.provide(environment))
+  )
+
+  it.live(
+    "16 processes cleaning one sandbox give exactly one removed",
+    () =>
+      Effect.gen(function* () {
+        const home = (yield* Paths).home
+        yield* putSandbox({ name: "one", status: "stopped", ephemeral: true })
+        mkdirSync(path.join((yield* Paths).sandboxes, "one", "logs"), { recursive: true })
+        const body = `say(await go(home, {}, Sweeper.use((s) => s.Clean({ name: "one" }))))`
+        const answers = yield* Effect.promise(() => Promise.all(Array.from({ length: 16 }, () => runChild(home, body))))
+        expect(answers.filter((answer) => answer === "removed")).toHaveLength(1)
+        expect(answers.filter((answer) => !["removed", "already_gone", "already_claimed"].includes(answer))).toEqual([])
+      }).pipe(Effect.provide(freshHome)),
+    60_000
+  )
+
+  it.live(
+    "a sweep killed in the middle is finished by the next one",
+    () =>
+      Effect.gen(function* () {
+        const { home } = yield* Paths
+        const db = yield* Database
+        const dead = yield* deadProcess
+        for (let index = 0; index < 3_000; index += 1)
+          yield* putSandbox({ name: `k${index}`, status: "running", process: dead })
+        const rows = (status: string) =>
+          Effect.map(
+            db.get<{ n: number }>("SELECT count(*) AS n FROM sandbox WHERE status = ?", [status]),
+            (row) => row!.n
+          )
+        const child = startChild(
+          home,
+          `await go(home, { activeRows: 3000, wallMs: 60000 }, Sweeper.use((s) => s.Sweep({ force: true })))`
+        )
+        while ((yield* rows("crashed")) === 0) yield* Effect.sleep(5)
+        child.kill("SIGKILL")
+        yield* Effect.promise(() => child.exited)
+        expect(yield* rows("running")).toBeGreaterThan(0)
+        // Its lease has to run out first: nobody else sweeps meanwhile.
+        yield* db.run("UPDATE maintenance_lease SET lease_expires_at = 0")
+        const next = Sweeper.layer({ activeRows: 3_000, wallMs: 60_000 }).pipe(
+          Layer.provideMerge(LeaseManager.layer),
+          Layer.provide(homeAt(home))
+        )
+        yield* Effect.flatMap(Sweeper, (sweeper) => sweeper.Sweep({ force: true })).pipe(Effect.provide(next))
+        expect(yield* rows("running")).toBe(0)
+        expect(yield* rows("crashed")).toBe(3_000)
+      }).pipe(Effect.provide(freshHome)),
+    120_000
+  )
+
+  it.live("names the sandboxes that an older schema would not understand, by status", () =>
+    Effect.gen(function* () {
+      const sweeper = yield* Sweeper
+      const me = identify(process.pid)!
+      yield* putSandbox({ name: "z-running", status: "running", process: me })
+      yield* putSandbox({ name: "a-created", status: "created" })
+      yield* putSandbox({ name: "stopped", status: "stopped" })
+      yield* putSandbox({ name: "crashed", status: "crashed", process: me })
+      expect((yield* sweeper.Active()).map((each) => ({ ...each }))).toEqual([
+        { name: "a-created", status: "created", pid: null },
+        { name: "z-running", status: "running", pid: process.pid }
+      ])
+    }).pipe(Effect.provide(environment))
+  )
+
+  it.live("clears run directories and temporary files that belong to nobody, and leases that ended", () =>
+    Effect.gen(function* () {
+      const sweeper = yield* Sweeper
+      const paths = yield* Paths
+      const db = yield* Database
+      const id = yield* putSandbox({ name: "kept", status: "stopped" })
+      const old = new Date(Date.now() - 48 * 3_600_000)
+      const make = (file: string, age: Date) => {
+        mkdirSync(file, { recursive: true })
+        writeFileSync(path.join(file, "x"), "x")
+        utimesSync(file, age, age)
+      }
+      make(paths.run(id).directory, old)
+      make(path.join(paths.runs, "999999"), old)
+      make(path.join(paths.runs, "999998"), new Date())
+      make(path.join(paths.temporary, "old.tmp"), old)
+      make(path.join(paths.temporary, "new.tmp"), new Date())
+      yield* db.run("INSERT INTO content_lease VALUES ('t', 'ended', 1), ('t', 'held', ?)", [Date.now() + 60_000])
+      yield* sweeper.Sweep({ force: true })
+      expect(readdirSync(paths.runs).toSorted()).toEqual([String(id), "999998"].toSorted())
+      expect(readdirSync(paths.temporary)).toEqual(["new.tmp"])
+      expect(yield* db.all("SELECT resource FROM content_lease")).toEqual([{ resource: "held" }])
+    }).pipe(Effect.provide(environment))
+  )
+
+  it.live("leaves a VM that somebody keeps to its keeper", () =>
+    Effect.gen(function* () {
+      const sweeper = yield* Sweeper
+      const paths = yield* Paths
+      const id = yield* putSandbox({ name: "kept", status: "running", process: yield* deadProcess })
+      mkdirSync(paths.run(id).directory)
+      yield* Effect.gen(function* () {
+        expect(yield* tryFileLock(paths.run(id).keeperLock)).toBe(true)
+        expect(yield* sweeper.Sweep({ force: true })).toMatchObject({ reconciled: 0 })
+      }).pipe(Effect.scoped)
+      expect(yield* sweeper.Sweep({ force: true })).toMatchObject({ reconciled: 1 })
+    }).pipe(Effect.provide(environment))
+  )
+})
+
+describe("what is decided about a row", () => {
+  const row = (status: Status, hasRunningRun: boolean, updatedAt = 0) =>
+    ({ info: { status, updatedAt } as SandboxInfo, process: undefined, hasRunningRun }) as const
+  const now = 1_000_000
+  const table: ReadonlyArray<readonly [string, Status, boolean, boolean, string | undefined]> = [
+    ["running, dead", "running", true, false, "crashed internal_error"],
+    ["running, alive", "running", true, true, undefined],
+    ["running, no run", "running", false, false, undefined],
+    ["draining, dead", "draining", true, false, "stopped shutdown_requested"],
+    ["draining, alive", "draining", true, true, undefined],
+    ["draining, no run", "draining", false, false, "stopped shutdown_requested"],
+    ["starting, no run, long ago", "starting", false, false, "crashed boot_failed"],
+    ["starting, dead", "starting", true, false, "crashed internal_error"],
+    ["paused, dead", "paused", true, false, "crashed internal_error"],
+    ["created", "created", false, false, undefined],
+    ["stopped", "stopped", false, false, undefined],
+    ["crashed", "crashed", true, false, undefined]
+  ]
+  for (const [name, status, run, alive, expected] of table) {
+    test(`${name}: ${expected ?? "left as it is"}`, () => {
+      const decision = decide(row(status, run), alive, now)
+      expect(decision === undefined ? undefined : `${decision.to} ${decision.end.reason}`).toBe(expected as string)
+    })
+  }
+  test("starting, no run, just now: left as it is", () => {
+    expect(decide(row("starting", false, now - 1), false, now)).toBeUndefined()
+  })
 })

@@ -257,13 +257,8 @@ suite(`sandboxes (${engine})`, () => {
       await home.must(["create", "--name", "panics", "--memory", "128m", image])
       await home.must(["start", "panics"])
       // The kernel is told to panic when memory runs out, then it is made to.
-      const child = home.start([
-        "exec",
-        "panics",
-        "sh",
-        "-c",
-        "echo 2 > /proc/sys/vm/panic_on_oom; exec tail /dev/zero"
-      ])
+      const fill = "mount -t tmpfs -o size=1g fill /tmp && dd if=/dev/zero of=/tmp/fill bs=64k"
+      const child = home.start(["exec", "panics", "sh", "-c", `echo 2 > /proc/sys/vm/panic_on_oom; ${fill}`])
       const running = async () => (await home.must(["ps", "-q"])).includes("panics")
       for (let tries = 0; tries < 200 && (await running()); tries += 1) await Bun.sleep(100)
       expect(JSON.parse(await home.must(["inspect", "panics"]))[0].status).toBe("crashed")
