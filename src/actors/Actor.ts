@@ -19,7 +19,7 @@ export type Unreachable = RpcClientError
 export type Address<Rpcs extends Rpc.Any> = RpcClient.FromGroup<RpcGroup.RpcGroup<Rpcs>, Unreachable>
 
 /** Messages that may wait in a mailbox. */
-export const mailboxCapacity = 1024
+const mailboxCapacity = 1024
 
 /** Starts an actor in this process, in the current scope, and answers its address. */
 export const local = Effect.fnUntraced(function* <Rpcs extends Rpc.Any>(

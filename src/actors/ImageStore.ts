@@ -5,7 +5,7 @@
  * Invariants: an image is visible only after its files are published and recorded; what a lease, a reference or a sandbox names
  * is never collected.
  */
-import { Clock, Context, Effect, Option, Queue, Schema, Stream } from "effect"
+import { Clock, Context, Effect, Queue, Schema, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import { ImageLookupErrors, ImageRemoveErrors, InstallErrors, StoreErrors } from "../domain/errors/groups.ts"
 import { ArchiveInvalid, ImageInUse, ImageNotCached, ImageNotFound } from "../domain/errors/image.ts"
@@ -271,11 +271,3 @@ export class ImageStore extends Context.Service<ImageStore, Address<RpcGroup.Rpc
 ) {
   static readonly layer = (sources: ImageSources) => layerLocal(ImageStore, ImageProtocol, make(sources))
 }
-
-/** The image of the last event of a pull or load. Dies when the stream ends without one, which it never does. */
-export const lastImage = <E>(stream: Stream.Stream<ImageEvent, E>): Effect.Effect<ImageHandle, E> =>
-  Effect.map(Stream.runLast(stream), (event) => {
-    const last = Option.getOrThrow(event)
-    if (last._tag !== "Done") throw new Error("a pull ended without Done")
-    return last.image
-  })

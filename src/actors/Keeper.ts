@@ -53,13 +53,13 @@ export interface KeptVm {
   readonly kill: Effect.Effect<void>
 }
 
-export const stopRequested = new RunEnd({
+const stopRequested = new RunEnd({
   exitCode: null,
   exitSignal: null,
   reason: "shutdown_requested",
   detail: null
 })
-export const killRequested = new RunEnd({ exitCode: null, exitSignal: "SIGKILL", reason: "signal", detail: null })
+const killRequested = new RunEnd({ exitCode: null, exitSignal: "SIGKILL", reason: "signal", detail: null })
 
 export const commandEnded = (exitCode: number) =>
   new RunEnd({ exitCode, exitSignal: null, reason: exitCode === 0 ? "completed" : "failed", detail: null })

@@ -55,7 +55,7 @@ export class SweepReport extends Schema.Class<SweepReport>("SweepReport")({
   timed_out: Schema.Boolean
 }) {}
 
-export const Cleanup = Schema.Literals([
+const Cleanup = Schema.Literals([
   "removed",
   "dir_remove_failed",
   "already_gone",
@@ -91,7 +91,7 @@ export class SweeperProtocol extends RpcGroup.make(
 ) {}
 
 /** The lease that makes one process sweep per window. */
-export const maintenance = {
+const maintenance = {
   name: "sandbox_lifecycle_maintenance",
   durationMs: 10_000,
   minIntervalMs: 30_000

@@ -6,7 +6,7 @@ import fs from "node:fs"
 import { Effect, Schedule } from "effect"
 
 /** Bytes on disk after which the console file starts anew. */
-export const consoleBytesMax = 10 * 1024 * 1024
+const consoleBytesMax = 10 * 1024 * 1024
 /** What is kept of it beside the new one, as `console.log.1`. */
 const tailBytes = 1024 * 1024
 

@@ -23,7 +23,7 @@ const runAgeMs = 60_000
 const temporaryAgeMs = 24 * 3_600_000
 
 /** Every statement that this module runs. */
-export const statements = {
+const statements = {
   expired: "DELETE FROM content_lease WHERE expires_at <= ?"
 } as const
 

@@ -14,7 +14,7 @@ export const configBytesMax = 8 * 1024 * 1024
 /** Most layers in an image. */
 export const layersMax = 256
 /** Most entries in an index. */
-export const indexEntriesMax = 1_024
+const indexEntriesMax = 1_024
 /** Most bytes in a layer as stored. */
 export const layerBytesMax = 64 * 1024 ** 3
 /** Most indexes within indexes that are followed. */

@@ -3,7 +3,7 @@ import { Effect, Schema } from "effect"
 import { InvalidName } from "./errors/store.ts"
 
 /** At most this many bytes in a name. */
-export const nameBytesMax = 128
+const nameBytesMax = 128
 
 /** A sandbox name: 1 to 128 of `A-Z a-z 0-9 _ . -`, starting with none of `.` and `-`. */
 export const SafeName = Schema.String.check(Schema.isPattern(/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$/)).pipe(

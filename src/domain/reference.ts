@@ -19,13 +19,13 @@ export interface Reference {
 }
 
 /** Longest host with port in bytes: a DNS name (253) and `:65535`. */
-export const domainBytesMax = 259
+const domainBytesMax = 259
 /** Longest repository path in bytes (docker/distribution `RepositoryNameTotalLengthMax`). */
-export const pathBytesMax = 255
+const pathBytesMax = 255
 /** Longest tag in bytes. */
-export const tagBytesMax = 128
+const tagBytesMax = 128
 /** Longest reference text in bytes; longer texts are refused before they are parsed. */
-export const referenceBytesMax = domainBytesMax + 1 + pathBytesMax + 1 + tagBytesMax + 1 + 71
+const referenceBytesMax = domainBytesMax + 1 + pathBytesMax + 1 + tagBytesMax + 1 + 71
 
 const defaultDomain = "docker.io"
 const legacyDomain = "index.docker.io"

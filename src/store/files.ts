@@ -36,7 +36,7 @@ export const ensureDirectory = (directory: string): Effect.Effect<void, FileErro
   })
 
 /** Makes the directory entry of a created, renamed or removed file durable. */
-export const fsyncDirectory = (directory: string): void => {
+const fsyncDirectory = (directory: string): void => {
   const fd = fs.openSync(directory, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY)
   try {
     fs.fsyncSync(fd)
@@ -73,7 +73,7 @@ export const temporaryName = (directory: string, stem: string): string => {
 const temporaryPattern = /\.([0-9a-z]{1,7})-([0-9a-z]{1,12})-[0-9a-z]{1,12}-[0-9a-f]{8}\.tmp$/
 
 /** Age after which a temporary file counts as left over whoever made it, in milliseconds: one day. */
-export const temporaryAgeMaxMs = 86_400_000
+const temporaryAgeMaxMs = 86_400_000
 
 /** True for a temporary file that nobody will finish: its maker is dead, or it is a day old. */
 export const isLeftover = (file: string, nowMs: number): boolean => {

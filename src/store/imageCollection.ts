@@ -26,7 +26,7 @@ export const statements = {
 } as const
 
 /** Statements that must look at every row, by their purpose. */
-export const listingStatements = {
+const listingStatements = {
   orphanManifests: `SELECT m.id AS id, m.digest AS resource FROM manifest m
     WHERE NOT EXISTS (SELECT 1 FROM image_ref i WHERE i.manifest_id = m.id)
       AND NOT EXISTS (SELECT 1 FROM sandbox_rootfs f WHERE f.manifest_id = m.id) AND ${unleased("m.digest")}`,

@@ -11,9 +11,9 @@ import { Effect, Option, type Scope } from "effect"
 import { attemptFile, type FileError } from "./files.ts"
 
 /** Bytes after which a log starts a new file. */
-export const logBytesMax = 10 * 1024 * 1024
+const logBytesMax = 10 * 1024 * 1024
 /** Files of one log, the current one included. */
-export const logFilesMax = 4
+const logFilesMax = 4
 
 export type LogStream = "stdout" | "stderr" | "exit"
 

@@ -9,11 +9,8 @@ import { makeKrunEngine } from "./krun.ts"
 import { type ProbeResult, probe } from "./probe.ts"
 import { makeQemuEngine } from "./qemu.ts"
 
-export type { Engine, EngineKind, EngineOptions, VmConfig, VmDisk, VmProcess } from "./engineTypes.ts"
-export { isTransientStart } from "./krun.ts"
+export type { Engine, EngineKind, EngineOptions, VmConfig, VmProcess } from "./engineTypes.ts"
 export type { ProbeResult } from "./probe.ts"
-export type { RunnerReport } from "./runnerProtocol.ts"
-export type { VmExit } from "./startRunner.ts"
 
 /** The engine that was picked, and what to tell the user about it. */
 export interface Choice {

@@ -10,7 +10,6 @@ import { decodeGuestBooted, decodeGuestStarted, decodeGuestStats, type GuestStat
 import type { GuestTransport } from "./transport.ts"
 
 export type { ExecEvent } from "./guestExec.ts"
-export type { GuestStats } from "./guestMessages.ts"
 
 /** What the agent mounts and writes before the sandbox runs; the clock is set by the channel. */
 export interface BootRequest {

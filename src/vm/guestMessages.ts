@@ -34,26 +34,26 @@ export const GuestResponse = Schema.Struct({
 export type GuestResponse = typeof GuestResponse.Type
 
 /** EVENT: `slot_free` says that the agent has closed a virtio port. */
-export const GuestEvent = Schema.Struct({
+const GuestEvent = Schema.Struct({
   event: Short,
   slot: Schema.optionalKey(Schema.Int)
 })
 
 /** EXIT: the last frame of an exec connection. */
-export const GuestExit = Schema.Union([
+const GuestExit = Schema.Union([
   Schema.Struct({ code: Code }),
   Schema.Struct({ signal: Code }),
   Schema.Struct({ error: Short, message: Short })
 ])
 
 /** Answer to `boot`. */
-export const GuestBooted = Schema.Struct({
+const GuestBooted = Schema.Struct({
   phases: Schema.Record(Schema.String, Count),
   already: Schema.optionalKey(Schema.Boolean)
 })
 
 /** Answer to `exec`. */
-export const GuestStarted = Schema.Struct({ pid: Schema.Int })
+const GuestStarted = Schema.Struct({ pid: Schema.Int })
 
 /** Answer to `stats`: numbers of the whole guest. Bytes, clock ticks, milliseconds. */
 export const GuestStats = Schema.Struct({

@@ -8,18 +8,7 @@ import { buildImage } from "../oci/erofs/writer.ts"
 import { publish } from "./publish.ts"
 
 /** Directories of the init disk; the agent mounts on them before it switches to the image. */
-export const INIT_DIRECTORIES = [
-  "dev",
-  "proc",
-  "sys",
-  "run",
-  "tmp",
-  "mnt",
-  "lower",
-  "upper",
-  "root",
-  "newroot"
-] as const
+const INIT_DIRECTORIES = ["dev", "proc", "sys", "run", "tmp", "mnt", "lower", "upper", "root", "newroot"] as const
 
 /** Version of the layout above; part of the cached file's name. */
 const LAYOUT = 1
@@ -36,7 +25,7 @@ export const cachedInitDisk = (bootCacheDir: string, agentPath: string): string 
 }
 
 /** The bytes of an init disk; equal agents give equal bytes. */
-export const buildInitDisk = (agent: Uint8Array): Uint8Array =>
+const buildInitDisk = (agent: Uint8Array): Uint8Array =>
   buildImage([
     ...INIT_DIRECTORIES.map((name) => ({ path: `/${name}`, mode: 0o040755 })),
     { path: "/init", mode: 0o100755, data: agent }

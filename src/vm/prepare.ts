@@ -15,13 +15,13 @@ import { cachedInitDisk } from "./initDisk.ts"
 import type { RunnerDisk } from "./runnerProtocol.ts"
 
 /** A unix socket's path has at most 107 bytes (unix(7)); the names in a run directory have at most 16. */
-export const RUN_DIR_BYTES_MAX = 90
+const RUN_DIR_BYTES_MAX = 90
 
 /** Name of the socket that the guest's vsock port leads to. */
 export const guestSocket = (runDir: string): string => path.join(runDir, "guest.sock")
 
 /** Slots of a qemu VM: one for control, eight for what runs at the same time. */
-export const SLOT_COUNT = 9
+const SLOT_COUNT = 9
 export const slotSockets = (runDir: string): ReadonlyArray<string> =>
   Array.from({ length: SLOT_COUNT }, (_, index) => path.join(runDir, `slot${index}.sock`))
 

@@ -96,8 +96,7 @@ export const tarOf = (entries: ReadonlyArray<Entry>): Buffer => {
   return Buffer.concat([...parts, Buffer.alloc(1024)])
 }
 
-export const sha256 = (bytes: Uint8Array): string =>
-  `sha256:${new Bun.CryptoHasher("sha256").update(bytes).digest("hex")}`
+const sha256 = (bytes: Uint8Array): string => `sha256:${new Bun.CryptoHasher("sha256").update(bytes).digest("hex")}`
 
 /** A blob with the descriptor that announces it. */
 export interface ImageBlob {

@@ -9,7 +9,7 @@ export const sha256 = (bytes: Uint8Array): string =>
   `sha256:${new Bun.CryptoHasher("sha256").update(bytes).digest("hex")}`
 
 /** Cuts bytes into pieces of the given sizes, over and over. */
-export const pieces = (bytes: Uint8Array, ...sizes: ReadonlyArray<number>): Array<Uint8Array> => {
+const pieces = (bytes: Uint8Array, ...sizes: ReadonlyArray<number>): Array<Uint8Array> => {
   const list: Array<Uint8Array> = []
   for (let at = 0, i = 0; at < bytes.length; i++) {
     const size = sizes[i % sizes.length]!

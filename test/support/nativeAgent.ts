@@ -10,12 +10,12 @@ import { type GuestTransport, unixListenerTransport } from "../../src/vm/transpo
 const guestDirectory = join(import.meta.dir, "../../guest")
 
 /** Path of the agent; compiled once per test process. */
-export const agentPath: string = join(guestDirectory, "build/agent")
+const agentPath: string = join(guestDirectory, "build/agent")
 
 let built: string | undefined
 
 /** Compiles the agent; answers why that is impossible here. */
-export const buildAgent = (): string => {
+const buildAgent = (): string => {
   if (built === undefined) {
     const run = Bun.spawnSync([join(guestDirectory, "build.sh")], { stdout: "pipe", stderr: "pipe" })
     built = run.exitCode === 0 ? "" : run.stderr.toString()

@@ -17,10 +17,10 @@ export const config: SandboxConfig = {
   labels: {}
 }
 
-export const manifestDigest = `sha256:${"a".repeat(64)}`
+const manifestDigest = `sha256:${"a".repeat(64)}`
 
 /** A manifest row for sandboxes to stand on. */
-export const someManifest = Effect.gen(function* () {
+const someManifest = Effect.gen(function* () {
   const db = yield* Database
   yield* db.run(
     "INSERT OR IGNORE INTO manifest (digest, media_type, config_digest, architecture, os, layer_count, total_size_bytes, created_at) VALUES (?, 'm', 'c', 'amd64', 'linux', 0, 0, 0)",

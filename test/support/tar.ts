@@ -19,7 +19,7 @@ export interface RawEntry {
   readonly patch?: (block: Buffer) => void
 }
 
-export const octal = (value: number, width: number): string => value.toString(8).padStart(width - 1, "0") + "\0"
+const octal = (value: number, width: number): string => value.toString(8).padStart(width - 1, "0") + "\0"
 
 /** Big-endian two's complement with the top bit set. */
 export const base256 = (value: number, width: number): Buffer => {
@@ -66,7 +66,7 @@ export const pad = (data: Uint8Array): Buffer => Buffer.concat([data, Buffer.all
 export const raw = (entry: RawEntry): Buffer => Buffer.concat([header(entry), pad(entry.data ?? new Uint8Array(0))])
 
 /** One pax record, its length counting itself. */
-export const record = (key: string, value: string | Uint8Array): Buffer => {
+const record = (key: string, value: string | Uint8Array): Buffer => {
   const bytes = typeof value === "string" ? Buffer.from(value, "latin1") : value
   const rest = key.length + bytes.length + 3
   let length = rest + 1

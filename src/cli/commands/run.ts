@@ -24,7 +24,7 @@ interface ImageChoice {
 }
 
 /** Makes the image be here; says nothing when it is. */
-export const ensureImage = Effect.fn("Cli.ensureImage")(function* (choice: ImageChoice) {
+const ensureImage = Effect.fn("Cli.ensureImage")(function* (choice: ImageChoice) {
   const images = yield* ImageStore
   const platform = Option.isSome(choice.platform) ? yield* parsePlatform(choice.platform.value) : undefined
   const stream = images.Pull({

@@ -13,7 +13,7 @@ const repeated = (name: string, description: string) =>
 const off = (name: string, description: string) =>
   Flag.Boolean(name).pipe(Flag.withDescription(description), Flag.withDefault(false))
 
-export const imageFlags = {
+const imageFlags = {
   pull: Flag.Literals("pull", ["if-missing", "always", "never"]).pipe(
     Flag.withDescription("When to fetch the image"),
     Flag.withDefault("if-missing" as const)
