@@ -256,13 +256,14 @@ suite(`sandboxes (${engine})`, () => {
     it("a kernel panic is a crash, and the console is kept", async () => {
       await home.must(["create", "--name", "panics", "--memory", "128m", image])
       await home.must(["start", "panics"])
-      // The kernel is told to panic when memory runs out, then it is made to.
-      const fill = "mount -t tmpfs -o size=1g fill /tmp && dd if=/dev/zero of=/tmp/fill bs=64k"
-      const child = home.start(["exec", "panics", "sh", "-c", `echo 2 > /proc/sys/vm/panic_on_oom; ${fill}`])
+      // Root in the guest overwrites the code of PID 1, and a kernel without PID 1 panics.
+      const overwrite = "dd if=/dev/zero of=/proc/1/mem bs=4096 seek=1024 count=9 conv=notrunc"
+      const child = home.start(["exec", "panics", "sh", "-c", overwrite])
       const running = async () => (await home.must(["ps", "-q"])).includes("panics")
       for (let tries = 0; tries < 200 && (await running()); tries += 1) await Bun.sleep(100)
       expect(JSON.parse(await home.must(["inspect", "panics"]))[0].status).toBe("crashed")
-      expect(await home.must(["logs", "--console", "panics"])).toContain("Kernel panic")
+      // The last words may be lost: the machine resets at once.
+      expect(await home.must(["logs", "--console", "panics"])).toMatch(/init\[1\]: segfault|Kernel panic/)
       expect(await child.exited).not.toBe(0)
       await home.must(["rm", "panics"])
     })
