@@ -52,7 +52,8 @@ const describe = (cause: Cause.Cause<unknown>, options: HttpOptions): readonly [
     const shown = typeof message === "string" && message !== "" ? message : tag
     return [failure(tag, shown, detailsOf(error)), statusOf(tag)]
   }
-  options.report(cause)
+  // Interrupted: the client is gone and sees none of this.
+  if (!Cause.hasInterruptsOnly(cause)) options.report(cause)
   return [failure("InternalError", "internal error; see the server's log"), 500]
 }
 

@@ -34,7 +34,14 @@ export const serveHttp = Effect.fn("Http.serve")(function* (options: {
         // No instant at which others could connect: the socket is born with the mode that umask leaves.
         const before = process.umask(0o177)
         try {
-          return Bun.serve({ unix: socket, fetch: (request) => app.fetch(request) })
+          return Bun.serve({
+            unix: socket,
+            fetch: (request, server) => {
+              // Bun's own limit of ten seconds would cut whoever waits for a sandbox to end.
+              server.timeout(request, 0)
+              return app.fetch(request)
+            }
+          })
         } finally {
           process.umask(before)
         }

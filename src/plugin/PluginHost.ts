@@ -12,7 +12,7 @@ import {
   UnknownMessage
 } from "../domain/errors/plugin.ts"
 import { closure, type Policy, permits, sortByDeps } from "../domain/plugins.ts"
-import { fromText, fromWire, toWire, wireIssues } from "../domain/wire.ts"
+import { fromText, fromWire, toWire, type WireIssue, wireIssues } from "../domain/wire.ts"
 import type { Plugin } from "./Plugin.ts"
 
 /** What one decision of the policy was, for the audit. */
@@ -131,6 +131,15 @@ const make = (
       return allowed ? Effect.void : Effect.fail(new PermissionDenied({ plugin: plugin.name, permission }))
     })
 
+  const decode = (schema: Schema.Top, given: Readonly<Record<string, unknown>>) => {
+    const wrong = (issues: ReadonlyArray<WireIssue>) => new InvalidInput({ issues })
+    if (!SchemaAST.isVoid(schema.ast)) {
+      return Effect.mapError(fromWire(schema, given), (error) => wrong(wireIssues(error)))
+    }
+    const extra = Object.keys(given).map((path) => ({ path, message: "there is no such field" }))
+    return extra.length === 0 ? Effect.succeed<unknown>(undefined) : Effect.fail(wrong(extra))
+  }
+
   const send = Effect.fn("PluginHost.send")(function* (letter: Letter) {
     const { message } = letter
     const plugin = byName.get(letter.plugin)
@@ -140,10 +149,7 @@ const make = (
     }
     yield* decide(plugin, message)
     const given = { ...letter.payload, ...fromText(rpc.payloadSchema, letter.text ?? {}) }
-    const isVoid = SchemaAST.isVoid(rpc.payloadSchema.ast) && Object.keys(given).length === 0
-    const payload = yield* fromWire(rpc.payloadSchema, isVoid ? null : given).pipe(
-      Effect.mapError((error) => new InvalidInput({ issues: wireIssues(error) }))
-    )
+    const payload = yield* decode(rpc.payloadSchema, given)
     const address = Context.getUnsafe(context, plugin.address) as Record<string, (payload: unknown) => unknown>
     const answer = address[message]!(payload)
     if (RpcSchema.isStreamSchema(rpc.successSchema)) {
