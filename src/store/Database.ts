@@ -57,9 +57,7 @@ const busyTimeoutMs = 5000
 
 export class Database extends Context.Service<Database, Service>()("bunker/Database") {
   /** Opens `bunker.db` of the home and brings its schema up to date. */
-  static readonly layer = (
-    migrations: ReadonlyArray<Migration>
-  ): Layer.Layer<Database, OpenError, Paths> =>
+  static readonly layer = (migrations: ReadonlyArray<Migration>): Layer.Layer<Database, OpenError, Paths> =>
     Layer.effect(
       Database,
       Paths.use((paths) => open(paths.database, migrations))

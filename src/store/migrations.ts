@@ -127,7 +127,9 @@ export const activeSandboxesSql = `SELECT s.name, s.status,
   FROM sandbox s WHERE s.status IN ('created', 'starting', 'running', 'draining', 'paused') ORDER BY s.name`
 
 const hasTable = (target: MigrationTarget, name: string): boolean =>
-  target.all<{ readonly name: string }>("SELECT name FROM sqlite_schema WHERE type = 'table'").some((row) => row.name === name)
+  target
+    .all<{ readonly name: string }>("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    .some((row) => row.name === name)
 
 /**
  * Undoes applied migrations, newest first, until `version` is the newest that is left; a transaction each. Refused while a sandbox
