@@ -44,7 +44,8 @@ fs.mkdirSync(path.join(root, "dist"), { recursive: true })
 // Built aside and renamed: a running bunker keeps its file, and nobody starts half of one.
 const aside = `${binary}.${process.pid}`
 const result = await Bun.build({
-  entrypoints: [path.join(root, "src/cli/compiled.ts")],
+  // The second one is loaded by the first when it is needed.
+  entrypoints: [path.join(root, "src/cli/compiled.ts"), path.join(root, "src/cli/compiledApp.ts")],
   compile: { outfile: aside },
   minify: true,
   bytecode: true,

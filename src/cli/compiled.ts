@@ -1,5 +1,8 @@
-/** Enters the program as one compiled binary: the guest agent is embedded in it. */
-import agentPath from "../../guest/build/agent" with { type: "file" }
+/**
+ * Enters the program as one compiled binary. The application is a module of its own in the binary (compiledApp.ts), so that a
+ * runner and `--version` neither read nor check its five megabytes of bytecode.
+ */
 import { enter } from "./enter.ts"
 
-enter({ command: [process.execPath], agentPath })
+// Built at run time, or the bundler would put it into this module.
+enter(() => import(`${import.meta.dirname}/compiledApp.js`))

@@ -4,7 +4,10 @@
 import path from "node:path"
 import { enter } from "./enter.ts"
 
-enter({
-  command: [process.execPath, import.meta.path],
-  agentPath: path.join(import.meta.dirname, "../../guest/build/agent")
+enter(async () => {
+  const { enterApp } = await import("./enterApp.ts")
+  enterApp({
+    command: [process.execPath, import.meta.path],
+    agentPath: path.join(import.meta.dirname, "../../guest/build/agent")
+  })
 })
