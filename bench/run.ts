@@ -8,6 +8,10 @@ const benches: Readonly<Record<string, { readonly about: string; readonly run: (
     about: "boot, exec, stop and memory against bare libkrun and microsandbox, in the KVM lab (10 to 15 minutes)",
     run: async () => (await import("./vm/vm.ts")).benchVm()
   },
+  leases: {
+    about: "refused leases per second, sweeps of small and large tables",
+    run: async () => (await import("./leases/leases.ts")).benchLeases()
+  },
   cli: {
     about: "start-up time and memory of the compiled program and of ./bunker",
     run: async () => (await import("./cli/cli.ts")).benchCli()
