@@ -46,7 +46,11 @@ export class LeaseProtocol extends RpcGroup.make(
     error: Schema.Union([InstallInProgress, ...DatabaseErrors.members])
   }),
   /** Moves the deadline; demands the exact row, token and deadline. */
-  Rpc.make("InstallRenew", { payload: { lease: Lease, durationMs: milliseconds }, success: Lease, error: WithLeaseLost }),
+  Rpc.make("InstallRenew", {
+    payload: { lease: Lease, durationMs: milliseconds },
+    success: Lease,
+    error: WithLeaseLost
+  }),
   /** Ends it; demands the exact row, token and deadline. */
   Rpc.make("InstallClear", { payload: { lease: Lease }, error: WithLeaseLost }),
   /** Stamps the completion and frees the lease, only while `lease` still holds it. */
@@ -197,7 +201,11 @@ export const withLease = <A, E, R>(leases: LeaseManager["Service"], claim: Claim
     if (lease === null) return Option.none<A>()
     const keep = leases
       .Renew({ lease, durationMs: claim.durationMs })
-      .pipe(Effect.delay(Math.floor(claim.durationMs / 3)), Effect.repeat(Schedule.forever), Effect.andThen(Effect.never))
+      .pipe(
+        Effect.delay(Math.floor(claim.durationMs / 3)),
+        Effect.repeat(Schedule.forever),
+        Effect.andThen(Effect.never)
+      )
     const done = yield* Effect.raceFirst(effect, keep).pipe(
       Effect.onExit((exit) => (exit._tag === "Success" ? Effect.void : Effect.ignore(leases.Release({ lease }))))
     )

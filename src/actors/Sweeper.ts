@@ -91,7 +91,7 @@ export class SweeperProtocol extends RpcGroup.make(
 ) {}
 
 /** The lease that makes one process sweep per window. */
-const maintenance = {
+export const maintenance = {
   name: "sandbox_lifecycle_maintenance",
   durationMs: 10_000,
   minIntervalMs: 30_000

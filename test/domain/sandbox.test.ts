@@ -9,7 +9,8 @@ describe("names", () => {
   const accepts = (name: string) => Exit.isSuccess(Effect.runSyncExit(parseName(name)))
 
   test("takes what is safe in a path", () => {
-    for (const name of ["a", "A-1_b.c", "_x", "0", "n".repeat(128)]) expect({ name, ok: accepts(name) }).toEqual({ name, ok: true })
+    for (const name of ["a", "A-1_b.c", "_x", "0", "n".repeat(128)])
+      expect({ name, ok: accepts(name) }).toEqual({ name, ok: true })
   })
 
   test("refuses everything else, saying what is wrong", () => {
@@ -21,7 +22,7 @@ describe("names", () => {
       "a/b": '"/"',
       "../x": '"."',
       "a b": '" "',
-      "ü": "ü",
+      ü: "ü",
       "a\0b": "\\u0000",
       ["n".repeat(129)]: "128 bytes"
     }
@@ -92,7 +93,9 @@ describe("settings", () => {
   })
 
   test("reach a keeper process, and nothing else does", () => {
-    const env = settingsEnvironment(readSettings({ BUNKER_HOME: "/b", BUNKER_QEMU: "/q", SECRET: "x", PATH: "/p" }, "/", "/r"))
+    const env = settingsEnvironment(
+      readSettings({ BUNKER_HOME: "/b", BUNKER_QEMU: "/q", SECRET: "x", PATH: "/p" }, "/", "/r")
+    )
     expect(env).toEqual({ BUNKER_HOME: "/b", BUNKER_QEMU: "/q", PATH: "/p", HOME: "/", LC_ALL: "C.UTF-8" })
   })
 })

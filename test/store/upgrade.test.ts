@@ -1,9 +1,9 @@
 /** Opens saved databases of older schemas with this build, and takes schemas back. */
 import { Database as Sqlite } from "bun:sqlite"
 import { describe, expect } from "bun:test"
-import { Effect, Layer } from "effect"
 import { readdirSync, readFileSync } from "node:fs"
 import path from "node:path"
+import { Effect, Layer } from "effect"
 import { Database } from "../../src/store/Database.ts"
 import { findImage, imageConfig, imageLayers, listImages } from "../../src/store/images.ts"
 import { builtIn, checksum, type Migration, parts } from "../../src/store/migrations.ts"
@@ -22,7 +22,11 @@ const savedDatabase = (file: string, version: number): void => {
   )
   for (const migration of builtIn.slice(0, version)) {
     sqlite.run(parts(migration.text).up)
-    sqlite.run("INSERT INTO schema_migration VALUES (?, ?, ?, 0)", [migration.version, migration.name, checksum(migration.text)])
+    sqlite.run("INSERT INTO schema_migration VALUES (?, ?, ?, 0)", [
+      migration.version,
+      migration.name,
+      checksum(migration.text)
+    ])
   }
   sqlite.run(readFileSync(path.join(fixtures, `schema-${String(version).padStart(4, "0")}.sql`), "utf8"))
   sqlite.close()
@@ -58,11 +62,21 @@ describe("an older database", () => {
         yield* Effect.gen(function* () {
           const db = yield* Database
           const [sandbox] = yield* listSandboxes(db)
-          expect(sandbox?.info).toMatchObject({ id: 7, name: "machine", status: "stopped", exitCode: 7, terminationReason: "failed" })
+          expect(sandbox?.info).toMatchObject({
+            id: 7,
+            name: "machine",
+            status: "stopped",
+            exitCode: 7,
+            terminationReason: "failed"
+          })
           expect(sandbox?.info.config).toMatchObject({ cpus: 2, env: ["A=1"], labels: { k: "v" } })
           expect(yield* listImages(db)).toHaveLength(1)
           const image = (yield* findImage(db, "docker.io/library/old:1"))!
-          expect(yield* imageConfig(db, image.manifestId)).toMatchObject({ cmd: ["sh"], user: "user", stopSignal: "SIGINT" })
+          expect(yield* imageConfig(db, image.manifestId)).toMatchObject({
+            cmd: ["sh"],
+            user: "user",
+            stopSignal: "SIGINT"
+          })
           expect((yield* imageLayers(db, image.manifestId)).map((layer) => layer.position)).toEqual([0, 1])
         }).pipe(Effect.provide(open(old)))
         yield* Effect.scoped(Layer.build(open(fresh)))
@@ -103,7 +117,9 @@ describe("taking a schema back", () => {
         expect(yield* db.migrateDown(0, true)).toBe(0)
       }).pipe(Effect.provide(open(file, [...builtIn, more])))
       const sqlite = new Sqlite(file)
-      const left = sqlite.query("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").all()
+      const left = sqlite
+        .query("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        .all()
       sqlite.close()
       expect(left).toEqual([{ name: "schema_migration" }])
     })

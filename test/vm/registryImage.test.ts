@@ -1,7 +1,7 @@
 /** The whole way: a registry filled by skopeo, a pull by the program, the merged tree as a guest sees it. */
 import { describe, expect } from "bun:test"
-import { Effect } from "effect"
 import { existsSync } from "node:fs"
+import { Effect } from "effect"
 import { engine, Home, program } from "../support/bunker.ts"
 import { busyboxLayer, busyboxPath } from "../support/busyboxImage.ts"
 import { directory, file, hardlink, imageOf, opaque, symlink, whiteout } from "../support/image.ts"
