@@ -5,7 +5,7 @@
 
 import os from "node:os"
 import { Cause, Effect, Exit, FileSystem, Layer, Logger, Option, Path, References, Stdio, Terminal } from "effect"
-import { CliConfig, CliOutput, Command, GlobalFlag } from "effect/cli"
+import { CliConfig, type CliError, CliOutput, Command, GlobalFlag } from "effect/cli"
 import { ChildProcessSpawner } from "effect/process"
 import { version } from "../../package.json"
 import { ExecFailed } from "../domain/errors/vm.ts"
@@ -13,11 +13,13 @@ import { readSettings } from "../domain/settings.ts"
 import type { Program } from "../plugin/bunker.ts"
 import { separateGuestCommand } from "./arguments.ts"
 import * as Images from "./commands/images.ts"
+import { logs } from "./commands/logs.ts"
+import { migrate } from "./commands/migrate.ts"
 import * as Manage from "./commands/manage.ts"
 import * as Run from "./commands/run.ts"
 import { valuedFlags } from "./commands/sandboxFlags.ts"
 import * as System from "./commands/system.ts"
-import { ExitWith, explain, lastWords, print, say } from "./output.ts"
+import { ExitWith, explain, harmless, lastWords, outputFailure, print, say } from "./output.ts"
 import { pluginCommands } from "./pluginCommands.ts"
 import { Session } from "./session.ts"
 
@@ -31,7 +33,7 @@ const commands = [
   Manage.remove,
   Manage.ps,
   Manage.inspect,
-  Manage.logs,
+  logs,
   Manage.wait,
   Images.pull,
   Images.load,
@@ -40,7 +42,8 @@ const commands = [
   Images.df,
   System.doctor,
   System.serve,
-  System.sweep
+  System.sweep,
+  migrate
 ] as const
 
 /** Names that no plugin's command can take. */
@@ -53,11 +56,23 @@ const guestCommands: Readonly<Record<string, ReadonlySet<string>>> = {
   exec: Run.execValuedFlags
 }
 
-const prepareArguments = (argv: ReadonlyArray<string>): ReadonlyArray<string> => {
-  const [first, ...rest] = argv
-  if (first === undefined) return ["--help"]
+interface Prepared {
+  readonly argv: ReadonlyArray<string>
+  readonly debug: boolean
+}
+
+/** Takes `--debug` out of our part of the command line, and separates the guest's part from it. */
+const prepareArguments = (given: ReadonlyArray<string>): Prepared => {
+  const [first, ...rest] = given
+  if (first === "--debug") return { ...prepareArguments(rest), debug: true }
+  if (first === undefined) return { argv: ["--help"], debug: false }
+  if (first === "help") return { argv: [...rest, "--help"], debug: false }
+  if (first === "version" && rest.length === 0) return { argv: ["--version"], debug: false }
   const valued = guestCommands[first]
-  return valued === undefined ? argv : [first, ...separateGuestCommand(rest, valued)]
+  const argv = valued === undefined ? given : [first, ...separateGuestCommand(rest, valued)]
+  const end = argv.includes("--") ? argv.indexOf("--") : argv.length
+  const at = argv.indexOf("--debug")
+  return at < 0 || at > end ? { argv, debug: false } : { argv: argv.toSpliced(at, 1), debug: true }
 }
 
 /** What effect/cli can ask of its surroundings and we never use: prompts, file flags, child processes. */
@@ -82,11 +97,25 @@ const surroundings = Layer.mergeAll(
   )
 )
 
+/** The library's words in ours: one line, no capital, "did you mean" as a question. */
+const sayWhatIsWrong = (error: CliError.CliError): string => {
+  const words =
+    error._tag === "UnknownSubcommand"
+      ? `there is no command "${[...(error.parent ?? []).slice(1), error.subcommand].join(" ")}"${didYouMean(error.suggestions)}`
+      : error._tag === "UnrecognizedOption"
+        ? `there is no flag ${error.option}${didYouMean(error.suggestions)}`
+        : `${error.message.slice(0, 1).toLowerCase()}${error.message.slice(1)}`
+  return harmless(words.replace(/\s+/g, " "))
+}
+
+const didYouMean = (suggestions: ReadonlyArray<string>): string =>
+  suggestions.length === 0 ? "" : `; did you mean ${suggestions.join(" or ")}?`
+
 /** Help to stdout when it was asked for; a wrong command line is one line on stderr that names the help. */
 const presenter: CliOutput.Presenter = {
   present: (event) => {
     if (event._tag !== "InvalidInvocation") return CliOutput.defaultPresenter.present(event)
-    const what = event.errors.map((error) => error.message.replace(/\s+/g, " ")).join("; ")
+    const what = event.errors.map(sayWhatIsWrong).join("; ")
     const usage = event.helpDoc.usage
       .split(" ")
       .filter((word) => /^[a-z]/.test(word))
@@ -112,7 +141,6 @@ const logging = (debug: boolean) =>
   )
 
 const exitCodeOf = (cause: Cause.Cause<unknown>): { readonly code: number; readonly silent: boolean } => {
-  if (Cause.hasInterruptsOnly(cause)) return { code: 130, silent: true }
   const error = Option.getOrUndefined(Cause.findErrorOption(cause))
   if (error instanceof ExitWith) return { code: error.code, silent: true }
   if (error instanceof ExecFailed) return { code: error.exitCode, silent: false }
@@ -122,8 +150,11 @@ const exitCodeOf = (cause: Cause.Cause<unknown>): { readonly code: number; reado
 }
 
 export const runApp = async (program: Program, given: ReadonlyArray<string>): Promise<void> => {
-  const debug = given[0] === "--debug"
-  const argv = prepareArguments(debug ? given.slice(1) : given)
+  const { argv, debug } = prepareArguments(given)
+  if (argv.length === 1 && (argv[0] === "--version" || argv[0] === "-v")) {
+    console.log(version)
+    process.exit(0)
+  }
   const own = session(program, debug)
   const root = Effect.gen(function* () {
     const added = yield* pluginCommands(argv[0] ?? "", ours)
@@ -148,25 +179,31 @@ export const runApp = async (program: Program, given: ReadonlyArray<string>): Pr
   // Waiting for another process's word is no reason to end: without this, an empty event loop exits with 0.
   setInterval(() => {}, 2 ** 30)
   const stop = new AbortController()
-  interruptOnSecondSignal(stop)
+  const interruption = interruptOnSecondSignal(stop)
   const exit = await Effect.runPromiseExit(root as Effect.Effect<void, unknown>, { signal: stop.signal })
-  if (Exit.isSuccess(exit)) return process.exit(0)
+  const lost = outputFailure()
+  if (lost?.words !== undefined) lastWords(`bunker: ${lost.words}`)
+  if (Exit.isSuccess(exit)) return process.exit(lost?.code ?? 0)
+  if (debug) lastWords(Cause.pretty(exit.cause))
+  if (Cause.hasInterruptsOnly(exit.cause)) return process.exit(128 + interruption())
   const { code, silent } = exitCodeOf(exit.cause)
   if (!silent) lastWords(`bunker: ${explain(exit.cause)}`)
-  if (debug) lastWords(Cause.pretty(exit.cause))
-  process.exit(code)
+  process.exit(lost?.code ?? code)
 }
 
 /**
  * The first SIGINT or SIGTERM belongs to a command in a guest when one is attached (see terminal.ts); otherwise, and at the second
- * one, this program is interrupted, which cleans up.
+ * one, this program is interrupted, which cleans up. Answers a function that tells the number of the signal that did it.
  */
-const interruptOnSecondSignal = (stop: AbortController): void => {
+const interruptOnSecondSignal = (stop: AbortController): (() => number) => {
   let seen = 0
-  const onSignal = (signal: "SIGINT" | "SIGTERM") => () => {
+  let last = 2
+  const onSignal = (signal: "SIGINT" | "SIGTERM", number: number) => () => {
     seen += 1
+    last = number
     if (seen > 1 || process.listenerCount(signal) === 1) stop.abort()
   }
-  process.on("SIGINT", onSignal("SIGINT"))
-  process.on("SIGTERM", onSignal("SIGTERM"))
+  process.on("SIGINT", onSignal("SIGINT", 2))
+  process.on("SIGTERM", onSignal("SIGTERM", 15))
+  return () => last
 }

@@ -1,14 +1,16 @@
 /** Finds out what keeps sandboxes from working on this machine and how to mend it. Changes nothing but the cache of probes. */
 
 import fs from "node:fs"
-import { Effect, Layer, Result } from "effect"
+import { Clock, Effect, Layer, Result } from "effect"
+import { LeaseManager, statements as leaseStatements } from "../actors/LeaseManager.ts"
+import { maintenance, Sweeper } from "../actors/Sweeper.ts"
 import type { Settings } from "../domain/settings.ts"
 import { enginesLayer, type Program } from "../plugin/bunker.ts"
 import { Database } from "../store/Database.ts"
 import { builtIn } from "../store/migrations.ts"
 import { Paths } from "../store/Paths.ts"
 import { Engines } from "../vm/Engine.ts"
-import { formatBytes } from "./output.ts"
+import { formatAge, formatBytes } from "./output.ts"
 
 export interface Finding {
   readonly what: string
@@ -48,6 +50,41 @@ const home = (settings: Settings): Effect.Effect<ReadonlyArray<Finding>> =>
       }
     ]
   })
+
+/** Who sweeps, and what waits to be swept. */
+const maintenanceLine = (settings: Settings): Effect.Effect<ReadonlyArray<Finding>> =>
+  Effect.gen(function* () {
+    const db = yield* Database
+    const row = yield* db.get<{ readonly lease_expires_at: number; readonly last_completed_at: number | null }>(
+      leaseStatements.read,
+      [maintenance.name]
+    )
+    const now = yield* Clock.currentTimeMillis
+    const last = row?.last_completed_at == null ? "never swept" : `last swept ${formatAge(row.last_completed_at, now)}`
+    const held = (row?.lease_expires_at ?? 0) > now ? "; a sweep is going on" : ""
+    const waiting = yield* Sweeper.use((sweeper) => sweeper.Sweep({ force: true, dryRun: true }))
+    const stale = (waiting?.reconciled ?? 0) + (waiting?.removed ?? 0)
+    const finding: Finding =
+      stale === 0
+        ? { what: "maintenance", state: "ok", detail: `${last}${held}, nothing left by crashes` }
+        : {
+            what: "maintenance",
+            state: "warning",
+            detail: `${last}${held}, ${stale} left by crashes`,
+            fix: "bunker sweep"
+          }
+    return [finding]
+  }).pipe(
+    Effect.provide(
+      Sweeper.layer().pipe(
+        Layer.provideMerge(LeaseManager.layer),
+        Layer.provideMerge(Database.layer(builtIn)),
+        Layer.provideMerge(Paths.layer(settings.home))
+      )
+    ),
+    // The database's own line has said why.
+    Effect.orElseSucceed(() => [])
+  )
 
 const database = (settings: Settings): Effect.Effect<Finding> =>
   Effect.gen(function* () {
@@ -97,5 +134,10 @@ const fixes = {
 
 /** Every check, in the order of what depends on what. */
 export const diagnose = Effect.fn("Doctor.diagnose")(function* (settings: Settings, program: Program) {
-  return [...(yield* home(settings)), yield* database(settings), ...(yield* engines(settings, program))]
+  return [
+    ...(yield* home(settings)),
+    yield* database(settings),
+    ...(yield* maintenanceLine(settings)),
+    ...(yield* engines(settings, program))
+  ]
 })

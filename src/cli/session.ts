@@ -9,8 +9,10 @@ export class Session extends Context.Service<
   { readonly settings: Settings; readonly program: Program; readonly debug: boolean }
 >()("bunker/Session") {}
 
+const startupSweep = Sweeper.use((sweeper) => sweeper.Sweep({ force: false }))
+
 /**
- * Runs a command with everything it may use, after the bounded startup sweep where asked. Plugins of the home's owner are built
+ * Runs a command with everything it may use, beside the bounded startup sweep where asked. Plugins of the home's owner are built
  * only for commands that reach them (`plugins: "all"`), so that a broken one stops none of Bunker's own commands.
  */
 export const withBunker = <A, E>(
@@ -19,12 +21,6 @@ export const withBunker = <A, E>(
 ) =>
   Effect.gen(function* () {
     const { settings, program } = yield* Session
-    const body =
-      options.sweep === true
-        ? Effect.andThen(
-            Sweeper.use((sweeper) => Effect.ignore(sweeper.Sweep({ force: false }))),
-            effect
-          )
-        : effect
+    const body = options.sweep === true ? Effect.andThen(Effect.forkChild(Effect.ignore(startupSweep)), effect) : effect
     return yield* body.pipe(Effect.provide(bunkerLayer(settings, program, options.plugins)))
   })

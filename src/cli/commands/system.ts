@@ -75,14 +75,17 @@ const untilSignal: Effect.Effect<void> = Effect.callback((resume) => {
 
 export const sweep = Command.make(
   "sweep",
-  { json: jsonFlag },
-  Effect.fn("Cli.sweep")(function* ({ json }) {
-    const report = yield* withBunker(Sweeper.use((sweeper) => sweeper.Sweep({ force: true })))
+  {
+    json: jsonFlag,
+    dryRun: Flag.Boolean("dry-run").pipe(Flag.withDescription("Count, and change nothing"), Flag.withDefault(false))
+  },
+  Effect.fn("Cli.sweep")(function* ({ json, dryRun }) {
+    const report = yield* withBunker(Sweeper.use((sweeper) => sweeper.Sweep({ force: true, dryRun })))
     if (report === null) return yield* say("another process is sweeping")
     yield* print(
       json
         ? JSON.stringify(report)
-        : `${report.reconciled} put right, ${report.removed} removed, ${report.errors} left with errors`
+        : `${report.reconciled} put right, ${report.removed} removed, ${report.errors} left with errors${report.timed_out ? "; time was up, sweep again" : ""}`
     )
   })
 ).pipe(
