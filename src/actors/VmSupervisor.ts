@@ -20,7 +20,7 @@ import { AlreadyRunning, SandboxNotFound, SupervisorUnreachable, WrongState } fr
 import { ExecEvent, ExecRequest, TerminalSize } from "../domain/exec.ts"
 import { parseName } from "../domain/name.ts"
 import { canonicalReference, parseReference } from "../domain/reference.ts"
-import { isLive, SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
+import { isLive, isTerminal, SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { ensureDirectory } from "../store/files.ts"
 import { Paths } from "../store/Paths.ts"
@@ -66,6 +66,15 @@ export class VmProtocol extends RpcGroup.make(
   Rpc.make("Inspect", { payload: Named, success: SandboxInfo, error: SandboxLookupErrors }),
   Rpc.make("List", { success: Schema.Array(SandboxInfo), error: StoreErrors })
 ) {}
+
+/** How the newest run ended; completed for a sandbox that went with its end. */
+const recordedEnd = (info: SandboxInfo | undefined): RunEnd =>
+  new RunEnd({
+    exitCode: info?.exitCode ?? null,
+    exitSignal: info?.exitSignal ?? null,
+    reason: info?.terminationReason ?? "completed",
+    detail: info?.terminationDetail ?? null
+  })
 
 const make = (options: KeeperOptions) =>
   Effect.gen(function* () {
@@ -156,12 +165,7 @@ const make = (options: KeeperOptions) =>
       if (after !== undefined && isLive(after.info.status)) {
         return yield* new SupervisorUnreachable({ name: info.name, reason: "its keeper ended while it was asked" })
       }
-      return new RunEnd({
-        exitCode: after?.info.exitCode ?? null,
-        exitSignal: after?.info.exitSignal ?? null,
-        reason: after?.info.terminationReason ?? "completed",
-        detail: after?.info.terminationDetail ?? null
-      })
+      return recordedEnd(after?.info)
     })
 
     const unreachable = (name: string) => ({
@@ -225,6 +229,7 @@ const make = (options: KeeperOptions) =>
 
     const wait = Effect.fn("VmSupervisor.wait")(function* (text: string) {
       const { info } = yield* find(text)
+      if (isTerminal(info.status)) return recordedEnd(info)
       const keeper = yield* reach(text, "wait for")
       return yield* untilEnded(info, keeper.Wait())
     })

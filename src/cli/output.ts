@@ -1,23 +1,73 @@
 /** Writes to people and pipes: data to stdout, words to stderr, one line for an error. Decides nothing. */
 
 import fs from "node:fs"
-import { Cause, Data, Effect, Option } from "effect"
+import { Cause, Data, Effect, Option, type Schema } from "effect"
+import { toWire } from "../domain/wire.ts"
 
 /** Ends the program with this code, having said all there is to say. */
 export class ExitWith extends Data.TaggedError("ExitWith")<{ readonly code: number }> {}
 
-/** Writes all of it, waiting for a slow reader; false when the reader is gone. */
+let stdoutFailure: NodeJS.ErrnoException | undefined
+let listening = false
+
+/** A failed write is an event, too; unheard, it would end the process with a stack trace. */
+const hearFailures = (): void => {
+  if (listening) return
+  listening = true
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => void (stdoutFailure ??= error))
+  process.stderr.on("error", () => {})
+}
+
+/** Writes all of it, waiting for a slow reader; false when it can not be written, for stdout see `outputFailure`. */
 export const writeAll = (fd: 1 | 2, data: Uint8Array | string): Effect.Effect<boolean> =>
   Effect.callback((resume) => {
+    hearFailures()
     const stream = fd === 1 ? process.stdout : process.stderr
-    stream.write(data, (error) => resume(Effect.succeed(error === undefined || error === null)))
+    stream.write(data, (error) => {
+      if (error && fd === 1) stdoutFailure ??= error
+      resume(Effect.succeed(!error))
+    })
   })
+
+/**
+ * What kept data from being written to stdout, with the exit code for it: a reader that has gone (`| head`) is no error to speak
+ * of, and ends a program as SIGPIPE does.
+ */
+export const outputFailure = (): { readonly code: number; readonly words: string | undefined } | undefined => {
+  if (stdoutFailure === undefined) return undefined
+  if (stdoutFailure.code === "EPIPE") return { code: 128 + 13, words: undefined }
+  const reason = stdoutFailure.code === "ENOSPC" ? "no space left on its disk" : (stdoutFailure.code ?? "unknown error")
+  return { code: 125, words: `the output can not be written: ${reason}` }
+}
 
 /** One line of data. */
 export const print = (line: string): Effect.Effect<void> => Effect.asVoid(writeAll(1, `${line}\n`))
 
+/** A value of a schema as JSON, in the names of the wire. */
+export const printJson = (schema: Schema.Top, value: unknown): Effect.Effect<void> =>
+  print(JSON.stringify(toWire(schema, value), null, 2))
+
 /** One line for a person, on stderr. */
 export const say = (line: string): Effect.Effect<void> => Effect.asVoid(writeAll(2, `${line}\n`))
+
+/**
+ * Does the same to each of several names. One that fails is one line on stderr and keeps none of the others from its turn; then
+ * the program ends with 125.
+ */
+export const forEachName = <E extends { readonly message: string }, R>(
+  names: ReadonlyArray<string>,
+  act: (name: string) => Effect.Effect<unknown, E, R>,
+  options: { readonly concurrency: number } = { concurrency: 1 }
+): Effect.Effect<void, ExitWith, R> =>
+  Effect.gen(function* () {
+    const attempt = (name: string) =>
+      act(name).pipe(
+        Effect.as(true),
+        Effect.catch((error) => Effect.as(say(`bunker: ${harmless(error.message)}`), false))
+      )
+    const done = yield* Effect.forEach(names, attempt, options)
+    if (done.includes(false)) return yield* new ExitWith({ code: 125 })
+  })
 
 /** Columns as wide as their widest cell, two spaces apart. */
 export const table = (head: ReadonlyArray<string>, rows: ReadonlyArray<ReadonlyArray<string>>): string => {

@@ -7,7 +7,7 @@ import { VmSupervisor } from "../actors/VmSupervisor.ts"
 import { InvalidSpec } from "../domain/errors/vm.ts"
 import type { ExecEvent, ExecRequest } from "../domain/exec.ts"
 import { exitCodeOf } from "../domain/exec.ts"
-import { writeAll } from "./output.ts"
+import { outputFailure, writeAll } from "./output.ts"
 
 export interface Attach {
   readonly name: string
@@ -66,14 +66,20 @@ export const attach = Effect.fn("Cli.attach")(function* (options: Attach) {
   }
 
   let code = 125
+  /** A reader that has gone (`| head`) ends the command, as a pipe would. */
+  const pass = (fd: 1 | 2, data: Uint8Array) =>
+    Effect.map(writeAll(fd, data), (written) => {
+      if (!written) code = outputFailure()?.code ?? 128 + 13
+      return written
+    })
   const handle = (event: ExecEvent): Effect.Effect<boolean> => {
     switch (event._tag) {
       case "Started":
         return Effect.as(Deferred.succeed(started, event.exec), true)
       case "Stdout":
-        return writeAll(1, event.data)
+        return pass(1, event.data)
       case "Stderr":
-        return writeAll(2, event.data)
+        return pass(2, event.data)
       default:
         return Effect.sync(() => {
           code = exitCodeOf(event)
@@ -81,7 +87,6 @@ export const attach = Effect.fn("Cli.attach")(function* (options: Attach) {
         })
     }
   }
-  // A reader that has gone (`| head`) ends the command, as a pipe would.
   yield* vms.Exec({ name, request }).pipe(
     Stream.mapEffect(handle),
     Stream.takeWhile((listening) => listening),

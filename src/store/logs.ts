@@ -13,7 +13,7 @@ import { attemptFile, type FileError } from "./files.ts"
 /** Bytes after which a log starts a new file. */
 const logBytesMax = 10 * 1024 * 1024
 /** Files of one log, the current one included. */
-const logFilesMax = 4
+export const logFilesMax = 4
 
 export type LogStream = "stdout" | "stderr" | "exit"
 
@@ -39,7 +39,8 @@ const encodeLine = (time: number, stream: LogStream, data: Uint8Array): string =
   }
 }
 
-const decodeLine = (line: string): LogEntry | undefined => {
+/** One line of a log; undefined for one that is none. */
+export const decodeLine = (line: string): LogEntry | undefined => {
   try {
     const { t, s, d, b } = JSON.parse(line) as Record<string, unknown>
     if (typeof t !== "number" || (s !== "stdout" && s !== "stderr" && s !== "exit")) return undefined
@@ -55,7 +56,7 @@ const decodeLine = (line: string): LogEntry | undefined => {
 }
 
 /** `file`, `file.1` (older), `file.2` … */
-const rotated = (file: string, index: number): string => (index === 0 ? file : `${file}.${index}`)
+export const rotated = (file: string, index: number): string => (index === 0 ? file : `${file}.${index}`)
 
 /** Opens a log for appending; the scope closes it. */
 export const openLog = Effect.fnUntraced(function* (file: string): Effect.fn.Return<LogWriter, FileError, Scope.Scope> {

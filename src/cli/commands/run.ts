@@ -9,7 +9,7 @@ import { parsePlatform } from "../../domain/platform.ts"
 import type { SandboxInfo } from "../../domain/sandbox.ts"
 import { Engines } from "../../vm/Engine.ts"
 import { readEnvironment } from "../arguments.ts"
-import { ExitWith, print, say } from "../output.ts"
+import { ExitWith, forEachName, print, say } from "../output.ts"
 import { progressStyle, showProgress } from "../progress.ts"
 import { withBunker } from "../session.ts"
 import { attach } from "../terminal.ts"
@@ -154,12 +154,13 @@ export const start = Command.make(
   Effect.fn("Cli.start")(function* ({ name }) {
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
-      for (const each of name) {
+      const one = Effect.fnUntraced(function* (each: string) {
         const info = yield* vms.Inspect({ name: each })
         yield* announceEngine(info.config.engine, false)
         yield* vms.Start({ name: each, detached: true })
         yield* print(each)
-      }
+      })
+      yield* forEachName(name, one)
     })
     return yield* withBunker(body, { sweep: true })
   })

@@ -3,6 +3,7 @@ import { Effect, Option, Schema } from "effect"
 import { Argument, Flag } from "effect/cli"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
 import { EngineKind, type SandboxConfig, SandboxConfig as SandboxConfigSchema } from "../../domain/sandbox.ts"
+import { wireIssues } from "../../domain/wire.ts"
 import { parseMebibytes, readEnvironment, readLabels } from "../arguments.ts"
 import { Session } from "../session.ts"
 
@@ -15,7 +16,7 @@ const off = (name: string, description: string) =>
 
 const imageFlags = {
   pull: Flag.Literals("pull", ["if-missing", "always", "never"]).pipe(
-    Flag.withDescription("When to fetch the image"),
+    Flag.withDescription("When to fetch the image; default if-missing"),
     Flag.withDefault("if-missing" as const)
   ),
   platform: optionalText("platform", "os/architecture[/variant] of the image; default: this machine's"),
@@ -40,21 +41,21 @@ export const sandboxFlags = {
   ...imageFlags,
   ...commandFlags,
   name: optionalText("name", "Name of the sandbox; default: made up"),
-  cpus: Flag.Int("cpus").pipe(Flag.withDescription("vCPUs, 1 to 64"), Flag.withDefault(1)),
+  cpus: Flag.Int("cpus").pipe(Flag.withDescription("vCPUs, 1 to 64; default 1"), Flag.withDefault(1)),
   memory: Flag.String("memory").pipe(
     Flag.withAlias("m"),
-    Flag.withDescription("Memory: 512m, 2g or MiB, at least 64m"),
+    Flag.withDescription("Memory: 512m, 2g or MiB, at least 64m; default 512m"),
     Flag.withDefault("512m")
   ),
   disk: Flag.String("disk").pipe(
-    Flag.withDescription("Writable disk of a sandbox that is kept: 4g or MiB; it is sparse"),
+    Flag.withDescription("Writable disk of a sandbox that is kept: 4g or MiB, sparse; default 4g"),
     Flag.withDefault("4g")
   ),
   entrypoint: optionalText("entrypoint", "Program in place of the image's entrypoint"),
   hostname: optionalText("hostname", "Host name in the guest; default: the sandbox's name"),
   label: repeated("label", "KEY=value, for your own use").pipe(Flag.withAlias("l")),
   engine: Flag.String("engine").pipe(
-    Flag.withDescription("auto, krun (KVM) or qemu (emulation, slower)"),
+    Flag.withDescription("auto, krun (KVM) or qemu (emulation, slower); default BUNKER_ENGINE, else auto"),
     Flag.optional
   )
 }
@@ -93,13 +94,26 @@ interface Parsed {
 const isEngine = Schema.is(EngineKind)
 const decodeConfig = Schema.decodeUnknownEffect(SandboxConfigSchema)
 
+/** Flags by the field that they set, where they are not called the same. */
+const flagOf: Readonly<Record<string, string>> = {
+  memory_mb: "--memory (MiB)",
+  disk_mb: "--disk (MiB)",
+  cpus: "--cpus",
+  env: "--env",
+  command: "command",
+  entrypoint: "--entrypoint",
+  workdir: "--workdir",
+  user: "--user",
+  hostname: "--hostname"
+}
+
 /** Checks every value and names the flag of the first that is out of bounds. */
 export const toConfig = Effect.fnUntraced(function* (parsed: Parsed, endsWithCommand: boolean) {
   const { settings } = yield* Session
   const engine = Option.getOrElse(parsed.engine, () => settings.engine ?? "auto")
   if (!isEngine(engine)) {
     return yield* new InvalidSpec({
-      field: "--engine",
+      field: Option.isSome(parsed.engine) ? "--engine" : "BUNKER_ENGINE",
       reason: `"${engine}" is not an engine; choose auto, krun or qemu`
     })
   }
@@ -124,6 +138,13 @@ export const toConfig = Effect.fnUntraced(function* (parsed: Parsed, endsWithCom
     labels: yield* readLabels(parsed.label)
   } satisfies SandboxConfig
   return yield* decodeConfig(config).pipe(
-    Effect.mapError((error) => new InvalidSpec({ field: "sandbox", reason: error.message.replace(/\s+/g, " ") }))
+    Effect.mapError((error) => {
+      const [issue = { path: "", message: "not valid" }] = wireIssues(error)
+      const [field = ""] = issue.path.split(".")
+      return new InvalidSpec({
+        field: flagOf[field] ?? field,
+        reason: issue.message.replace("Expected a", "expected a")
+      })
+    })
   )
 })

@@ -1,0 +1,90 @@
+/**
+ * Reads a log while it is being written: what is there, then what comes, across rotation, until its writer has ended. Looks for
+ * new lines ten times a second; writes nothing.
+ *
+ * Invariant: every line is read once, in order, unless the log is rotated away faster than it is read.
+ */
+
+import fs from "node:fs"
+import { Effect, type Scope } from "effect"
+import { decodeLine, type LogEntry, logFilesMax, rotated } from "./logs.ts"
+
+/** Most bytes read at once. */
+const pieceBytes = 256 * 1024
+const newline = 0x0a
+
+interface Position {
+  readonly fd: number
+  readonly inode: number
+  /** Bytes of a line whose end is not there yet. */
+  rest: Uint8Array
+}
+
+/** A reader of one log. */
+export interface LogFollower {
+  /** What was written since the last call, none when nothing was. */
+  readonly next: Effect.Effect<ReadonlyArray<LogEntry>>
+}
+
+const openPart = (file: string, index: number): Position | undefined => {
+  try {
+    const fd = fs.openSync(rotated(file, index), "r")
+    return { fd, inode: fs.fstatSync(fd).ino, rest: new Uint8Array() }
+  } catch {
+    return undefined
+  }
+}
+
+const inodeOf = (file: string): number | undefined => fs.statSync(file, { throwIfNoEntry: false })?.ino
+
+/** Reads one piece; false at the end of what is there. */
+const readPiece = (position: Position, entries: Array<LogEntry>): boolean => {
+  const buffer = Buffer.alloc(pieceBytes)
+  const bytes = fs.readSync(position.fd, buffer)
+  if (bytes === 0) return false
+  const all = Buffer.concat([position.rest, buffer.subarray(0, bytes)])
+  const end = all.lastIndexOf(newline) + 1
+  position.rest = all.subarray(end)
+  for (const line of all.subarray(0, end).toString("utf8").split("\n")) {
+    const entry = line === "" ? undefined : decodeLine(line)
+    if (entry !== undefined) entries.push(entry)
+  }
+  return true
+}
+
+/** Begins with the oldest line that is kept; the scope closes it. */
+export const followLog = (file: string): Effect.Effect<LogFollower, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    let position: Position | undefined
+    const oldest = () => {
+      for (let index = logFilesMax - 1; index >= 0; index -= 1) {
+        const part = openPart(file, index)
+        if (part !== undefined) return part
+      }
+      return undefined
+    }
+    /** The file after the one that was read to its end; undefined while that is still the newest. */
+    const following = (current: Position): Position | undefined => {
+      if (inodeOf(file) === current.inode) return undefined
+      for (let index = 1; index < logFilesMax; index += 1) {
+        if (inodeOf(rotated(file, index)) === current.inode) return openPart(file, index - 1)
+      }
+      return oldest()
+    }
+    yield* Effect.addFinalizer(() => Effect.sync(() => position !== undefined && fs.closeSync(position.fd)))
+    const next = Effect.sync(() => {
+      const entries: Array<LogEntry> = []
+      position ??= oldest()
+      while (position !== undefined) {
+        while (readPiece(position, entries));
+        const after = following(position)
+        if (after === undefined) break
+        // What came between the last read and the rotation.
+        while (readPiece(position, entries));
+        fs.closeSync(position.fd)
+        position = after
+      }
+      return entries
+    })
+    return { next }
+  })
