@@ -42,7 +42,7 @@ const drawBar = (digest: string, bar: Bar, now: number): string => {
 }
 
 /** The block of one image: what to write for each event, cursor movements included. Holds the state of its lines only. */
-class ProgressBlock {
+export class ProgressBlock {
   readonly #bars = new Map<string, Bar>()
   #drawn = 0
   #columns = 0
