@@ -30,11 +30,11 @@ if ! packages_installed || ! find_bun; then
     (cd "$root" && quietly dist/npm.log npm install --no-save --no-audit --no-fund 9>&-) || die "npm could not install the packages of package-lock.json"
     touch "$root/node_modules/.package-lock.json"
   fi
-  if ! find_bun; then
-    say "putting Bun in place"
+  if ! "$root/node_modules/.bin/bun" --version >/dev/null 2>&1; then
+    say "putting Bun in place, since npm ran no install scripts"
     (cd "$root" && quietly dist/npm.log node node_modules/bun/install.js 9>&-) || true
-    find_bun || die "npm brought no Bun that runs here; try 'npm rebuild bun' in $root"
   fi
+  find_bun || die "npm brought no Bun that runs here; try 'npm rebuild bun' in $root"
 fi
 
 if ! [ -f "$root/guest/build/agent" ] && [ -z "$(static_compiler)" ]; then
