@@ -5,20 +5,9 @@ import { TestClock } from "effect/testing"
 import { installExclusive, type Lease, LeaseManager } from "../../src/actors/LeaseManager.ts"
 import { freshHome } from "../support/home.ts"
 import { it } from "../support/it.ts"
+import { generator, seedOf } from "../support/random.ts"
 
-const seed = Number(process.env["SEED"] ?? Math.floor(Math.random() * 2 ** 31))
-console.log(`lease model: SEED=${seed}`)
-
-/** Small, fast and repeatable (mulberry32). */
-const generator = (start: number) => {
-  let state = start
-  return (below: number): number => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) % below
-  }
-}
+const seed = seedOf("lease model")
 
 interface Row {
   holder: string | undefined
