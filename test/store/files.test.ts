@@ -2,7 +2,7 @@ import { describe, expect } from "bun:test"
 import { existsSync, readdirSync, readFileSync, statSync, symlinkSync, utimesSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { Deferred, Effect, Fiber } from "effect"
-import { dayMs, ingest, isLeftover, removeBelow, temporaryName, writeAtomic } from "../../src/store/files.ts"
+import { ingest, isLeftover, removeBelow, temporaryName, writeAtomic } from "../../src/store/files.ts"
 import { temporaryDirectory } from "../support/home.ts"
 import { it } from "../support/it.ts"
 
