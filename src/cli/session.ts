@@ -12,7 +12,7 @@ export class Session extends Context.Service<
 const startupSweep = Sweeper.use((sweeper) => sweeper.Sweep({ force: false }))
 
 /**
- * Runs a command with everything it may use, beside the bounded startup sweep where asked. Plugins of the home's owner are built
+ * Runs a command with everything it may use, beside the bounded startup sweep. Plugins of the home's owner are built
  * only for commands that reach them (`plugins: "all"`), so that a broken one stops none of Bunker's own commands.
  */
 export const withBunker = <A, E>(
@@ -21,6 +21,7 @@ export const withBunker = <A, E>(
 ) =>
   Effect.gen(function* () {
     const { settings, program } = yield* Session
-    const body = options.sweep === true ? Effect.andThen(Effect.forkChild(Effect.ignore(startupSweep)), effect) : effect
+    const body =
+      options.sweep !== false ? Effect.andThen(Effect.forkChild(Effect.ignore(startupSweep)), effect) : effect
     return yield* body.pipe(Effect.provide(bunkerLayer(settings, program, options.plugins)))
   })

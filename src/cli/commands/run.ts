@@ -111,7 +111,7 @@ export const run = Command.make(
       }).pipe(Effect.ensuring(removeIfEphemeral(info)))
       if (code !== 0) return yield* new ExitWith({ code })
     })
-    return yield* withBunker(body, { sweep: true })
+    return yield* withBunker(body)
   })
 ).pipe(
   Command.withDescription(
@@ -137,7 +137,7 @@ export const create = Command.make(
       const info = yield* vms.Create({ ...(name === undefined ? {} : { name }), ephemeral: false, config })
       yield* print(info.name)
     })
-    return yield* withBunker(body, { sweep: true })
+    return yield* withBunker(body)
   })
 ).pipe(
   Command.withDescription(
@@ -162,7 +162,7 @@ export const start = Command.make(
       })
       yield* forEachName(name, one)
     })
-    return yield* withBunker(body, { sweep: true })
+    return yield* withBunker(body)
   })
 ).pipe(Command.withDescription("Boot sandboxes in the background."), Command.withShortDescription("Boot a sandbox"))
 

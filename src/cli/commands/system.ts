@@ -56,7 +56,7 @@ export const serve = Command.make(
       yield* say(`bunker ${version} listens on ${socket}`)
       return yield* untilSignal
     })
-    return yield* withBunker(Effect.scoped(body), { sweep: true, plugins: "all" })
+    return yield* withBunker(Effect.scoped(body), { plugins: "all" })
   })
 ).pipe(
   Command.withDescription("Serve HTTP on a unix socket that only you can open, until SIGINT or SIGTERM."),
@@ -80,7 +80,10 @@ export const sweep = Command.make(
     dryRun: Flag.Boolean("dry-run").pipe(Flag.withDescription("Count, and change nothing"), Flag.withDefault(false))
   },
   Effect.fn("Cli.sweep")(function* ({ json, dryRun }) {
-    const report = yield* withBunker(Sweeper.use((sweeper) => sweeper.Sweep({ force: true, dryRun })))
+    const report = yield* withBunker(
+      Sweeper.use((sweeper) => sweeper.Sweep({ force: true, dryRun })),
+      { sweep: false }
+    )
     if (report === null) return yield* say("another process is sweeping")
     yield* print(
       json
