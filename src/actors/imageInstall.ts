@@ -91,11 +91,13 @@ export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sou
     (effect, _source, layer) => Effect.mapError(effect, needing(layer.sizeBytes))
   )
 
-  /** A full disk as people know it: by the home, with the least that would have helped. */
+  /** A full disk as people know it: by the home, not by a temporary name, with the least that would have helped. */
   const needing =
-    (neededBytes: number) =>
+    (neededBytes?: number) =>
     <E extends { readonly _tag: string }>(error: E | DiskFull): E | DiskFull =>
-      error._tag === "DiskFull" ? new DiskFull({ path: paths.home, neededBytes }) : error
+      error._tag === "DiskFull"
+        ? new DiskFull({ path: paths.home, ...(neededBytes === undefined ? {} : { neededBytes }) })
+        : error
 
   const fetchAll = (source: ImageSource, layers: ReadonlyArray<KnownLayer>, emit: Emit) => {
     const distinct = [...new Map(layers.map((layer) => [layer.diffId, layer])).values()]

@@ -1,5 +1,5 @@
 import { describe, expect } from "bun:test"
-import { existsSync } from "node:fs"
+import { existsSync, readFileSync, statSync } from "node:fs"
 import path from "node:path"
 import { Effect, Layer, Logger, Stream } from "effect"
 import { ImageStore } from "../../src/actors/ImageStore.ts"
@@ -23,6 +23,7 @@ import {
   second
 } from "../support/imageStore.ts"
 import { it } from "../support/it.ts"
+import { listTree, mounted, mountMissing } from "../support/mount.ts"
 import { hasRegistryTools, startRegistry } from "../support/registry.ts"
 import { config } from "../support/sandboxes.ts"
 
@@ -162,6 +163,29 @@ describe.skipIf(!hasRegistryTools)("pulling", () => {
       expect(layers.map((layer) => layer.diffId as string)).toEqual([...repeating.diffIds])
       expect(layers.map((layer) => layer.position)).toEqual([0, 1, 2])
       expect(yield* problems).toEqual([])
+    }).pipe(Effect.provide(imageStoreOver(freshHome)), Effect.scoped)
+  )
+})
+
+if (mountMissing !== undefined) console.log(`skipped: the tree of a pulled image, since ${mountMissing}`)
+
+describe.skipIf(!hasRegistryTools || mountMissing !== undefined)("a pulled image", () => {
+  it.live("shows the merged tree: whiteouts and opaque directories took effect, hard links are one file", () =>
+    Effect.gen(function* () {
+      const { at } = yield* startFilled
+      const store = yield* ImageStore
+      const paths = yield* Paths
+      yield* pullAll({ reference: at("first:1"), policy: "always" })
+      const leased = yield* store.Lease({ reference: at("first:1"), token: "t", durationMs: 60_000 })
+      const extents = [...readFileSync(leased.disk, "utf8").matchAll(/^RW (\d+) FLAT "([^"]+)" 0$/gm)]
+      const [fsmeta = "", ...layers] = extents.map((extent) => path.resolve(path.dirname(leased.disk), extent[2]!))
+      expect(fsmeta).toBe(paths.fsmeta(leased.manifestDigest))
+      for (const extent of extents) {
+        expect(statSync(path.resolve(path.dirname(leased.disk), extent[2]!)).size).toBe(Number(extent[1]) * 512)
+      }
+      const tree = mounted(fsmeta, layers, listTree)
+      expect([...tree.keys()].toSorted()).toEqual(["/", "/a", "/a/one", "/a/three", "/b", "/b/y", "/c"])
+      expect(tree.get("/a/three")).toMatchObject({ first: "/a/one", nlink: 2 })
     }).pipe(Effect.provide(imageStoreOver(freshHome)), Effect.scoped)
   )
 })

@@ -240,6 +240,31 @@ describe.skipIf(!built || !hasRegistryTools)("images of a registry", () => {
     })
   })
 
+  test("Ctrl-C at random moments ends with 130 or with the image, and leaves nothing half", async () => {
+    const home = newHome()
+    await home.must(["images"])
+    const image = `${registry.host}/team/big:1`
+    const seed = Date.now() % 1_000_000
+    console.log(`seed ${seed}`)
+    for (let round = 0; round < 8; round += 1) {
+      const child = home.start(["pull", "--json", image])
+      let out = ""
+      let left = ((seed >> round) % 8) + 1
+      for await (const chunk of child.stdout) {
+        out += new TextDecoder().decode(chunk)
+        left -= 1
+        if (left === 0) child.kill("SIGINT")
+      }
+      const code = await child.exited
+      const whole = out.includes('"_tag":"Done"')
+      expect({ round, code }).toEqual({ round, code: whole && code === 0 ? 0 : 130 })
+      expect(await new Response(child.stderr).text()).toBe("")
+      expect(problems(home)).toEqual([])
+      if (!whole) expect(JSON.parse(await home.must(["df", "--json"]))).toMatchObject({ layers: { count: 0 } })
+      await home.bunker(["image", "rm", image])
+    }
+  })
+
   test("pulls killed at ten random moments leave what the next one makes whole", async () => {
     const home = newHome()
     const seed = Date.now() % 1_000_000
