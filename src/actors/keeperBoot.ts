@@ -9,7 +9,13 @@
 import fs from "node:fs"
 import { Clock, Deferred, Effect, Fiber, Schedule, type Scope } from "effect"
 import { StoreFailed } from "../domain/errors/store.ts"
-import { BootFailed, type GuestChannelFailed, SupervisorUnreachable, WrongState } from "../domain/errors/vm.ts"
+import {
+  BootFailed,
+  EngineUnavailable,
+  type GuestChannelFailed,
+  SupervisorUnreachable,
+  WrongState
+} from "../domain/errors/vm.ts"
 import type { LeasedImage } from "../domain/image.ts"
 import { predecessors, type SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
@@ -142,6 +148,18 @@ const claimKeeper = Effect.fnUntraced(function* (lock: string, info: SandboxInfo
 
 const chooseEngine = Effect.fnUntraced(function* (info: SandboxInfo) {
   const engines = yield* Engines
+  if (info.config.engine === "krun") {
+    // A /dev/kvm that opens proves nothing: where a guest was seen not to boot, say so now and not after the boot timeout.
+    yield* engines.get("krun").available
+    const { ok, reason } = yield* engines.probe("krun")
+    if (!ok) {
+      return yield* new EngineUnavailable({
+        engine: "krun",
+        reason,
+        advice: "use --engine qemu, or a machine whose /dev/kvm boots guests; 'bunker doctor' says more"
+      })
+    }
+  }
   if (info.config.engine !== "auto") return engines.get(info.config.engine)
   return (yield* engines.auto).engine
 })
