@@ -64,8 +64,8 @@ describe("Sweeper", () => {
   it.live("a zombie counts as dead", () =>
     Effect.gen(function* () {
       const sweeper = yield* Sweeper
-      // The shell's child ends at once; the exec'd sleep never waits for it.
-      const parent = Bun.spawn(["sh", "-c", "true & echo $!; exec sleep 60"], { stdout: "pipe" })
+      // The shell's child ends after the shell has become a sleep, which never waits for it.
+      const parent = Bun.spawn(["sh", "-c", "sleep 0.5 & echo $!; exec sleep 60"], { stdout: "pipe" })
       const line = yield* Effect.promise(() => parent.stdout.getReader().read())
       const pid = Number(new TextDecoder().decode(line.value))
       while (!(yield* Effect.promise(() => Bun.file(`/proc/${pid}/stat`).text())).includes(") Z "))
