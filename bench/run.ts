@@ -12,6 +12,10 @@ const benches: Readonly<Record<string, { readonly about: string; readonly run: (
     about: "refused leases per second, sweeps of small and large tables",
     run: async () => (await import("./leases/leases.ts")).benchLeases()
   },
+  kernel: {
+    about: "guest boot by kernel words, in the KVM lab (a quarter of a minute a boot)",
+    run: async () => (await import("./kernel/kernel.ts")).benchKernel()
+  },
   cli: {
     about: "start-up time and memory of the compiled program and of ./bunker",
     run: async () => (await import("./cli/cli.ts")).benchCli()

@@ -4,7 +4,7 @@
 #
 # In: /kit/bin with bun, bunker, msb, timer, mke2fs; /kit/bench with bare.js, rootfs/ and image.tar (docker save). $RUNS, $EXECS, $ONLY.
 set -u
-mkdir -p /out; exec 2> /out/inside.log
+mkdir -p /out; [ -n "${LIVE:-}" ] || exec 2> /out/inside.log
 set -x
 times=/out/times.jsonl
 krun=$(ls /kit/node_modules/libkrun-linux-x64/runtime/libkrun.so.*) krunfw=$(ls /kit/node_modules/libkrun-linux-x64/runtime/libkrunfw.so.*)
@@ -12,15 +12,20 @@ image=localhost/bench/hello:1
 wants() { case " $ONLY " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 
 # An ext4 of its own, as a user's home would be: microsandbox's images need extended attributes that a tmpfs has not.
-truncate -s 1500M /tmp/disk.ext4; mke2fs -q -F -t ext4 /tmp/disk.ext4; mkdir -p /work; mount -o loop /tmp/disk.ext4 /work
+# By its path: the shell would take its own mke2fs, which knows no ext4.
+truncate -s 1500M /tmp/disk.ext4; /kit/bin/mke2fs -q -F -t ext4 /tmp/disk.ext4 || exit 92
+mkdir -p /work; mount -t ext4 -o loop /tmp/disk.ext4 /work || exit 93
 export HOME=/work/home TMPDIR=/work/tmp BUNKER_HOME=/work/bunker
 mkdir -p "$HOME" "$TMPDIR"
 cp -a /kit/bench/rootfs /work/rootfs
 
+# One boot in some dozens gets stuck under emulation: it is killed, counted as failed and tried again.
+export TIMER_MS=6000
+again() { "$@" || "$@" || "$@"; }
 bare() { timer "$1" "$times" bun /kit/bench/bare.js "$krun" "$krunfw" /work/rootfs /bin/hello; }
 ours() { timer "$1" "$times" bunker run --engine krun "$image" /bin/hello; }
 peer() { timer "$1" "$times" msb run --cpus 1 --memory 512M "$image" -- /bin/hello; }
-round() { ! wants bare || bare "$1bare"; ! wants bunker || ours "$1bunker"; ! wants microsandbox || peer "$1microsandbox"; }
+round() { ! wants bare || again bare "$1bare"; ! wants bunker || again ours "$1bunker"; ! wants microsandbox || again peer "$1microsandbox"; }
 
 # Proportional memory, in KiB, of every process that is not a kernel thread and not named in $quiet.
 processes() { for p in /proc/[0-9]*; do [ -s "$p/cmdline" ] && echo "${p#/proc/}"; done; }
@@ -34,7 +39,7 @@ memory() { # LABEL : of the processes that were not there before
 
 ! wants bunker || bunker load /kit/bench/image.tar -t "$image" > /dev/null || exit 90
 ! wants microsandbox || msb load -i /kit/bench/image.tar -t "$image" > /dev/null || exit 91
-round warm-
+TIMER_MS=30000 round warm-
 i=0; while [ "$i" -lt "$RUNS" ]; do i=$((i + 1)); round ''; done
 
 [ "${EXECS:-0}" -gt 0 ] || exit 0

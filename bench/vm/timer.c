@@ -1,11 +1,15 @@
 /* Runs a command and appends one JSON line about it to a file: milliseconds to the first byte of its stdout and to its end,
- * exit code, peak memory and processor time of it and of the children that it waited for. Passes its output on unchanged.
+ * exit code, peak memory and processor time of it and of the children that it waited for. Passes its output on unchanged and
+ * says the line on stderr, too.
+ *
+ * A command that takes longer than TIMER_MS (default: for ever) is killed and counts as failed: emulated guests can get stuck.
  *
  * usage: timer LABEL FILE COMMAND [ARG...]
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,10 +38,13 @@ int main(int argc, char **argv) {
   if (argc < 4) return fprintf(stderr, "usage: timer LABEL FILE COMMAND [ARG...]\n"), 2;
   int out[2];
   if (pipe(out) != 0) return perror("pipe"), 2;
+  const char *limit = getenv("TIMER_MS");
+  double deadline = limit && *limit ? atof(limit) : 1e12;
   double began = now_ms(), first = -1;
   pid_t pid = fork();
   if (pid < 0) return perror("fork"), 2;
   if (pid == 0) {
+    setpgid(0, 0);
     dup2(out[1], 1);
     close(out[0]);
     close(out[1]);
@@ -52,6 +59,7 @@ int main(int argc, char **argv) {
   double exited = -1;
   /* Something that outlives the command may keep the pipe open, so its end is looked for, too. */
   while (!ended) {
+    if (now_ms() - began > deadline) kill(-pid, SIGKILL), deadline = 1e12;
     struct pollfd ready = {out[0], POLLIN, 0};
     int got = poll(&ready, 1, out[0] < 0 ? 1 : 5);
     if (got > 0) {
@@ -64,7 +72,7 @@ int main(int argc, char **argv) {
       close(out[0]);
       out[0] = -1;
       /* The writer has closed it: its end is near, wait for it without the delay of a poll. */
-      if (wait4(pid, &status, 0, &used) == pid) exited = now_ms() - began, ended = 1;
+      if (wait4(pid, &status, deadline < 1e12 ? WNOHANG : 0, &used) == pid) exited = now_ms() - began, ended = 1;
       continue;
     }
     if (wait4(pid, &status, WNOHANG, &used) == pid) exited = now_ms() - began, ended = 1;
@@ -72,8 +80,11 @@ int main(int argc, char **argv) {
   int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   FILE *file = fopen(argv[2], "a");
   if (!file) return perror(argv[2]), 2;
-  fprintf(file, "{\"label\":\"%s\",\"first\":%.2f,\"exit\":%.2f,\"code\":%d,\"rssKb\":%ld,\"cpu\":%.1f}\n", argv[1], first,
+  char line[256];
+  snprintf(line, sizeof line, "{\"label\":\"%s\",\"first\":%.2f,\"exit\":%.2f,\"code\":%d,\"rssKb\":%ld,\"cpu\":%.1f}\n", argv[1], first,
           exited, code, used.ru_maxrss, cpu_ms(used.ru_utime) + cpu_ms(used.ru_stime));
+  fputs(line, file);
   fclose(file);
+  fputs(line, stderr);
   return code;
 }

@@ -1,0 +1,129 @@
+/**
+ * Fills one directory with all that benches need inside the KVM lab, and runs scripts there on the instruction-count clock.
+ * Measures nothing itself.
+ */
+import fs from "node:fs"
+import os from "node:os"
+import path from "node:path"
+import { busyboxPath } from "../../test/support/busyboxImage.ts"
+import { archiveOf, directory, file, imageOf, savedFiles, symlink } from "../../test/support/image.ts"
+
+/** The peer, taken from npm for benches alone. */
+export const peer = { package: "@superradcompany/microsandbox-linux-x64-gnu", version: "0.7.2" } as const
+
+const root = path.join(import.meta.dirname, "../..")
+const bench = path.join(root, "bench")
+export const image = "localhost/bench/hello:1"
+
+/** Runs `script` of bench/ in the lab; answers the directory with what it left in /out, and the seconds that it took. */
+export const inLab = async (script: string, environment: Readonly<Record<string, string>>) => {
+  const cache = process.env["BUNKER_LAB_CACHE"] ?? path.join(os.homedir(), ".cache/bunker-lab")
+  const kernel = process.env["LAB_KERNEL"] ?? path.join(cache, "kernel")
+  const kit = path.join(cache, "bench-kit")
+  if (!fs.existsSync(path.join(kernel, "boot"))) must(["test/lab/lab.sh", "--fetch-kernel", kernel])
+  await fillKit(kit)
+  put(path.join(kit, "bench", path.basename(script)), fs.readFileSync(path.join(bench, script)))
+  const out = fs.mkdtempSync(path.join(os.tmpdir(), "bunker-bench-"))
+  const began = performance.now()
+  // One lab at a time: two of them would only take turns.
+  must([
+    ...["flock", path.join(os.tmpdir(), "lab.lock"), "test/lab/lab.sh", "--kernel", kernel, "--cache", cache],
+    ...["--icount", "0", "--mem", "6144", "--timeout", "3000", "--module", "loop", "--share", `${kit}:/kit`],
+    ...["--file", "/etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt", "--out", out],
+    ...Object.entries({
+      PATH: "/kit/bin:/bin:/sbin:/usr/bin",
+      LIVE: process.env["BENCH_LIVE"] ?? "",
+      ...environment
+    }).flatMap(([key, value]) => ["--env", `${key}=${value}`]),
+    ...["--time", "--", "/bin/sh", `/kit/bench/${path.basename(script)}`]
+  ])
+  return { out, seconds: Math.round((performance.now() - began) / 1000) }
+}
+
+const must = (command: ReadonlyArray<string>, cwd = root): void => {
+  const { exitCode } = Bun.spawnSync([...command], { cwd, stdout: "inherit", stderr: "inherit" })
+  if (exitCode !== 0) throw new Error(`${command[0]} ended with ${exitCode}: ${command.join(" ").slice(0, 300)}`)
+}
+
+/** Copies only what differs: the lab packs a directory again when a time in it changes. */
+const take = (from: string, to: string): void => {
+  fs.mkdirSync(path.dirname(to), { recursive: true })
+  if (Bun.spawnSync(["cmp", "-s", from, to]).exitCode !== 0) fs.copyFileSync(from, to)
+}
+const put = (to: string, content: Uint8Array | string, mode = 0o644): void => {
+  fs.mkdirSync(path.dirname(to), { recursive: true })
+  const bytes = Buffer.from(content)
+  if (!fs.existsSync(to) || !fs.readFileSync(to).equals(bytes)) fs.writeFileSync(to, bytes)
+  if ((fs.statSync(to).mode & 0o777) !== mode) fs.chmodSync(to, mode)
+}
+
+/** Everything that the lab needs, below one directory. */
+const fillKit = async (kit: string): Promise<void> => {
+  const work = fs.mkdtempSync(path.join(os.tmpdir(), "bunker-bench-kit-"))
+  try {
+    const runtime = path.join(root, "node_modules/libkrun-linux-x64/runtime")
+    for (const name of fs.readdirSync(runtime).filter((name) => /^libkrun(fw)?\.so\./.test(name))) {
+      take(path.join(runtime, name), path.join(kit, "node_modules/libkrun-linux-x64/runtime", name))
+    }
+    take(path.join(runtime, "mke2fs"), path.join(kit, "bin/mke2fs"))
+    take(process.execPath, path.join(kit, "bin/bun"))
+    take(process.env["BENCH_BUNKER"] ?? path.join(root, "dist/bunker"), path.join(kit, "bin/bunker"))
+    const peerFiles = installPeer(path.join(kit, "..", "bench-peer"))
+    take(path.join(peerFiles, "bin/msb"), path.join(kit, "bin/msb"))
+    for (const name of fs.readdirSync(path.join(peerFiles, "lib"))) {
+      take(path.join(peerFiles, "lib", name), path.join(kit, "lib", name))
+    }
+    for (const name of ["timer", "hello"]) {
+      must(["musl-gcc", "-static", "-O2", "-s", "-o", path.join(work, name), path.join(bench, "vm", `${name}.c`)])
+    }
+    take(path.join(work, "timer"), path.join(kit, "bin/timer"))
+    for (const program of ["vm/bare", "kernel/boot"]) {
+      const name = `${path.basename(program)}.js`
+      must([
+        process.execPath,
+        "build",
+        "--target",
+        "bun",
+        "--outfile",
+        path.join(work, name),
+        path.join(bench, `${program}.ts`)
+      ])
+      put(path.join(kit, "bench", name), fs.readFileSync(path.join(work, name)))
+    }
+
+    const busybox = busyboxPath()
+    if (busybox === undefined) throw new Error("no static busybox; install busybox-static")
+    const hello = fs.readFileSync(path.join(work, "hello"))
+    put(path.join(kit, "bench/rootfs/bin/hello"), hello, 0o755)
+    put(path.join(kit, "bench/rootfs/bin/busybox"), fs.readFileSync(busybox), 0o755)
+    for (const name of ["dev", "proc", "sys", "tmp", "etc"])
+      fs.mkdirSync(path.join(kit, "bench/rootfs", name), { recursive: true })
+    const made = imageOf([
+      [
+        directory("bin"),
+        file("bin/busybox", fs.readFileSync(busybox), { mode: 0o755 }),
+        file("bin/hello", hello, { mode: 0o755 }),
+        ...["sh", "sleep", "cat", "echo"].map((name) => symlink(`bin/${name}`, "busybox")),
+        ...["dev", "proc", "sys", "tmp", "etc", "root"].map((name) => directory(name)),
+        file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
+        file("etc/group", "root:x:0:\n")
+      ]
+    ])
+    put(path.join(kit, "bench/image.tar"), archiveOf(savedFiles(made, [image])))
+  } finally {
+    fs.rmSync(work, { recursive: true, force: true })
+  }
+}
+
+/** Directory of the peer's package, installed once with an exact version. */
+const installPeer = (scratch: string): string => {
+  const installed = path.join(scratch, "node_modules", peer.package)
+  const manifest = path.join(installed, "package.json")
+  const version = fs.existsSync(manifest) ? JSON.parse(fs.readFileSync(manifest, "utf8")).version : undefined
+  if (version !== peer.version) {
+    fs.mkdirSync(scratch, { recursive: true })
+    fs.writeFileSync(path.join(scratch, "package.json"), '{"private":true}\n')
+    must(["npm", "install", "--no-audit", "--no-fund", "--save-exact", `${peer.package}@${peer.version}`], scratch)
+  }
+  return installed
+}
