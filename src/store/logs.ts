@@ -7,7 +7,7 @@
  */
 
 import fs from "node:fs"
-import { Effect, Option, type Scope } from "effect"
+import { Effect, type Scope } from "effect"
 import { attemptFile, type FileError } from "./files.ts"
 
 /** Bytes after which a log starts a new file. */
@@ -85,20 +85,4 @@ export const openLog = Effect.fnUntraced(function* (file: string): Effect.fn.Ret
         }
       })
   }
-})
-
-/** Every entry that is kept, oldest first; none when there is no log. */
-export const readLog = Effect.fnUntraced(function* (
-  file: string
-): Effect.fn.Return<ReadonlyArray<LogEntry>, FileError> {
-  const entries: Array<LogEntry> = []
-  for (let index = logFilesMax - 1; index >= 0; index -= 1) {
-    const part = rotated(file, index)
-    const text = yield* attemptFile("read log", part, () => fs.readFileSync(part, "utf8")).pipe(Effect.option)
-    for (const line of Option.getOrElse(text, () => "").split("\n")) {
-      const entry = line === "" ? undefined : decodeLine(line)
-      if (entry !== undefined) entries.push(entry)
-    }
-  }
-  return entries
 })

@@ -15,7 +15,7 @@ import { fsck, have } from "./mount.ts"
 
 const quick = { attemptsMax: 2, baseDelayMs: 5, stallTimeoutMs: 5_000 }
 
-export const realSources: ImageSources = {
+const realSources: ImageSources = {
   registry: (reference, { insecure }) => registrySource(reference, { insecure, retry: quick }),
   archive: openArchive
 }
