@@ -1,4 +1,5 @@
-import { describe, expect } from "bun:test"
+import { Database as Sqlite } from "bun:sqlite"
+import { describe, expect, setDefaultTimeout } from "bun:test"
 import { existsSync, readFileSync, statSync } from "node:fs"
 import path from "node:path"
 import { Effect, Layer, Logger, Stream } from "effect"
@@ -26,6 +27,8 @@ import { it } from "../support/it.ts"
 import { listTree, mounted, mountMissing } from "../support/mount.ts"
 import { hasRegistryTools, startRegistry } from "../support/registry.ts"
 import { config } from "../support/sandboxes.ts"
+
+setDefaultTimeout(30_000)
 
 const tags = (events: ReadonlyArray<ImageEvent>) => events.map((event) => event._tag)
 const doneOf = (events: ReadonlyArray<ImageEvent>) => {
@@ -150,6 +153,30 @@ describe.skipIf(!hasRegistryTools)("pulling", () => {
       }
     }).pipe(Effect.provide(imageStoreOver(freshHome, seen)), Effect.scoped)
   })
+
+  it.live("a pull whose lease ran out, and whose layers were collected meanwhile, fetches them again", () =>
+    Effect.gen(function* () {
+      const registry = yield* startRegistry()
+      const image = imageOf([1, 2, 3, 4].map((n) => [tarFile(`f${n}`, String(n))]))
+      yield* registry.push("team/four:1", layoutOf(image))
+      const { database } = yield* Paths
+      let collected = 0
+      // The fourth layer is asked for when one of the first three is recorded: another process collects at that moment.
+      const proxy = yield* startFaultProxy(registry.host, (request, earlier) => {
+        if (request.path.endsWith(image.layers[3]!.descriptor.digest) && earlier === 0) {
+          const other = new Sqlite(database)
+          other.run("DELETE FROM content_lease")
+          collected = other.query("DELETE FROM layer RETURNING id").all().length
+          other.close()
+        }
+        return undefined
+      })
+      const events = yield* pullAll({ reference: `${proxy.host}/team/four:1`, policy: "always" })
+      expect(collected).toBeGreaterThan(0)
+      expect(doneOf(events).image.layerCount).toBe(4)
+      expect(yield* problems).toEqual([])
+    }).pipe(Effect.provide(imageStoreOver(freshHome)), Effect.scoped)
+  )
 
   it.live("an image of one layer twice fetches it once and keeps both places", () =>
     Effect.gen(function* () {

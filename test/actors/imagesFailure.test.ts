@@ -1,4 +1,4 @@
-import { describe, expect } from "bun:test"
+import { describe, expect, setDefaultTimeout } from "bun:test"
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { Effect, Layer } from "effect"
@@ -12,6 +12,8 @@ import { first, imageStoreOver, layoutOf, loadAll, noise, problemsIn, pullAll, s
 import { it } from "../support/it.ts"
 import { run } from "../support/mount.ts"
 import { hasRegistryTools, startRegistry } from "../support/registry.ts"
+
+setDefaultTimeout(30_000)
 
 /** Nothing but empty tables and empty directories: no row, no layer, no temporary file. Lock files may stay until a prune. */
 const expectNothing = Effect.gen(function* () {

@@ -1,4 +1,4 @@
-import { describe, expect } from "bun:test"
+import { describe, expect, setDefaultTimeout } from "bun:test"
 import { appendFileSync, existsSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { Effect } from "effect"
@@ -22,6 +22,8 @@ import {
 } from "../support/imageStore.ts"
 import { it } from "../support/it.ts"
 import { hasRegistryTools, startRegistry } from "../support/registry.ts"
+
+setDefaultTimeout(30_000)
 
 const problems = Effect.map(Paths, (paths) => problemsIn(paths.home))
 const manifest = first.manifest.descriptor.digest as Digest
