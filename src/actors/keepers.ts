@@ -155,7 +155,13 @@ export const hostVm = Effect.fnUntraced(function* (
   const leases = yield* LeaseManager
   const token = crypto.randomUUID()
   const vm: KeptVm = yield* Effect.gen(function* () {
-    const image = yield* images.Lease({ reference: info.config.image, token, durationMs: contentLeaseMs })
+    const image = yield* images.Lease({
+      reference: info.config.image,
+      token,
+      durationMs: contentLeaseMs,
+      // What it was made from, whatever the tag names now.
+      sandboxId: info.id
+    })
     const boot = { info, image, dieWithParent: how.dieWithParent }
     if (!how.adopt) return yield* bootVm(boot)
     const record = yield* findSandbox(db, info.name)

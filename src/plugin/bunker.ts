@@ -53,7 +53,7 @@ export const bunkerLayer = (settings: Settings, program: Program, choice: Plugin
               insecure,
               credentials: dockerCredentials({ directory: settings.dockerConfig, searchPath: settings.path })
             }),
-          archive: (file) => openArchive(path.resolve(file))
+          archive: (file, options) => openArchive(path.resolve(file), options)
         },
         keepers: { keeperCommand: [...program.command, "__keeper"], keeperEnv: settingsEnvironment(settings) }
       })
