@@ -33,7 +33,7 @@ export interface ImageSources {
     options: { readonly spoolDirectory: string }
   ) => Effect.Effect<
     { readonly source: (index: number) => ImageSource; readonly names: ReadonlyArray<string | undefined> },
-    SourceError,
+    SourceError | DiskFull,
     Scope.Scope
   >
 }

@@ -13,6 +13,7 @@ import zlib from "node:zlib"
 import { Effect } from "effect"
 import { layerBytesMax } from "../domain/descriptor.ts"
 import { ArchiveInvalid } from "../domain/errors/image.ts"
+import { DiskFull } from "../domain/errors/store.ts"
 import { type Bundle, directoryBundle, openFile, reasonOf, tarBundle } from "./bundle.ts"
 import { savedImages } from "./dockerSave.ts"
 import { layoutImages } from "./layout.ts"
@@ -56,7 +57,9 @@ const spool = Effect.fn("oci.archive.spool")(function* (
   parent: string
 ) {
   const fail = (cause: unknown, verb: string) =>
-    new ArchiveInvalid({ path: file, reason: `${verb}: ${reasonOf(cause)}` })
+    (cause as NodeJS.ErrnoException).code === "ENOSPC"
+      ? new DiskFull({ path: parent })
+      : new ArchiveInvalid({ path: file, reason: `${verb}: ${reasonOf(cause)}` })
   const directory = yield* Effect.acquireRelease(
     Effect.tryPromise({
       try: () => fs.mkdtemp(path.join(parent, "bunker-load-")),
@@ -115,7 +118,8 @@ const imagesOf = Effect.fnUntraced(function* (bundle: Bundle) {
 
 /**
  * Opens an archive or layout until the scope ends. `names` has one entry for each image (for each tag, in a `docker save`
- * archive); `source(i)` reads the image of `names[i]`. Fails with `ArchiveInvalid` for what is no archive.
+ * archive); `source(i)` reads the image of `names[i]`. Fails with `ArchiveInvalid` for what is no archive, and with
+ * `DiskFull` when there is no room to inflate it.
  */
 export const openArchive = Effect.fn("oci.openArchive")(function* (file: string, options: ArchiveOptions = {}) {
   const stat = yield* Effect.tryPromise({

@@ -386,3 +386,22 @@ test("the tar writer of the tests agrees with GNU tar", async () => {
   })
   expect(list.stdout.toString().trim().split("\n")).toEqual(["a/", long, "s", "h"])
 })
+
+describe("a compressed archive on a full disk", () => {
+  it.live("is a full disk, not a damaged archive", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory("full")
+      const archive = path.join(directory, "a.tar.gz")
+      yield* Effect.promise(() => Bun.write(archive, Bun.gzipSync(new Uint8Array(4 * 1024 * 1024))))
+      const room = path.join(directory, "room")
+      yield* Effect.promise(() => fs.mkdir(room))
+      const mounted = Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=64k", "full", room]).exitCode === 0
+      if (!mounted) return console.warn("skipped: a full disk needs root to mount a tmpfs")
+      const error = yield* Effect.ensuring(
+        Effect.flip(openArchive(archive, { spoolDirectory: room })),
+        Effect.sync(() => Bun.spawnSync(["umount", "-l", room]))
+      )
+      expect(error).toMatchObject({ _tag: "DiskFull", path: room })
+    })
+  )
+})
