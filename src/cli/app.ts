@@ -109,7 +109,7 @@ const sayWhatIsWrong = (error: CliError.CliError): string => {
 }
 
 const didYouMean = (suggestions: ReadonlyArray<string>): string =>
-  suggestions.length === 0 ? "" : `; did you mean ${suggestions.join(" or ")}?`
+  suggestions.length === 0 ? "" : ` (did you mean ${suggestions.join(" or ")}?)`
 
 /** Help to stdout when it was asked for; a wrong command line is one line on stderr that names the help. */
 const presenter: CliOutput.Presenter = {
@@ -184,7 +184,8 @@ export const runApp = async (program: Program, given: ReadonlyArray<string>): Pr
   const lost = outputFailure()
   if (lost?.words !== undefined) lastWords(`bunker: ${lost.words}`)
   if (Exit.isSuccess(exit)) return process.exit(lost?.code ?? 0)
-  if (debug) lastWords(Cause.pretty(exit.cause))
+  if (debug && !(Option.getOrUndefined(Cause.findErrorOption(exit.cause)) instanceof ExitWith))
+    lastWords(Cause.pretty(exit.cause))
   if (Cause.hasInterruptsOnly(exit.cause)) return process.exit(128 + interruption())
   const { code, silent } = exitCodeOf(exit.cause)
   if (!silent) lastWords(`bunker: ${explain(exit.cause)}`)

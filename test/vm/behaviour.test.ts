@@ -70,7 +70,7 @@ suite(`sandboxes (${engine})`, () => {
       expect(name).toBe("d")
       await home.bunker(["wait", "d"])
       const [info] = JSON.parse(await home.must(["inspect", "d"]))
-      expect(info).toMatchObject({ status: "stopped", exitCode: 3, terminationReason: "failed" })
+      expect(info).toMatchObject({ status: "stopped", exit_code: 3, termination_reason: "failed" })
       const { stdout, stderr } = await home.bunker(["logs", "d"])
       expect({ stdout, stderr }).toEqual({ stdout: "to the log\n", stderr: "aside\n" })
       await home.must(["rm", "d"])
@@ -216,7 +216,7 @@ suite(`sandboxes (${engine})`, () => {
       expect(await home.must(["ps", "-q"])).toBe("")
       expect(JSON.parse(await home.must(["inspect", "m"]))[0]).toMatchObject({
         status: "stopped",
-        terminationReason: "shutdown_requested"
+        termination_reason: "shutdown_requested"
       })
       const refused = await sh("true")
       expect(refused).toMatchObject({ code: 125, stderr: expect.stringContaining("bunker start m") })
@@ -297,7 +297,7 @@ suite(`sandboxes (${engine})`, () => {
       await refused(["create", "--name", "m", image], "exists")
       await refused(["create", "Not//an:image"], "Not//an:image")
       await refused(["create", "--memory", "lots", image], "--memory")
-      await refused(["create", "--memory", "1m", image], "memoryMb")
+      await refused(["create", "--memory", "1m", image], "--memory", "64")
       await refused(["create", "--engine", "vmware", image], "--engine", "krun")
       await refused(["run", "--pull", "never", "not/here"], "not/here", "bunker pull")
       await refused(["run", "--no-such-flag", image], "no-such-flag", "--help")

@@ -3,7 +3,7 @@ import { Effect, Option } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { ImageStore } from "../../actors/ImageStore.ts"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
-import { InvalidSpec } from "../../domain/errors/vm.ts"
+import { type GuestChannelFailed, InvalidSpec, WrongState } from "../../domain/errors/vm.ts"
 import { mainCommand } from "../../domain/exec.ts"
 import { parsePlatform } from "../../domain/platform.ts"
 import type { SandboxInfo } from "../../domain/sandbox.ts"
@@ -166,6 +166,15 @@ export const start = Command.make(
   })
 ).pipe(Command.withDescription("Boot sandboxes in the background."), Command.withShortDescription("Boot a sandbox"))
 
+/** A channel that broke because the sandbox has ended meanwhile says so. */
+const explainBrokenChannel = Effect.fnUntraced(function* (name: string, error: GuestChannelFailed) {
+  const info = yield* VmSupervisor.use((vms) => Effect.option(vms.Inspect({ name })))
+  const status = Option.isSome(info) ? info.value.status : "gone"
+  if (status === "running") return yield* error
+  const operation = "finish the command in"
+  return yield* new WrongState({ name, status, operation, advice: `'bunker logs ${name}' shows what it said` })
+})
+
 export const exec = Command.make(
   "exec",
   {
@@ -185,7 +194,7 @@ export const exec = Command.make(
         user: Option.getOrUndefined(flags.user),
         interactive: flags.interactive,
         tty: flags.tty
-      })
+      }).pipe(Effect.catchTag("GuestChannelFailed", (error) => explainBrokenChannel(flags.name, error)))
       if (code !== 0) return yield* new ExitWith({ code })
     })
     return yield* withBunker(body)
