@@ -1,11 +1,12 @@
 /** Finds out what keeps sandboxes from working on this machine and how to mend it. Changes nothing but the cache of probes. */
 
 import fs from "node:fs"
+import path from "node:path"
 import { Clock, Effect, Layer, Result } from "effect"
 import { LeaseManager, statements as leaseStatements } from "../actors/LeaseManager.ts"
 import { maintenance, Sweeper } from "../actors/Sweeper.ts"
 import type { Settings } from "../domain/settings.ts"
-import { enginesLayer, type Program } from "../plugin/bunker.ts"
+import { enginesLayer, type Program, readConfig } from "../plugin/bunker.ts"
 import { Database } from "../store/Database.ts"
 import { builtIn } from "../store/migrations.ts"
 import { Paths } from "../store/Paths.ts"
@@ -101,7 +102,16 @@ const database = (settings: Settings): Effect.Effect<Finding> =>
         } as const)
   }).pipe(
     Effect.provide(Layer.provide(Database.layer(builtIn), Paths.layer(settings.home))),
-    Effect.catch((error) => Effect.succeed({ what: "database", state: "broken", detail: error.message } as const))
+    Effect.catch((error) =>
+      Effect.succeed({
+        what: "database",
+        state: "broken",
+        detail: error.message.replace("; 'bunker doctor' checks it", ""),
+        ...(error._tag === "DatabaseFailed"
+          ? { fix: `move ${settings.home}/bunker.db away; images are fetched again` }
+          : {})
+      } as const)
+    )
   )
 
 const engines = (settings: Settings, program: Program): Effect.Effect<ReadonlyArray<Finding>> =>
@@ -119,7 +129,13 @@ const engines = (settings: Settings, program: Program): Effect.Effect<ReadonlyAr
               state: "ok",
               detail: `boots a guest (${seconds} s${result.cached ? ", remembered" : ""})`
             }
-          : { works: false, what: `engine ${kind}`, state: "warning", detail: result.reason, fix: fixes[kind] }
+          : {
+              works: false,
+              what: `engine ${kind}`,
+              state: "warning",
+              detail: result.reason,
+              ...fixFor(kind, result.reason)
+            }
       )
     }
     // One engine is enough; without any, nothing works.
@@ -132,12 +148,31 @@ const fixes = {
   qemu: "install it: sudo apt-get install qemu-system-x86"
 } as const
 
+/** A reason that says what to install is its own fix. */
+const fixFor = (kind: keyof typeof fixes, reason: string) => (reason.includes("install") ? {} : { fix: fixes[kind] })
+
+/** The owner's config file: nothing to say when there is none. */
+const config = (settings: Settings): Effect.Effect<ReadonlyArray<Finding>> => {
+  const file = path.join(settings.home, "bunker.config.ts")
+  if (!fs.existsSync(file)) return Effect.succeed([])
+  const found = (state: Finding["state"], detail: string): Finding => ({ what: "config file", state, detail })
+  return readConfig(file).pipe(
+    Effect.map(({ plugins }) => [
+      found("ok", `${file}, plugins: ${plugins.map(({ name }) => name).join(", ") || "none"}`)
+    ]),
+    Effect.catch((error) =>
+      Effect.succeed([{ ...found("broken", error.message), fix: `mend ${file} or move it away` }])
+    )
+  )
+}
+
 /** Every check, in the order of what depends on what. */
 export const diagnose = Effect.fn("Doctor.diagnose")(function* (settings: Settings, program: Program) {
   return [
     ...(yield* home(settings)),
     yield* database(settings),
     ...(yield* maintenanceLine(settings)),
+    ...(yield* config(settings)),
     ...(yield* engines(settings, program))
   ]
 })

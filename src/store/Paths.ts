@@ -79,7 +79,12 @@ const make = Effect.fnUntraced(function* (home: string): Effect.fn.Return<Paths[
     sandboxes: at("sandboxes"),
     runs: at("run")
   }
-  yield* Effect.forEach([root, ...Object.values(directories)], ensureDirectory)
+  yield* Effect.forEach([root, ...Object.values(directories)], ensureDirectory).pipe(
+    Effect.catchIf(
+      (error) => error._tag === "StoreFailed" && ["EEXIST", "ENOTDIR", "ELOOP", "ENAMETOOLONG"].includes(error.reason),
+      () => new HomeUnusable({ path: root, reason: "there is something else than a directory on its path" })
+    )
+  )
   return {
     home: at(),
     database: at("bunker.db"),

@@ -49,6 +49,15 @@ const announceEngine = Effect.fnUntraced(function* (engine: string, quiet: boole
 const removeIfEphemeral = (info: SandboxInfo) =>
   info.ephemeral ? VmSupervisor.use((vms) => Effect.ignore(vms.Remove({ name: info.name, force: true }))) : Effect.void
 
+/** A channel that broke because the sandbox has ended meanwhile says so. */
+const explainBrokenChannel = Effect.fnUntraced(function* (name: string, error: GuestChannelFailed) {
+  const info = yield* VmSupervisor.use((vms) => Effect.option(vms.Inspect({ name })))
+  const status = Option.isSome(info) ? info.value.status : "gone"
+  if (status === "running") return yield* error
+  const advice = status === "gone" ? "it has ended" : `'bunker inspect ${name}' tells how it ended`
+  return yield* new WrongState({ name, status, operation: "finish the command in", advice })
+})
+
 export const run = Command.make(
   "run",
   {
@@ -105,7 +114,7 @@ export const run = Command.make(
           user: undefined,
           interactive,
           tty
-        })
+        }).pipe(Effect.catchTag("GuestChannelFailed", (error) => explainBrokenChannel(info.name, error)))
         yield* vms.Finish({ name: info.name, exitCode: exit })
         return exit
       }).pipe(Effect.ensuring(removeIfEphemeral(info)))
@@ -165,15 +174,6 @@ export const start = Command.make(
     return yield* withBunker(body)
   })
 ).pipe(Command.withDescription("Boot sandboxes in the background."), Command.withShortDescription("Boot a sandbox"))
-
-/** A channel that broke because the sandbox has ended meanwhile says so. */
-const explainBrokenChannel = Effect.fnUntraced(function* (name: string, error: GuestChannelFailed) {
-  const info = yield* VmSupervisor.use((vms) => Effect.option(vms.Inspect({ name })))
-  const status = Option.isSome(info) ? info.value.status : "gone"
-  if (status === "running") return yield* error
-  const operation = "finish the command in"
-  return yield* new WrongState({ name, status, operation, advice: `'bunker logs ${name}' shows what it said` })
-})
 
 export const exec = Command.make(
   "exec",
