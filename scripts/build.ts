@@ -43,19 +43,24 @@ await run(["sh", "guest/build.sh"])
 fs.mkdirSync(path.join(root, "dist"), { recursive: true })
 // Built aside and renamed: a running bunker keeps its file, and nobody starts half of one.
 const aside = `${binary}.${process.pid}`
-const result = await Bun.build({
-  // The second one is loaded by the first when it is needed.
-  entrypoints: [path.join(root, "src/cli/compiled.ts"), path.join(root, "src/cli/compiledApp.ts")],
-  compile: { outfile: aside },
-  minify: true,
-  bytecode: true,
-  format: "esm",
-  target: "bun"
-})
-if (!result.success) {
+const source = (name: string): string => path.join(root, `src/cli/${name}.ts`)
+const build = async (options: Parameters<typeof Bun.build>[0]): Promise<void> => {
+  const result = await Bun.build({ ...options, minify: true, format: "esm", target: "bun" })
+  if (result.success) return
   for (const log of result.logs) console.error(String(log))
   process.exit(1)
 }
+// Bundled by itself first: whatever one entry point uses of a module, all of them would carry.
+const plugins = `${aside}.plugins`
+await build({ entrypoints: [source("compiledPlugins")], outdir: plugins })
+await build({
+  // The first loads one of the others when it is needed.
+  entrypoints: [source("compiled"), source("compiledApp"), path.join(plugins, "compiledPlugins.js")],
+  naming: "[name].[ext]",
+  compile: { outfile: aside },
+  bytecode: true
+})
+fs.rmSync(plugins, { recursive: true })
 // What changed during the build is newer than what was built.
 fs.utimesSync(aside, startedAt, startedAt)
 fs.renameSync(aside, binary)

@@ -1,8 +1,15 @@
 /**
- * Enters the program as one compiled binary. The application is a module of its own in the binary (compiledApp.ts), so that a
- * runner and `--version` neither read nor check its five megabytes of bytecode.
+ * Enters the program as one compiled binary with the guest agent embedded in it. The application is a module of its own in the
+ * binary (compiledApp.ts), so that a runner and `--version` neither read nor check its five megabytes of bytecode; with all that
+ * plugins may import it is another (compiledPlugins.ts).
  */
+import agentPath from "../../guest/build/agent" with { type: "file" }
 import { enter } from "./enter.ts"
+import type { EnterApp } from "./enterApp.ts"
 
-// Built at run time, or the bundler would put it into this module.
-enter(() => import(`${import.meta.dirname}/compiledApp.js`))
+enter(async (plugins) => {
+  // Built at run time, or the bundler would put it into this module.
+  const module = `${import.meta.dirname}/${plugins ? "compiledPlugins" : "compiledApp"}.js`
+  const { enterApp } = (await import(module)) as { readonly enterApp: EnterApp }
+  enterApp({ command: [process.execPath], agentPath })
+})

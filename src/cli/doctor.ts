@@ -152,11 +152,11 @@ const fixes = {
 const fixFor = (kind: keyof typeof fixes, reason: string) => (reason.includes("install") ? {} : { fix: fixes[kind] })
 
 /** The owner's config file: nothing to say when there is none. */
-const config = (settings: Settings): Effect.Effect<ReadonlyArray<Finding>> => {
+const config = (settings: Settings, program: Program): Effect.Effect<ReadonlyArray<Finding>> => {
   const file = path.join(settings.home, "bunker.config.ts")
   if (!fs.existsSync(file)) return Effect.succeed([])
   const found = (state: Finding["state"], detail: string): Finding => ({ what: "config file", state, detail })
-  return readConfig(file).pipe(
+  return readConfig(file, program).pipe(
     Effect.map(({ plugins }) => [
       found("ok", `${file}, plugins: ${plugins.map(({ name }) => name).join(", ") || "none"}`)
     ]),
@@ -172,7 +172,7 @@ export const diagnose = Effect.fn("Doctor.diagnose")(function* (settings: Settin
     ...(yield* home(settings)),
     yield* database(settings),
     ...(yield* maintenanceLine(settings)),
-    ...(yield* config(settings)),
+    ...(yield* config(settings, program)),
     ...(yield* engines(settings, program))
   ]
 })

@@ -2,12 +2,24 @@
  * Chooses what this process is, loading nothing that it does not need: a runner that becomes a VM, a version line, or the rest of
  * the program. A runner starts with every VM, so what is imported here is part of every boot.
  */
+import fs from "node:fs"
 import { version } from "../../package.json"
 
-/** `loadApp` loads and enters everything else: see enterApp.ts. */
-export const enter = (loadApp: () => Promise<unknown>): void => {
-  const [first] = process.argv.slice(2)
+/** Commands that no config file has a say in. One that is missing here starts slower, with the modules that plugins import. */
+const plain: ReadonlySet<string> = new Set(
+  "__keeper run create start exec stop kill rm ps inspect logs wait pull load images image df sweep migrate".split(" ")
+)
+
+/** `loadApp` loads and enters everything else, with or without what plugins import: see enterApp.ts. */
+export const enter = (loadApp: (plugins: boolean) => Promise<unknown>): void => {
+  const [first = ""] = process.argv.slice(2)
   if (first === "__runner") return void import("../vm/runner.ts").then(({ runRunner }) => runRunner())
   if ((first === "--version" || first === "-V") && process.argv.length === 3) return void console.log(version)
-  void loadApp()
+  void loadApp(!plain.has(first) && hasConfig())
+}
+
+/** Looks at the default place, too, as domain/settings.ts does: wrongly yes only costs time, and so does a home that is odd. */
+const hasConfig = (): boolean => {
+  const home = process.env["BUNKER_HOME"] || `${process.env["HOME"] ?? ""}/.bunker`
+  return fs.existsSync(`${home}/bunker.config.ts`)
 }

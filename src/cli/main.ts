@@ -8,6 +8,7 @@ enter(async () => {
   const { enterApp } = await import("./enterApp.ts")
   enterApp({
     command: [process.execPath, import.meta.path],
-    agentPath: path.join(import.meta.dirname, "../../guest/build/agent")
+    agentPath: path.join(import.meta.dirname, "../../guest/build/agent"),
+    sharedModules: () => import("../plugin/sharedModules.ts").then((module) => module.sharedModules)
   })
 })

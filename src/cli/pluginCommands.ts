@@ -20,10 +20,10 @@ import { Session, withBunker } from "./session.ts"
 export const pluginCommands = Effect.fnUntraced(function* (first: string, ours: ReadonlySet<string>) {
   const helpOnly = first === "--help" || first === "-h"
   if (!helpOnly && (first.startsWith("-") || ours.has(first))) return []
-  const { settings } = yield* Session
+  const { settings, program } = yield* Session
   const file = path.join(path.resolve(settings.home), "bunker.config.ts")
   const load = Effect.gen(function* () {
-    const { plugins } = yield* readConfig(file)
+    const { plugins } = yield* readConfig(file, program)
     const found = plugins.flatMap((plugin) => plugin.commands.map((command) => ({ plugin, command })))
     const taken = found.find(({ command }) => ours.has(command.name))
     if (taken !== undefined) {

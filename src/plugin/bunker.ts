@@ -21,7 +21,7 @@ import { Paths } from "../store/Paths.ts"
 import { Engines } from "../vm/Engine.ts"
 import { builtInPlugins } from "./builtin.ts"
 import { PluginHost } from "./PluginHost.ts"
-import { type LoadedConfig, loadConfig, noConfig, openAudit } from "./userConfig.ts"
+import { type LoadedConfig, loadConfig, noConfig, openAudit, type SharedModules } from "./userConfig.ts"
 
 /** What the program that embeds Bunker knows of itself. */
 export interface Program {
@@ -29,6 +29,8 @@ export interface Program {
   readonly command: ReadonlyArray<string>
   /** The guest agent of this build. */
   readonly agentPath: string
+  /** What plugins import, by name; absent in a build that loads no config file. */
+  readonly sharedModules?: () => Promise<SharedModules>
 }
 
 /** Everything that a door may use. */
@@ -57,7 +59,7 @@ export const bunkerLayer = (settings: Settings, program: Program, choice: Plugin
         },
         keepers: { keeperCommand: [...program.command, "__keeper"], keeperEnv: settingsEnvironment(settings) }
       })
-      const config = choice === "all" ? yield* readConfig(userConfig) : noConfig
+      const config = choice === "all" ? yield* readConfig(userConfig, program) : noConfig
       const audit =
         config.auditFile === undefined ? {} : { audit: yield* openAudit(path.resolve(home, config.auditFile)) }
       const { options, policy } = config
@@ -71,8 +73,8 @@ export const bunkerLayer = (settings: Settings, program: Program, choice: Plugin
 }
 
 /** The owner's config; nothing when there is none. */
-export const readConfig = (file: string): Effect.Effect<LoadedConfig, PluginInvalid> =>
-  fs.existsSync(file) ? loadConfig(file) : Effect.succeed(noConfig)
+export const readConfig = (file: string, program: Program): Effect.Effect<LoadedConfig, PluginInvalid> =>
+  fs.existsSync(file) ? loadConfig(file, program.sharedModules) : Effect.succeed(noConfig)
 
 /** The engines alone: for what needs neither home nor database. */
 export const enginesLayer = (settings: Settings, program: Program) =>

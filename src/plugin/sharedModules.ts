@@ -1,79 +1,14 @@
 /**
- * Lists the modules that plugins and this program have in common. Loaded only when there is a config file. Of `effect` it has what
- * actors are made of and not all: every module here makes every start of the compiled program slower.
+ * Lists the modules that plugins and this program have in common. All of `effect` is in it, so only what loads a config file may
+ * import this: it makes every start of a compiled program slower.
  */
-import {
-  Array as Arrays,
-  Cause,
-  Clock,
-  Context,
-  Data,
-  Deferred,
-  Duration,
-  Effect,
-  Exit,
-  Fiber,
-  Function as Functions,
-  flow,
-  identity,
-  Layer,
-  Option,
-  Order,
-  Predicate,
-  PubSub,
-  pipe,
-  Queue,
-  Record as Records,
-  Ref,
-  References,
-  Result,
-  Schedule,
-  Schema,
-  Scope,
-  Semaphore,
-  Stream,
-  Struct,
-  SynchronizedRef
-} from "effect"
-import { Rpc, RpcGroup, RpcSchema } from "effect/rpc"
+import * as effect from "effect"
+import * as rpc from "effect/rpc"
 import * as api from "./api.ts"
+import type { SharedModules } from "./userConfig.ts"
 
-const effect = {
-  Array: Arrays,
-  Cause,
-  Clock,
-  Context,
-  Data,
-  Deferred,
-  Duration,
-  Effect,
-  Exit,
-  Fiber,
-  Function: Functions,
-  Layer,
-  Option,
-  Order,
-  Predicate,
-  PubSub,
-  Queue,
-  Record: Records,
-  Ref,
-  References,
-  Result,
-  Schedule,
-  Schema,
-  Scope,
-  Semaphore,
-  Stream,
-  Struct,
-  SynchronizedRef,
-  flow,
-  identity,
-  pipe
-}
-
-export const sharedModules: Readonly<Record<string, Record<string, unknown>>> = {
+export const sharedModules: SharedModules = {
   effect,
-  "effect/rpc": { Rpc, RpcGroup, RpcSchema },
+  "effect/rpc": rpc,
   "bunker/plugin": api
 }

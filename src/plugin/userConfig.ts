@@ -60,14 +60,18 @@ const ConfigFile = Schema.Struct({
 })
 const decodeConfig = Schema.decodeUnknownEffect(ConfigFile)
 
-/** Imports and checks a config file. Fails with `PluginInvalid` naming the file. */
+/** Modules by the names under which they are imported. */
+export type SharedModules = Readonly<Record<string, Record<string, unknown>>>
+
+/** Imports and checks a config file; `modules` are what it imports of this program, absent to leave that to Bun. Fails with `PluginInvalid` naming the file. */
 export const loadConfig = Effect.fn("UserConfig.load")(function* (
-  file: string
+  file: string,
+  modules?: () => Promise<SharedModules>
 ): Effect.fn.Return<LoadedConfig, PluginInvalid> {
   const invalid = (reason: string) => new PluginInvalid({ name: file, reason: reason.replace(/\s+/g, " ") })
   const module = yield* Effect.tryPromise({
     try: async () => {
-      await shareModules()
+      if (modules !== undefined) await shareModules(modules)
       return (await import(file)) as { readonly default?: unknown }
     },
     catch: (cause) => invalid(describeImportError(cause))
@@ -107,12 +111,12 @@ const describeImportError = (cause: unknown): string => {
 let shared: Promise<void> | undefined
 
 /** Maps what plugins import to the modules of this program: a compiled program has no node_modules to find them in. */
-const shareModules = (): Promise<void> => {
-  shared ??= import("./sharedModules.ts").then(({ sharedModules }) => {
+const shareModules = (modules: () => Promise<SharedModules>): Promise<void> => {
+  shared ??= modules().then((named) => {
     Bun.plugin({
       name: "bunker",
       setup: (build) => {
-        for (const [name, exports] of Object.entries(sharedModules)) {
+        for (const [name, exports] of Object.entries(named)) {
           build.module(name, () => ({ exports, loader: "object" }))
         }
       }

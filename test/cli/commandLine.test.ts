@@ -1,0 +1,165 @@
+/** What the program answers before any sandbox is there: help, wrong words, homes that can not be used, outputs that are gone. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { closeSync, existsSync, mkdirSync, openSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import { separateGuestCommand } from "../../src/cli/arguments.ts"
+import { Home, program } from "../support/bunker.ts"
+
+describe("the guest's part of a command line", () => {
+  const valued = new Set(["--name", "-e"])
+  const split = (...argv: ReadonlyArray<string>) => separateGuestCommand(argv, valued).join(" ")
+  test("begins after the first word that is no flag and no flag's value", () => {
+    expect(split("alpine", "ls", "-la")).toBe("alpine -- ls -la")
+    expect(split("-it", "--name", "a", "alpine", "sh", "-c", "x")).toBe("-it --name a alpine -- sh -c x")
+    expect(split("--name=a", "alpine", "ls")).toBe("--name=a alpine -- ls")
+    expect(split("-ie", "K=v", "alpine", "ls")).toBe("-ie K=v alpine -- ls")
+    expect(split("alpine", "--", "ls")).toBe("alpine -- ls")
+    expect(split("alpine")).toBe("alpine")
+    expect(split("--name", "alpine")).toBe("--name alpine")
+    expect(split()).toBe("")
+  })
+})
+
+const suite = existsSync(program) ? describe : describe.skip
+if (suite === describe.skip) console.warn("skipped: the command line; missing: dist/bunker ('bun run build' makes it)")
+
+suite("bunker", () => {
+  let home: Home
+  beforeAll(() => {
+    home = new Home()
+  })
+  afterAll(() => home.dispose())
+
+  const refused = async (args: ReadonlyArray<string>, env: Record<string, string>, ...words: ReadonlyArray<string>) => {
+    const { code, stdout, stderr } = await home.bunker(args, { env })
+    expect({ args, code, stdout, lines: stderr.trim().split("\n").length }).toEqual({
+      args,
+      code: 125,
+      stdout: "",
+      lines: 1
+    })
+    for (const word of words) expect(stderr).toContain(word)
+    expect(stderr).not.toMatch(/\n\s+at /)
+  }
+
+  test("every command has a help with a description", async () => {
+    const { stdout } = await home.bunker(["--help"])
+    const names = [...stdout.slice(stdout.indexOf("SUBCOMMANDS")).matchAll(/^ {2}([a-z]+) /gm)].map(
+      (match) => match[1]!
+    )
+    expect(names).toContain("run")
+    for (const name of names) {
+      const help = await home.bunker([name, "--help"])
+      expect({ name, code: help.code, stderr: help.stderr }).toEqual({ name, code: 0, stderr: "" })
+      expect(help.stdout).toMatch(/^DESCRIPTION\n {2}[A-Z]/)
+    }
+    expect((await home.bunker(["help", "run"])).stdout).toBe((await home.bunker(["run", "--help"])).stdout)
+  }, 30_000)
+
+  test("version in each spelling is the same line", async () => {
+    for (const word of ["--version", "-V", "-v", "version"]) {
+      expect(await home.bunker([word])).toEqual({ code: 0, stdout: "0.1.0\n", stderr: "" })
+    }
+  })
+
+  test("wrong words are one line that says what and names the help", async () => {
+    await refused(["rn", "x"], {}, 'no command "rn"', "run", "bunker --help")
+    await refused(["run", "--nme", "x", "y"], {}, "--nme", "--name", "bunker run --help")
+    await refused(["run"], {}, "image", "bunker run --help")
+    await refused(["stop"], {}, "name")
+    await refused(["image", "rn"], {}, "image rn")
+    await refused(["run", "--cpus", "0", "x"], {}, "--cpus", "64")
+    await refused(["run", "--memory", "1m", "x"], {}, "--memory", "64")
+    await refused(["run", "-d", "-it", "x"], {}, "-d")
+    await refused(["run", "x"], { BUNKER_ENGINE: "vmware" }, "BUNKER_ENGINE", "krun")
+    await refused(["logs", "--since", "yesterday", "x"], {}, "--since", "10m")
+    await refused(["exec", "nobody", "true"], {}, "nobody", "bunker ps")
+  }, 30_000)
+
+  test("--debug is ours anywhere before the guest's command, and adds the cause", async () => {
+    for (const args of [
+      ["--debug", "inspect", "x"],
+      ["stop", "x", "--debug"],
+      ["exec", "--debug", "x", "true"]
+    ]) {
+      expect((await home.bunker(args)).stderr).toContain('no sandbox "x"')
+    }
+    expect((await home.bunker(["--debug", "exec", "x", "true"])).stderr.split("\n").length).toBeGreaterThan(2)
+    expect((await home.bunker(["exec", "x", "true", "--debug"])).stderr.trim().split("\n")).toHaveLength(1)
+  })
+
+  test("a home that can not be used is one line that names it", async () => {
+    const file = path.join(home.directory, "file")
+    writeFileSync(file, "")
+    await refused(["ps"], { BUNKER_HOME: file }, file, "BUNKER_HOME")
+    await refused(["ps"], { BUNKER_HOME: "/dev/null/x" }, "/dev/null/x")
+    await refused(["ps"], { BUNKER_HOME: `/tmp/${"x".repeat(120)}` }, "too long")
+    await refused(["ps"], { BUNKER_HOME: "/proc/nope" }, "/proc/nope")
+  })
+
+  test("a relative home with a space is taken", async () => {
+    const child = Bun.spawn([program, "ps", "-q"], {
+      cwd: home.directory,
+      env: home.environment({ BUNKER_HOME: "a home" }),
+      stdout: "pipe"
+    })
+    expect(await child.exited).toBe(0)
+    expect(existsSync(path.join(home.directory, "a home", "bunker.db"))).toBe(true)
+  })
+
+  test("a database that is none is one line, and doctor tells what to do", async () => {
+    const directory = path.join(home.directory, "spoilt")
+    mkdirSync(directory)
+    writeFileSync(
+      path.join(directory, "bunker.db"),
+      "this is no database, and it is long enough to be looked at".repeat(99)
+    )
+    await refused(["ps"], { BUNKER_HOME: directory }, "bunker doctor")
+    const env = { BUNKER_HOME: directory, BUNKER_QEMU: "/nonexistent", BUNKER_LIBKRUN: "/nonexistent" }
+    const { code, stdout } = await home.bunker(["doctor", "--json"], { env })
+    expect(code).toBe(1)
+    const findings = JSON.parse(stdout) as ReadonlyArray<{ what: string; state: string; fix?: string }>
+    expect(findings.find(({ what }) => what === "database")).toMatchObject({
+      state: "broken",
+      fix: expect.stringContaining("bunker.db")
+    })
+    expect(findings.filter(({ what }) => what.startsWith("engine")).map(({ state }) => state)).toEqual([
+      "broken",
+      "broken"
+    ])
+  }, 30_000)
+
+  test("a fresh home can be opened by several at once", async () => {
+    const directory = path.join(home.directory, "fresh")
+    const commands = [["ps"], ["images"], ["df"], ["ps", "-a"]]
+    const all = await Promise.all(commands.map((args) => home.bunker(args, { env: { BUNKER_HOME: directory } })))
+    expect(all.map(({ code, stderr }) => ({ code, stderr }))).toEqual(commands.map(() => ({ code: 0, stderr: "" })))
+  })
+
+  test("one wrong name among several is its own line, and the others get their turn", async () => {
+    for (const command of ["stop", "kill", "rm", "wait", "start", "inspect"]) {
+      const { code, stderr } = await home.bunker([command, "no-one", "no-two"])
+      expect({ command, code }).toEqual({ command, code: 125 })
+      expect(stderr.trim().split("\n").toSorted()).toEqual([
+        `bunker: no sandbox "no-one"; see 'bunker ps -a'`,
+        `bunker: no sandbox "no-two"; see 'bunker ps -a'`
+      ])
+    }
+  }, 30_000)
+
+  test("a full disk behind stdout is said, a reader that has gone is not", async () => {
+    const full = openSync("/dev/full", "w")
+    const child = Bun.spawn([program, "ps"], { env: home.environment(), stdout: full, stderr: "pipe" })
+    closeSync(full)
+    expect(await new Response(child.stderr).text()).toBe(
+      "bunker: the output can not be written: no space left on its disk\n"
+    )
+    expect(await child.exited).toBe(125)
+    const piped = Bun.spawn(["sh", "-c", `"${program}" ps | true; "${program}" ps >&-; exit 0`], {
+      env: home.environment(),
+      stdout: "ignore",
+      stderr: "pipe"
+    })
+    expect(await new Response(piped.stderr).text()).toBe("")
+  })
+})
