@@ -1,0 +1,138 @@
+/** Runs in the foreground meet pipes, signals and people who look at logs. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { existsSync, readdirSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import { engine, Home, program } from "../support/bunker.ts"
+import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+
+const busybox = busyboxPath()
+const missing = [
+  ...(existsSync(program) ? [] : ["dist/bunker ('bun run build' makes it)"]),
+  ...(busybox === undefined ? ["a static busybox (apt-get install busybox-static)"] : []),
+  ...(engine === "qemu" && Bun.which("qemu-system-x86_64") === null
+    ? ["qemu-system-x86_64 (apt-get install qemu-system-x86)"]
+    : [])
+]
+if (missing.length > 0) console.warn(`skipped: runs in the foreground; missing: ${missing.join(", ")}`)
+const suite = missing.length > 0 ? describe.skip : describe
+const timeoutMs = 120_000
+const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
+const image = "test/busybox:1"
+
+suite("a run in the foreground", () => {
+  let home: Home
+  beforeAll(async () => {
+    home = new Home()
+    const archive = path.join(home.directory, "image.tar")
+    writeFileSync(archive, busyboxArchive(busybox!))
+    await home.must(["load", archive])
+  }, timeoutMs)
+  afterAll(() => home.dispose(), timeoutMs)
+
+  const nothingLeft = async () => {
+    expect(await home.must(["ps", "-a", "-q"])).toBe("")
+    expect(readdirSync(path.join(home.directory, "sandboxes"))).toEqual([])
+    expect(readdirSync(path.join(home.directory, "run"))).toEqual([])
+  }
+  const firstWords = async (stream: ReadableStream<Uint8Array>) => {
+    const reader = stream.getReader()
+    const words = new TextDecoder().decode((await reader.read()).value)
+    reader.releaseLock()
+    return words
+  }
+
+  it("ends when its reader has gone, without a word", async () => {
+    const script = `"${program}" run -q ${image} sh -c 'while :; do echo yes; done' | head -1`
+    const child = Bun.spawn(["sh", "-c", script], { env: home.environment(), stdout: "pipe", stderr: "pipe" })
+    const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()])
+    expect({ stdout, stderr }).toEqual({ stdout: "yes\n", stderr: "" })
+    await nothingLeft()
+  })
+
+  it("passes SIGTERM to the command, whose code is its own", async () => {
+    const child = home.start([
+      "run",
+      "-q",
+      image,
+      "sh",
+      "-c",
+      "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done"
+    ])
+    await firstWords(child.stdout)
+    child.kill("SIGTERM")
+    expect(await child.exited).toBe(5)
+    await nothingLeft()
+  })
+
+  it("ends at the second SIGTERM, whatever the command does", async () => {
+    const child = home.start([
+      "run",
+      "-q",
+      image,
+      "sh",
+      "-c",
+      "trap 'echo no' TERM; echo up; while :; do sleep 0.1; done"
+    ])
+    await firstWords(child.stdout)
+    child.kill("SIGTERM")
+    expect(await firstWords(child.stdout)).toBe("no\n")
+    child.kill("SIGTERM")
+    expect(await child.exited).toBe(143)
+    await nothingLeft()
+  })
+
+  it("an interrupt while it boots leaves nothing", async () => {
+    const child = home.start(["run", "-q", image, "sleep", "100"])
+    while (readdirSync(path.join(home.directory, "run")).length === 0) await Bun.sleep(10)
+    child.kill("SIGINT")
+    expect(await child.exited).toBe(130)
+    await nothingLeft()
+  })
+
+  it("takes a closed stdin for an empty one", async () => {
+    const script = `"${program}" run -q -i ${image} cat <&-`
+    const child = Bun.spawn(["sh", "-c", script], { env: home.environment(), stdout: "pipe", stderr: "pipe" })
+    expect(await new Response(child.stdout).text()).toBe("")
+    expect(await child.exited).toBe(0)
+  })
+
+  it("says that the output can not be written, and ends", async () => {
+    const script = `"${program}" run -q ${image} sh -c 'while :; do echo yes; done' > /dev/full`
+    const child = Bun.spawn(["sh", "-c", script], { env: home.environment(), stderr: "pipe" })
+    expect(await new Response(child.stderr).text()).toBe(
+      "bunker: the output can not be written: no space left on its disk\n"
+    )
+    expect(await child.exited).toBe(125)
+    await nothingLeft()
+  })
+
+  it("logs -f shows what was said and what comes, and ends with the sandbox", async () => {
+    const script = "echo one; sleep 2; echo two >&2; exit 4"
+    await home.must(["run", "-d", "--name", "talks", image, "sh", "-c", script])
+    const { code, stdout, stderr } = await home.bunker(["logs", "-f", "talks"])
+    expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: "one\n", stderr: "two\n" })
+    expect(await home.must(["wait", "talks"])).toBe("4\n")
+    const [last] = (await home.must(["logs", "--json", "-n", "1", "talks"])).trim().split("\n")
+    expect(JSON.parse(last!)).toMatchObject({ stream: "exit", data: "4" })
+    expect(await home.must(["logs", "--tail", "0", "talks"])).toBe("")
+    await home.must(["rm", "talks"])
+    await nothingLeft()
+  })
+
+  it("an exec into a sandbox that is stopped meanwhile says so", async () => {
+    await home.must(["run", "-d", "--name", "stops", image, "sleep", "1000"])
+    const child = home.start(["exec", "stops", "sh", "-c", "trap '' TERM; echo on; sleep 987"])
+    await firstWords(child.stdout)
+    await home.must(["stop", "-t", "2", "stops"])
+    expect(await child.exited).not.toBe(0)
+    const words = await new Response(child.stderr).text()
+    expect(words.trim().split("\n")).toHaveLength(1)
+    const running = await home.bunker(["rm", "stops", "none"])
+    expect(running).toMatchObject({
+      code: 125,
+      stdout: "stops\n",
+      stderr: `bunker: no sandbox "none"; see 'bunker ps -a'\n`
+    })
+    await nothingLeft()
+  })
+})

@@ -1,0 +1,35 @@
+import { expect } from "bun:test"
+import path from "node:path"
+import { Effect } from "effect"
+import { followLog } from "../../src/store/followLog.ts"
+import { openLog } from "../../src/store/logs.ts"
+import { temporaryDirectory } from "../support/home.ts"
+import { it } from "../support/it.ts"
+
+const text = (entries: ReadonlyArray<{ readonly data: Uint8Array }>) =>
+  entries.map(({ data }) => Buffer.from(data).toString())
+
+it.live("a follower reads every line once, in order, across rotation", () =>
+  Effect.gen(function* () {
+    const file = path.join(yield* temporaryDirectory, "main.jsonl")
+    const follower = yield* followLog(file)
+    expect(yield* follower.next).toEqual([])
+    const log = yield* openLog(file)
+    const filler = "x".repeat(1024 * 1024)
+    const expected: Array<string> = []
+    const seen: Array<string> = []
+    // 30 MiB through files of 10 MiB, read now and then: up to two rotations between two reads.
+    for (let index = 0; index < 30; index += 1) {
+      const line = `${index} ${filler}`
+      expected.push(line)
+      yield* log.write("stdout", Buffer.from(line))
+      if (index === 1 || index === 12 || index === 29) seen.push(...text(yield* follower.next))
+    }
+    expect(seen.map((line) => line.length)).toEqual(expected.map((line) => line.length))
+    expect(seen.map((line) => line.split(" ")[0])).toEqual(expected.map((line) => line.split(" ")[0]))
+    expect(yield* follower.next).toEqual([])
+    yield* log.write("stderr", Buffer.from([0xff, 0x00]))
+    const last = yield* follower.next
+    expect([...last[0]!.data]).toEqual([0xff, 0x00])
+  })
+)
