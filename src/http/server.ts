@@ -34,14 +34,7 @@ export const serveHttp = Effect.fn("Http.serve")(function* (options: {
         // No instant at which others could connect: the socket is born with the mode that umask leaves.
         const before = process.umask(0o177)
         try {
-          return Bun.serve({
-            unix: socket,
-            fetch: (request, server) => {
-              // Bun's own limit of ten seconds would cut whoever waits for a sandbox to end.
-              server.timeout(request, 0)
-              return app.fetch(request)
-            }
-          })
+          return Bun.serve(unlimited({ unix: socket, fetch: (request) => app.fetch(request) }))
         } finally {
           process.umask(before)
         }
@@ -56,6 +49,12 @@ export const serveHttp = Effect.fn("Http.serve")(function* (options: {
       })
   )
 })
+
+/**
+ * Bun's own limit of ten seconds would cut whoever waits for a sandbox to end. It holds for unix sockets, too,
+ * though Bun's types leave the option out there.
+ */
+const unlimited = <Options extends object>(options: Options): Options => ({ ...options, idleTimeout: 0 })
 
 /** Longest path of a socket, in bytes (unix(7)). */
 const socketPathMax = 107

@@ -68,6 +68,14 @@ suite("bunker serve", () => {
     expect(await Bun.file(file).text()).toBe("kept")
   })
 
+  test("waits longer than Bun does by itself", async () => {
+    writeFileSync(path.join(home.directory, "bunker.config.ts"), slowPlugin)
+    const { child } = await serve()
+    expect(await ask("/slow", { method: "POST" })).toEqual({ status: 200, body: "rested" })
+    child.kill("SIGTERM")
+    expect(await child.exited).toBe(0)
+  }, 30_000)
+
   test("a broken config file is one line that names it", async () => {
     writeFileSync(path.join(home.directory, "bunker.config.ts"), "export default {")
     const { code, stderr } = await home.bunker(["serve"])
@@ -75,3 +83,20 @@ suite("bunker serve", () => {
     expect(stderr).toContain("bunker.config.ts")
   })
 })
+
+const slowPlugin = `
+import { Context, Effect, Schema } from "effect"
+import { Rpc, RpcGroup } from "effect/rpc"
+import { definePlugin, layerLocal } from "bunker/plugin"
+const Rest = RpcGroup.make(Rpc.make("Rest", { success: Schema.String }))
+class Sleeper extends Context.Service()("slow/Sleeper") {}
+export default definePlugin({
+  name: "slow",
+  options: Schema.Struct({}),
+  address: Sleeper,
+  protocol: Rest,
+  permissions: { Rest: "slow:rest" },
+  layer: () => layerLocal(Sleeper, Rest, Effect.succeed({ Rest: () => Effect.as(Effect.sleep("12 seconds"), "rested") })),
+  routes: [{ method: "POST", path: "/slow", message: "Rest" }]
+})
+`
