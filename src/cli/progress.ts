@@ -3,8 +3,9 @@
  * The block never has more lines than the screen: what scrolled away could not be drawn over.
  */
 import { Effect, Stream } from "effect"
-import type { ImageEvent, ImageHandle } from "../domain/image.ts"
+import { ImageEvent, type ImageHandle } from "../domain/image.ts"
 import { familiarReference, parseReference } from "../domain/reference.ts"
+import { toWire } from "../domain/wire.ts"
 import { formatBytes, onTerminal, print, say, writeAll } from "./output.ts"
 
 export type ProgressStyle = "live" | "plain" | "json" | "quiet"
@@ -123,7 +124,7 @@ export const showProgress = <E>(
       if (event._tag === "Done") images.push(event.image)
       switch (style) {
         case "json":
-          return print(JSON.stringify(event))
+          return print(JSON.stringify(toWire(ImageEvent, event)))
         case "quiet":
           return Effect.void
         case "plain": {

@@ -1,10 +1,10 @@
 /** `pull`, `load`, `images`, `image inspect|rm|prune`, `df`: everything about images and the space they take. */
-import { Clock, Effect, Option } from "effect"
+import { Clock, Effect, Option, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { ImageStore } from "../../actors/ImageStore.ts"
-import type { CollectReport } from "../../domain/image.ts"
+import { type CollectReport, ImageHandle, ImageInspection } from "../../domain/image.ts"
 import { parsePlatform } from "../../domain/platform.ts"
-import { formatAge, formatBytes, print, table } from "../output.ts"
+import { formatAge, formatBytes, print, printJson, table } from "../output.ts"
 import { familiar, progressStyle, showProgress } from "../progress.ts"
 import { withBunker } from "../session.ts"
 
@@ -91,7 +91,7 @@ export const list = Command.make(
   Effect.fn("Cli.images")(function* ({ json, quiet }) {
     const body = Effect.gen(function* () {
       const found = yield* ImageStore.use((store) => store.List())
-      if (json) return yield* print(JSON.stringify(found, null, 2))
+      if (json) return yield* printJson(Schema.Array(ImageHandle), found)
       if (quiet) return yield* Effect.forEach(found, (each) => print(familiar(each.reference)), { discard: true })
       const now = yield* Clock.currentTimeMillis
       const rows = found.map((each) => [
@@ -113,7 +113,7 @@ const inspect = Command.make(
   { image: images },
   Effect.fn("Cli.imageInspect")(function* (flags) {
     const body = ImageStore.use((store) => Effect.forEach(flags.image, (reference) => store.Inspect({ reference })))
-    yield* withBunker(Effect.flatMap(body, (found) => print(JSON.stringify(found, null, 2))))
+    yield* withBunker(Effect.flatMap(body, (found) => printJson(Schema.Array(ImageInspection), found)))
   })
 ).pipe(Command.withDescription("Print an image's record, configuration and layers as JSON."))
 
