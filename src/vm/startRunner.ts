@@ -8,6 +8,8 @@ import path from "node:path"
 import { Effect, Option, type Scope } from "effect"
 import { StoreFailed } from "../domain/errors/store.ts"
 import { AlreadyRunning, EngineUnavailable, KrunCallFailed } from "../domain/errors/vm.ts"
+import { CallFailed } from "../ffi/errno.ts"
+import { pidfdOpen, pidfdSendSignal } from "../ffi/posix.ts"
 import { currentBootId, identify, type ProcessIdentity } from "../store/processes.ts"
 import {
   CONFIG_BYTES_MAX,
@@ -54,6 +56,7 @@ export interface StartRunner {
 /** Longest time from the start of the process to its first report, in milliseconds. A loaded emulated machine needs seconds. */
 const START_TIMEOUT_MS = 60_000
 const OUTPUT_BYTES = 4096
+const SIGKILL = 9
 /** How long the end of a process waits for the end of its report, in milliseconds. */
 const LAST_WORDS_MS = 250
 
@@ -80,7 +83,7 @@ export const startRunner = Effect.fn("Engine.startRunner")(function* (
     }),
     (child, exit) =>
       Effect.promise(async () => {
-        if (config.dieWithParent || exit._tag === "Failure") child.process.kill("SIGKILL")
+        if (config.dieWithParent || exit._tag === "Failure") child.end()
         child.release()
       })
   )
@@ -128,6 +131,8 @@ class Child {
   private reader: Bun.Socket | undefined
   private waiting = 0
   private configFd = -1
+  /** Bound to the process from its start: a signal through it can reach no other that got its number. */
+  private pidfd = -1
   private released = false
 
   constructor(options: StartRunner) {
@@ -152,6 +157,7 @@ class Child {
     this.configFd = configFd
     const { pid } = this.process
     this.identity = identify(pid) ?? { pid, startTicks: 0, bootId: currentBootId() }
+    this.pidfd = pidfdOpen(pid)
     const decided = Promise.withResolvers<RunnerReport | undefined>()
     const closed = this.listen(reportFd, (report) => {
       // QEMU's program can still refuse to start after `entering`; the end of the report is the sign that it did not.
@@ -175,7 +181,7 @@ class Child {
     this.entered = this.holding(() => decided.promise)
     this.exited = this.holding(() => ended)
     this.kill = Effect.suspend(() => {
-      this.process.kill("SIGKILL")
+      this.end()
       return Effect.asVoid(this.exited)
     })
   }
@@ -195,6 +201,16 @@ class Child {
     this.closeConfig()
   }
 
+  /** SIGKILL; nothing when it has ended. */
+  end(): void {
+    if (this.pidfd < 0) return
+    try {
+      pidfdSendSignal(this.pidfd, SIGKILL)
+    } catch (cause) {
+      if (!(cause instanceof CallFailed && cause.errno === "ESRCH")) throw cause
+    }
+  }
+
   private closeConfig(): void {
     if (this.configFd >= 0) fs.closeSync(this.configFd)
     this.configFd = -1
@@ -203,6 +219,8 @@ class Child {
   /** Stops listening; a VM that goes on does not notice. */
   release(): void {
     this.closeConfig()
+    if (this.pidfd >= 0) fs.closeSync(this.pidfd)
+    this.pidfd = -1
     this.released = true
     this.reader?.end()
   }
