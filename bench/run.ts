@@ -12,6 +12,10 @@ const benches: Readonly<Record<string, { readonly about: string; readonly run: (
     about: "refused leases per second, sweeps of small and large tables",
     run: async () => (await import("./leases/leases.ts")).benchLeases()
   },
+  phases: {
+    about: "every named step of one run, and the guest kernel's messages, in the KVM lab (3 minutes)",
+    run: async () => (await import("./phases/phases.ts")).benchPhases()
+  },
   kernel: {
     about: "guest boot by kernel words, in the KVM lab (a quarter of a minute a boot)",
     run: async () => (await import("./kernel/kernel.ts")).benchKernel()

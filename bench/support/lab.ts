@@ -77,7 +77,7 @@ const fillKit = async (kit: string): Promise<void> => {
       must(["musl-gcc", "-static", "-O2", "-s", "-o", path.join(work, name), path.join(bench, "vm", `${name}.c`)])
     }
     take(path.join(work, "timer"), path.join(kit, "bin/timer"))
-    for (const program of ["vm/bare", "kernel/boot"]) {
+    for (const program of ["vm/bare", "kernel/boot", "phases/run"]) {
       const name = `${path.basename(program)}.js`
       must([
         process.execPath,
@@ -91,6 +91,7 @@ const fillKit = async (kit: string): Promise<void> => {
       put(path.join(kit, "bench", name), fs.readFileSync(path.join(work, name)))
     }
 
+    put(path.join(kit, "bench/agent"), fs.readFileSync(path.join(root, "guest/build/agent")), 0o755)
     const busybox = busyboxPath()
     if (busybox === undefined) throw new Error("no static busybox; install busybox-static")
     const hello = fs.readFileSync(path.join(work, "hello"))
