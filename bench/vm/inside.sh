@@ -39,7 +39,7 @@ memory() { # LABEL : of the processes that were not there before
 
 ! wants bunker || bunker load /kit/bench/image.tar -t "$image" > /dev/null || exit 90
 ! wants microsandbox || msb load -i /kit/bench/image.tar -t "$image" > /dev/null || exit 91
-TIMER_MS=30000 round warm-
+TIMER_MS=20000 round warm-
 i=0; while [ "$i" -lt "$RUNS" ]; do i=$((i + 1)); round ''; done
 
 [ "${EXECS:-0}" -gt 0 ] || exit 0
