@@ -57,10 +57,85 @@ export const limits = {
   diskMbMax: 16_777_216,
   argvMax: 4096,
   argumentBytesMax: 131_072,
-  envMax: 4096
+  envMax: 4096,
+  mountsMax: 32,
+  portsMax: 256,
+  /** A year. */
+  durationMsMax: 31_622_400_000
 } as const
 
 const Argument = Schema.String.check(Schema.isMaxLength(limits.argumentBytesMax)).check(Schema.isPattern(/^[^\0]*$/))
+
+/** An absolute path in the guest without `.` and `..` steps. */
+const GuestPath = Argument.check(Schema.isPattern(/^\/(?!.*(^|\/)\.{1,2}(\/|$))/)).check(Schema.isMaxLength(4096))
+
+/** A directory or file of the host that the guest sees (`-v`). */
+const Mount = Schema.Struct({
+  /** Absolute path on the host; it must exist when the sandbox starts. */
+  source: Argument.check(Schema.isPattern(/^\//)),
+  target: GuestPath,
+  readOnly: Schema.Boolean
+})
+export type Mount = typeof Mount.Type
+
+/** A file system in the guest's memory (`--tmpfs`). */
+const TmpfsMount = Schema.Struct({
+  target: GuestPath,
+  /** MiB, absent for half of the guest's memory. */
+  sizeMb: Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: limits.memoryMbMax })))
+})
+export type TmpfsMount = typeof TmpfsMount.Type
+
+const PortNumber = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 65_535 }))
+
+/** A port of the guest that the host listens for (`-p`), TCP. */
+const PublishedPort = Schema.Struct({
+  /** Address that the host listens on. */
+  hostIp: Schema.String.check(Schema.isMaxLength(45)),
+  /** 0: a free one is picked at each start. */
+  hostPort: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 65_535 })),
+  guestPort: PortNumber
+})
+export type PublishedPort = typeof PublishedPort.Type
+
+/** A model of the cache, mounted read-only (`--model`). */
+const ModelMount = Schema.Struct({ name: Schema.String.check(Schema.isMaxLength(128)), target: GuestPath })
+export type ModelMount = typeof ModelMount.Type
+
+/** What happens when a sandbox ends without being asked to (`--restart`). */
+const RestartPolicy = Schema.Struct({
+  policy: Schema.Literals(["no", "on-failure", "always"]),
+  /** Restarts in a row before giving up, absent for no end. */
+  attemptsMax: Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 1_000_000 })))
+})
+export type RestartPolicy = typeof RestartPolicy.Type
+
+/** A limit of setrlimit(2) for the processes of commands (`--rlimit`). */
+const ResourceLimit = Schema.Struct({
+  resource: Schema.Literals([
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "sigpending",
+    "stack"
+  ]),
+  /** -1: unlimited. */
+  soft: Schema.Int.check(Schema.isGreaterThanOrEqualTo(-1)),
+  hard: Schema.Int.check(Schema.isGreaterThanOrEqualTo(-1))
+})
+export type ResourceLimit = typeof ResourceLimit.Type
+
+const Milliseconds = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: limits.durationMsMax }))
 
 /** What a sandbox is made from: the JSON in the `config` column. */
 export const SandboxConfig = Schema.Struct({
@@ -86,7 +161,23 @@ export const SandboxConfig = Schema.Struct({
   engine: EngineKind,
   /** True when the sandbox ends with its main command, as `run` ones do; machines stay up until stopped. */
   endsWithCommand: Schema.Boolean,
-  labels: Schema.Record(Schema.String, Schema.String)
+  labels: Schema.Record(Schema.String, Schema.String),
+  mounts: Schema.optionalKey(Schema.Array(Mount).check(Schema.isMaxLength(limits.mountsMax))),
+  tmpfs: Schema.optionalKey(Schema.Array(TmpfsMount).check(Schema.isMaxLength(limits.mountsMax))),
+  ports: Schema.optionalKey(Schema.Array(PublishedPort).check(Schema.isMaxLength(limits.portsMax))),
+  models: Schema.optionalKey(Schema.Array(ModelMount).check(Schema.isMaxLength(limits.mountsMax))),
+  restart: Schema.optionalKey(RestartPolicy),
+  rlimits: Schema.optionalKey(Schema.Array(ResourceLimit).check(Schema.isMaxLength(16))),
+  /** Longest life from its start, in milliseconds, absent for no end. */
+  maxDurationMs: Schema.optionalKey(Milliseconds),
+  /** Longest time without an exec and without traffic on a published port, in milliseconds, absent for no end. */
+  idleTimeoutMs: Schema.optionalKey(Milliseconds),
+  /** True when its main command has a terminal. */
+  tty: Schema.optionalKey(Schema.Boolean),
+  /** True when its main command's stdin stays open for `attach`. */
+  openStdin: Schema.optionalKey(Schema.Boolean),
+  /** Agent session that it works for. */
+  session: Schema.optionalKey(Schema.String.check(Schema.isMaxLength(256)))
 })
 export type SandboxConfig = typeof SandboxConfig.Type
 
