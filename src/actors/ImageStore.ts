@@ -9,6 +9,7 @@ import { Clock, Context, Effect, Queue, Schema, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import { ImageLookupErrors, ImageRemoveErrors, InstallErrors, StoreErrors } from "../domain/errors/groups.ts"
 import { ArchiveInvalid, ImageInUse, ImageNotCached, ImageNotFound } from "../domain/errors/image.ts"
+import { reach } from "../domain/failpoint.ts"
 import {
   CollectReport,
   ImageEvent,
@@ -148,6 +149,7 @@ const make = (sources: ImageSources) =>
     ) {
       const tag = request.tag === undefined ? undefined : canonicalReference(yield* parseReference(request.tag))
       const archive = yield* sources.archive(request.path, { spoolDirectory: yield* spoolDirectory })
+      yield* reach("load.opened")
       const named: Array<readonly [number, string]> = []
       if (tag !== undefined) named.push([0, tag])
       else {

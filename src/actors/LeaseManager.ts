@@ -10,6 +10,7 @@ import { Rpc, RpcGroup } from "effect/rpc"
 import { DatabaseErrors } from "../domain/errors/groups.ts"
 import { InstallInProgress, LeaseLost } from "../domain/errors/store.ts"
 import { Database, type DatabaseError } from "../store/Database.ts"
+import { leaseToken } from "../store/leaseToken.ts"
 import { type Address, layerLocal } from "./Actor.ts"
 
 /** Name of the lease that keeps everybody else out while a home directory is upgraded. */
@@ -223,7 +224,7 @@ export interface ContentHold {
 
 /** Opens a content lease in the current scope. */
 export const holdContent = Effect.fn("LeaseManager.hold")(function* (leases: LeaseManager["Service"]) {
-  const token = crypto.randomUUID()
+  const token = leaseToken()
   yield* Effect.addFinalizer(() => Effect.ignore(leases.DropContent({ token })))
   yield* leases
     .RenewContent({ token, durationMs: contentLeaseMs })

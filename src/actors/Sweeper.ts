@@ -13,6 +13,7 @@ import { SafeName } from "../domain/name.ts"
 import { isLive, isTerminal, type SandboxInfo, type Status } from "../domain/sandbox.ts"
 import { Database, type DatabaseError } from "../store/Database.ts"
 import { removeBelow } from "../store/files.ts"
+import { hasForgottenRoot } from "../store/imageCollection.ts"
 import { isLocked } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
@@ -28,6 +29,7 @@ import {
   terminate
 } from "../store/sandboxes.ts"
 import { type Address, layerLocal } from "./Actor.ts"
+import { makeImageFiles } from "./imageFiles.ts"
 import { LeaseManager, withLease } from "./LeaseManager.ts"
 import { sweepLeftovers } from "./sweepLeftovers.ts"
 
@@ -128,6 +130,7 @@ const make = (options: SweeperOptions) =>
     const db = yield* Database
     const paths = yield* Paths
     const leases = yield* LeaseManager
+    const images = yield* makeImageFiles
     const bounds = { ...defaults, ...options }
 
     /** Puts one row right; answers whether it changed or, in a dry run, would. */
@@ -153,7 +156,10 @@ const make = (options: SweeperOptions) =>
       if (record.process !== undefined && isAlive(record.process)) return "skipped_live_pid"
       if (dryRun) return "removed"
       if (!(yield* removeDirectories(paths, info))) return "dir_remove_failed"
-      return (yield* deleteEphemeral(db, info.id)) ? "removed" : "already_claimed"
+      const forgotten = yield* hasForgottenRoot(db, info.id)
+      if (!(yield* deleteEphemeral(db, info.id))) return "already_claimed"
+      if (forgotten) yield* Effect.ignore(images.collectUnused)
+      return "removed"
     })
 
     const sweepOnce = Effect.fnUntraced(function* (dryRun: boolean) {
@@ -193,7 +199,7 @@ const make = (options: SweeperOptions) =>
       if (dryRun) return yield* sweepOnce(true)
       const claim = { ...maintenance, minIntervalMs: force ? 0 : maintenance.minIntervalMs }
       const report = yield* withLease(leases, claim, sweepOnce(false))
-      if (Option.isSome(report)) yield* sweepLeftovers(db, paths, leases, force)
+      if (Option.isSome(report)) yield* sweepLeftovers(db, paths, leases, images, force)
       return Option.getOrNull(report)
     })
 

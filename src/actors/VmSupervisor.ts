@@ -23,11 +23,14 @@ import { canonicalReference, parseReference } from "../domain/reference.ts"
 import { isLive, isTerminal, SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { ensureDirectory } from "../store/files.ts"
+import { hasForgottenRoot } from "../store/imageCollection.ts"
+import { leaseToken } from "../store/leaseToken.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive, signalProcess } from "../store/processes.ts"
 import { deleteSandbox, findSandbox, insertSandbox, listSandboxes, type SandboxRecord } from "../store/sandboxes.ts"
 import { type Address, layerLocal, type Unreachable } from "./Actor.ts"
 import { ImageStore } from "./ImageStore.ts"
+import { makeImageFiles } from "./imageFiles.ts"
 import { RunEnd } from "./Keeper.ts"
 import { type KeeperAddress, type KeeperOptions, makeKeepers } from "./keepers.ts"
 import { contentLeaseMs, LeaseManager } from "./LeaseManager.ts"
@@ -82,6 +85,7 @@ const make = (options: KeeperOptions) =>
     const paths = yield* Paths
     const images = yield* ImageStore
     const leases = yield* LeaseManager
+    const files = yield* makeImageFiles
     const sweeper = yield* Sweeper
     const keepers = yield* makeKeepers(options)
 
@@ -108,7 +112,7 @@ const make = (options: KeeperOptions) =>
     }) {
       const name = yield* parseName(request.name ?? `box-${crypto.randomUUID().slice(0, 8)}`)
       const image = canonicalReference(yield* parseReference(request.config.image))
-      const token = crypto.randomUUID()
+      const token = leaseToken()
       // The lease keeps the image until the sandbox's own row does.
       const id = yield* Effect.gen(function* () {
         const leased = yield* images.Lease({ reference: image, token, durationMs: contentLeaseMs })
@@ -259,7 +263,9 @@ const make = (options: KeeperOptions) =>
           reason: "something in it could not be removed; the sandbox is kept for another try"
         })
       }
+      const forgotten = yield* hasForgottenRoot(db, info.id)
       yield* deleteSandbox(db, info.id)
+      if (forgotten) yield* Effect.ignore(files.collectUnused)
     })
 
     const viaKeeper = <A>(

@@ -10,12 +10,14 @@ import fs from "node:fs"
 import path from "node:path"
 import { Clock, Effect } from "effect"
 import { Digest } from "../domain/digest.ts"
+import { reach } from "../domain/failpoint.ts"
 import { CollectReport, type LayerInfo } from "../domain/image.ts"
+import { layerUuid, mergedUuid, readSeal } from "../oci/erofs/seal.ts"
 import { buildFsmeta } from "../oci/fsmeta.ts"
 import { vmdkDescriptor } from "../oci/vmdk.ts"
 import { Database, type DatabaseError } from "../store/Database.ts"
 import { attemptFile, diskUsage, type FileError, ingest, isLeftover, removeBelow, writeAtomic } from "../store/files.ts"
-import { type Collected, wantsManifest } from "../store/imageCollection.ts"
+import { type Collected, collectOrphans, namedResources, wantsManifest } from "../store/imageCollection.ts"
 import { layerBytes } from "../store/images.ts"
 import { fileLock, tryFileLock, unlinkHeldLock } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
@@ -50,9 +52,11 @@ export const makeImageFiles = Effect.gen(function* () {
   const db = yield* Database
   const paths = yield* Paths
 
-  /** True when the file of a layer has the length that its record says. */
-  const isWhole = (layer: Pick<LayerInfo, "diffId" | "erofsSizeBytes">): boolean =>
-    sizeOf(paths.layerImage(layer.diffId)) === layer.erofsSizeBytes
+  /** True when the file of a layer has the length that its record says, and a sound superblock of this layer. */
+  const isWhole = (layer: Pick<LayerInfo, "diffId" | "erofsSizeBytes">): boolean => {
+    const seal = readSeal(paths.layerImage(layer.diffId))
+    return seal?.bytes === layer.erofsSizeBytes && seal.uuid === layerUuid(layer.diffId)
+  }
 
   const haveLayer = Effect.fnUntraced(function* (diffId: Digest) {
     const recorded = yield* layerBytes(db, diffId)
@@ -67,8 +71,9 @@ export const makeImageFiles = Effect.gen(function* () {
     return vmdkDescriptor(path.dirname(paths.vmdk(manifest)), extents)
   }
 
-  /** True when fsmeta and descriptor are there and fit each other and the layers, by their lengths. */
+  /** True when fsmeta and descriptor are there and fit each other and the layers, by lengths and by fsmeta's superblock. */
   const isAssembled = (manifest: Digest, diffIds: ReadonlyArray<Digest>): boolean => {
+    if (readSeal(paths.fsmeta(manifest))?.uuid !== mergedUuid(diffIds.map(layerUuid))) return false
     const expected = expectedDescriptor(manifest, diffIds)
     return expected !== undefined && readText(paths.vmdk(manifest)) === expected
   }
@@ -82,11 +87,16 @@ export const makeImageFiles = Effect.gen(function* () {
     if (isAssembled(manifest, diffIds)) return
     const fsmeta = paths.fsmeta(manifest)
     const layers = diffIds.map((diffId) => paths.layerImage(diffId))
-    const { bytes, extents } = yield* ingest(paths.temporary, fsmeta, (temporary) => buildFsmeta(layers, temporary))
+    const { bytes, extents } = yield* ingest(
+      paths.temporary,
+      fsmeta,
+      (temporary) => Effect.tap(buildFsmeta(layers, temporary), () => reach("fsmeta.built")),
+      { kind: "fsmeta" }
+    )
     const vmdk = paths.vmdk(manifest)
     // The first extent is fsmeta itself, under the temporary name that it was built with.
     const disk = vmdkDescriptor(path.dirname(vmdk), [{ path: fsmeta, bytes }, ...extents.slice(1)])
-    yield* writeAtomic(vmdk, disk, { temporaryDirectory: paths.temporary }).pipe(
+    yield* writeAtomic(vmdk, disk, { temporaryDirectory: paths.temporary, kind: "vmdk" }).pipe(
       // Fsmeta alone is of no use to anybody.
       Effect.onError(() => Effect.sync(() => fs.rmSync(fsmeta, { force: true })))
     )
@@ -105,7 +115,7 @@ export const makeImageFiles = Effect.gen(function* () {
         else fs.rmSync(file, { recursive: true, force: true })
         tally.bytes += bytes
         tally[kind] += 1
-      })
+      }).pipe(Effect.tap(() => reach("collect.file-removed")))
 
     /** Removes a digest's files and its lock file, unless somebody is busy with them or wants them. */
     const reclaim = <E>(
@@ -140,9 +150,15 @@ export const makeImageFiles = Effect.gen(function* () {
   /** Removes the files of rows that a collection has deleted. */
   const removeFiles = Effect.fn("ImageStore.removeFiles")(function* (gone: Collected) {
     const { tally, manifest, layer } = removal(false)
+    yield* reach("collect.deleted")
     yield* Effect.forEach(gone.manifests, manifest, { discard: true })
     yield* Effect.forEach(gone.layers, layer, { discard: true })
     return toReport(gone, tally)
+  })
+
+  /** Removes what no reference, sandbox or live lease needs: rows, then files. */
+  const collectUnused = Effect.gen(function* () {
+    yield* removeFiles(yield* collectOrphans(db, yield* Clock.currentTimeMillis))
   })
 
   const digestsIn = (directory: string): ReadonlyArray<Digest> =>
@@ -163,6 +179,7 @@ export const makeImageFiles = Effect.gen(function* () {
   /** The same for the files of deleted rows, then for every file of the cache that no record names. */
   const removeAndSweep = Effect.fn("ImageStore.sweep")(function* (gone: Collected, dryRun: boolean) {
     const { tally, take, manifest, layer, reclaim, wanted, recorded } = removal(dryRun)
+    yield* reach("collect.deleted")
     yield* Effect.forEach(gone.manifests, manifest, { discard: true })
     yield* Effect.forEach(gone.layers, layer, { discard: true })
     const named = tally.layers
@@ -191,12 +208,42 @@ export const makeImageFiles = Effect.gen(function* () {
     return toReport(gone, tally, tally.layers - named)
   })
 
+  /**
+   * Removes files of the cache that no record names and no live lease wants, at most `most` of them: what a process left behind
+   * that died between deleting rows and files, or between publishing and recording. One look at each directory when there are none.
+   */
+  const sweepStrays = Effect.fn("ImageStore.sweepStrays")(function* (most: number) {
+    const named = new Set(yield* namedResources(db))
+    const { layer, manifest, reclaim, recorded, wanted } = removal(false)
+    const strays = (directory: string) => digestsIn(directory).filter((digest) => !named.has(digest))
+    const either = (digest: Digest) =>
+      Effect.flatMap(recorded(digest), (kept) => (kept ? Effect.succeed(true) : wanted(digest)))
+    // Each removal looks at the records again, under the file's lock.
+    const removals = [
+      ...strays(paths.layers).map(layer),
+      ...[...new Set([...strays(paths.fsmetas), ...strays(paths.vmdks)])].map(manifest),
+      ...strays(paths.locks).map((digest) => reclaim(digest, either(digest), Effect.void))
+    ]
+    yield* Effect.forEach(removals.slice(0, most), (remove) => remove, { discard: true })
+  })
+
   const countFiles = (
     directory: string
   ): Effect.Effect<{ readonly count: number; readonly bytes: number }, FileError> =>
     attemptFile("read", directory, () => ({ count: fs.readdirSync(directory).length, bytes: diskUsage(directory) }))
 
-  return { isWhole, haveLayer, isAssembled, assemble, removeFiles, removeAndSweep, sweepTemporary, countFiles }
+  return {
+    isWhole,
+    haveLayer,
+    isAssembled,
+    assemble,
+    removeFiles,
+    removeAndSweep,
+    collectUnused,
+    sweepStrays,
+    sweepTemporary,
+    countFiles
+  }
 })
 
 export type ImageFiles = Effect.Success<typeof makeImageFiles>

@@ -10,6 +10,7 @@ import { Digest, isDigest } from "../domain/digest.ts"
 import type { InstallError } from "../domain/errors/groups.ts"
 import { ManifestInvalid } from "../domain/errors/image.ts"
 import { DiskFull, StoreFailed } from "../domain/errors/store.ts"
+import { Failpoint, reach } from "../domain/failpoint.ts"
 import { ImageEvent, LayerInfo, RunDefaults } from "../domain/image.ts"
 import type { Platform } from "../domain/platform.ts"
 import { parseReference, type Reference } from "../domain/reference.ts"
@@ -17,7 +18,7 @@ import { convertLayer } from "../oci/layer.ts"
 import type { ImageSource, ResolvedImage, ResolvedLayer, SourceError } from "../oci/source.ts"
 import { Database } from "../store/Database.ts"
 import { ingest } from "../store/files.ts"
-import { collectOrphans } from "../store/imageCollection.ts"
+import { freeDeadLeases } from "../store/imageCollection.ts"
 import { imageLayers, type LayerGone, persistImage, recordLayer } from "../store/images.ts"
 import { fileLock } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
@@ -59,9 +60,13 @@ export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sou
       if (yield* files.haveLayer(diffId)) return emit(ImageEvent.cases.LayerDone.make({ digest, cached: true }))
       // Whoever comes second waits here and finds the first one's file.
       yield* fileLock(paths.lockFile(diffId))
+      yield* reach("layer.locked")
       if (yield* files.haveLayer(diffId)) return emit(ImageEvent.cases.LayerDone.make({ digest, cached: true }))
       let last = 0
+      const watch = yield* Failpoint
       const onBytes = (bytes: number) => {
+        if (2 * bytes >= layer.sizeBytes) watch("blob.half")
+        if (bytes === layer.sizeBytes) watch("blob.whole")
         const now = performance.now()
         if (now - last < progressEveryMs && bytes !== layer.sizeBytes) return
         last = now
@@ -70,8 +75,12 @@ export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sou
       yield* ingest(
         paths.temporary,
         paths.layerImage(diffId),
-        (temporary) => convertLayer({ ...layer, bytes: source.blob(layer) }, temporary, { onBytes }),
+        (temporary) =>
+          convertLayer({ ...layer, bytes: source.blob(layer) }, temporary, { onBytes }).pipe(
+            Effect.tap(() => reach("layer.converted"))
+          ),
         {
+          kind: "layer",
           record: (converted) => {
             const info = new LayerInfo({
               diffId,
@@ -81,7 +90,9 @@ export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sou
               erofsSizeBytes: converted.erofsBytes,
               position: 0
             })
-            return Effect.flatMap(Clock.currentTimeMillis, (now) => recordLayer(db, info, now))
+            return Effect.flatMap(Clock.currentTimeMillis, (now) => recordLayer(db, info, now)).pipe(
+              Effect.andThen(reach("layer.recorded"))
+            )
           }
         }
       )
@@ -107,16 +118,13 @@ export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sou
     })
   }
 
-  /** The lease is dropped by now: what a failed install fetched, and nobody else holds, goes away again. */
-  const collectLeftovers = Effect.gen(function* () {
-    yield* files.removeFiles(yield* collectOrphans(db, yield* Clock.currentTimeMillis))
-  }).pipe(Effect.ignore)
-
   const install = Effect.fn("ImageStore.install")(
     function* (source: ImageSource, reference: string, platform: Platform, emit: Emit) {
       yield* files.sweepTemporary()
+      yield* freeDeadLeases(db, yield* Clock.currentTimeMillis)
       const hold = yield* holdContent(leases)
       const resolved = yield* source.resolve(platform)
+      yield* reach("manifest")
       const layers = yield* withDiffIds(resolved)
       const diffIds = layers.map((layer) => layer.diffId)
       const manifestDigest = Digest.make(resolved.manifestDigest)
@@ -124,6 +132,7 @@ export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sou
       emit(ImageEvent.cases.Resolved.make({ reference, manifestDigest, layers: layers.length, totalSizeBytes }))
       const image = yield* Effect.gen(function* () {
         yield* hold.add([manifestDigest, ...diffIds])
+        yield* reach("lease.held")
         yield* fetchAll(source, layers, emit)
         yield* files.assemble(manifestDigest, diffIds)
         return yield* persistImage(
@@ -144,13 +153,16 @@ export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sou
           )
         )
       )
+      yield* reach("image.recorded")
       // A collector may have taken these files if the lease ran out for a while; now the record keeps them.
       yield* files.assemble(manifestDigest, diffIds)
       emit(ImageEvent.cases.Assembled.make({ manifestDigest }))
       return image
     },
     Effect.scoped,
-    Effect.onError(() => collectLeftovers)
+    Effect.tap(() => reach("lease.dropped")),
+    // The lease is dropped by now: what a failed install fetched, and nobody else holds, goes away again.
+    Effect.onError(() => Effect.ignore(files.collectUnused))
   )
 
   /**

@@ -13,6 +13,7 @@ import { mainCommand } from "../domain/exec.ts"
 import type { SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { attemptFile, ensureDirectory } from "../store/files.ts"
+import { leaseToken } from "../store/leaseToken.ts"
 import { isLocked } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
@@ -153,7 +154,7 @@ export const hostVm = Effect.fnUntraced(function* (
   const paths = yield* Paths
   const images = yield* ImageStore
   const leases = yield* LeaseManager
-  const token = crypto.randomUUID()
+  const token = leaseToken()
   const vm: KeptVm = yield* Effect.gen(function* () {
     const image = yield* images.Lease({
       reference: info.config.image,

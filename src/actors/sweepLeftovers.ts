@@ -1,6 +1,6 @@
 /**
- * Clears away what crashes leave outside the sandbox table: expired content leases, run directories of sandboxes that are gone,
- * temporary files that nobody writes any more. Part of Sweeper; each kind has a lease and a bound of its own.
+ * Clears away what crashes leave outside the sandbox table: content leases that ran out or whose holder died, image files without
+ * a record, run directories of sandboxes that are gone, temporary files that nobody writes any more. Part of Sweeper; each kind has a lease and a bound of its own.
  */
 
 import fs from "node:fs"
@@ -8,9 +8,11 @@ import path from "node:path"
 import { Clock, Effect } from "effect"
 import type { Service as Database } from "../store/Database.ts"
 import { removeBelow } from "../store/files.ts"
+import { freeDeadLeases } from "../store/imageCollection.ts"
 import { isLocked } from "../store/lock.ts"
 import type { Paths } from "../store/Paths.ts"
 import { sandboxExists } from "../store/sandboxes.ts"
+import type { ImageFiles } from "./imageFiles.ts"
 import { type LeaseManager, withLease } from "./LeaseManager.ts"
 
 /** Shortest time between two sweeps of one kind, in milliseconds. */
@@ -21,11 +23,6 @@ const entriesMax = 1000
 const runAgeMs = 60_000
 /** A temporary file that was not written for this long belongs to nobody, in milliseconds. */
 const temporaryAgeMs = 24 * 3_600_000
-
-/** Every statement that this module runs. */
-const statements = {
-  expired: "DELETE FROM content_lease WHERE expires_at <= ?"
-} as const
 
 type Kind = (nowMs: number) => Effect.Effect<void, unknown>
 
@@ -42,10 +39,12 @@ export const sweepLeftovers = Effect.fn("Sweeper.leftovers")(function* (
   db: Database,
   paths: Paths["Service"],
   leases: LeaseManager["Service"],
+  images: ImageFiles,
   force: boolean
 ) {
   const kinds: Readonly<Record<string, Kind>> = {
-    content_leases: (now) => Effect.asVoid(db.run(statements.expired, [now])),
+    content_leases: (now) => freeDeadLeases(db, now),
+    image_files: () => images.sweepStrays(entriesMax),
     run_directories: (now) =>
       Effect.forEach(
         olderThan(paths.runs, now - runAgeMs),

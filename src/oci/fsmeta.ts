@@ -9,7 +9,6 @@
 
 import fs from "node:fs"
 import path from "node:path"
-import { CryptoHasher } from "bun"
 import { Effect } from "effect"
 import type { LayerRejected } from "../domain/errors/image.ts"
 import type { DiskFull, StoreFailed } from "../domain/errors/store.ts"
@@ -18,6 +17,7 @@ import { copyAttributes, type Inode, implicitDirectory } from "./erofs/inode.ts"
 import { type Device, reservedBlocks, superblock, writeMetadata } from "./erofs/metadata.ts"
 import { FileOutput } from "./erofs/output.ts"
 import { ErofsReader } from "./erofs/reader.ts"
+import { mergedUuid } from "./erofs/seal.ts"
 import { toFailure, writingFile } from "./layer.ts"
 import { RejectedInput } from "./rejected.ts"
 import { TREE_LIMITS } from "./tree.ts"
@@ -150,13 +150,14 @@ const build = (layers: ReadonlyArray<string>, fd: number): { bytes: number; exte
   const numbers = new Map<string, number>()
   const devices: Array<Device> = []
   const extents: Array<Extent> = []
-  const identity = new CryptoHasher("sha256")
+  const uuids: Array<string> = []
   for (const layer of layers.map((file) => path.resolve(file))) {
     withReader(layer, (reader) => {
-      identity.update(reader.uuid)
+      const uuid = Buffer.from(reader.uuid).toString("hex")
+      uuids.push(uuid)
       let number = numbers.get(layer)
       if (number === undefined) {
-        number = devices.push({ tag: Buffer.from(reader.uuid).toString("hex"), blocks: reader.blocks })
+        number = devices.push({ tag: uuid, blocks: reader.blocks })
         numbers.set(layer, number)
         extents.push({ path: layer, bytes: reader.bytes })
       }
@@ -169,7 +170,7 @@ const build = (layers: ReadonlyArray<string>, fd: number): { bytes: number; exte
   const placed = writeMetadata(merge.root, out)
   const total = devices.reduce((sum, device) => sum + device.blocks, placed.blocks)
   if (total >= 2 ** 32) throw new RejectedInput("the image has more than 16 TiB")
-  out.finish(superblock(placed, new Uint8Array(identity.digest().subarray(0, 16)), devices))
+  out.finish(superblock(placed, Buffer.from(mergedUuid(uuids), "hex"), devices))
   return { bytes: out.position, extents }
 }
 

@@ -9,6 +9,7 @@ import { Effect, Stream } from "effect"
 import { DigestMismatch, LayerRejected } from "../domain/errors/image.ts"
 import { DiskFull, StoreFailed } from "../domain/errors/store.ts"
 import { FileOutput } from "./erofs/output.ts"
+import { layerUuid } from "./erofs/seal.ts"
 import { INFLATE_LIMITS, Inflater } from "./inflate.ts"
 import { LayerWriter } from "./layer-writer.ts"
 import { RejectedInput, readable } from "./rejected.ts"
@@ -130,7 +131,7 @@ class Conversion {
     // Some builders leave the end mark out; only a diff id proves then that nothing is missing.
     if (!endMark && this.source.diffId === undefined)
       throw new RejectedInput("the tar has no end mark: it may have been cut")
-    this.#writer.finish(Buffer.from(diffId.slice(7, 39), "hex"))
+    this.#writer.finish(Buffer.from(layerUuid(diffId), "hex"))
     return { diffId, blobDigest, mediaType, compressedBytes: this.#compressedBytes, erofsBytes: this.#out.position }
   }
 

@@ -4,6 +4,7 @@
  */
 import { Clock, Effect, Redacted, Schema, type Scope } from "effect"
 import { RegistryAuth, type RegistryUnavailable } from "../domain/errors/image.ts"
+import { reach } from "../domain/failpoint.ts"
 import type { Credential, CredentialSource } from "./credentials.ts"
 import { mayAsk, readBounded, retryAfterMs, send, Transient, unavailable } from "./http.ts"
 
@@ -134,6 +135,7 @@ const fetchToken: (
       const refused = new RegistryAuth({ host: options.host, status, repository: options.repository })
       return yield* status >= 400 && status <= 404 ? refused : unavailable(realm.host, `it answers HTTP ${status}`)
     }
+    yield* reach("token")
     const bytes = yield* readBounded(answer, tokenAnswerBytesMax, options.stallTimeoutMs)
     const decoded = yield* Schema.decodeEffect(Schema.fromJsonString(TokenAnswer))(
       new TextDecoder().decode(bytes ?? new Uint8Array())

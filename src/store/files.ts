@@ -7,6 +7,7 @@ import fs from "node:fs"
 import path from "node:path"
 import { Effect } from "effect"
 import { DiskFull, HomeUnusable, StoreFailed } from "../domain/errors/store.ts"
+import { publishing } from "../domain/failpoint.ts"
 import { currentBootId, identify, isAlive } from "./processes.ts"
 
 export type FileError = DiskFull | HomeUnusable | StoreFailed
@@ -95,6 +96,8 @@ export interface IngestOptions<A, E, R> {
   readonly record?: (written: A) => Effect.Effect<unknown, E, R>
   /** Permissions of the file, default 0600. */
   readonly mode?: number
+  /** What a watcher of failpoints calls the file; default: it is not told. */
+  readonly kind?: "layer" | "fsmeta" | "vmdk"
 }
 
 /**
@@ -110,11 +113,14 @@ export const ingest = <A, E, R, E2 = never, R2 = never>(
   Effect.uninterruptibleMask((restore) => {
     const temporary = temporaryName(temporaryDirectory, path.basename(destination))
     const remove = (file: string) => Effect.sync(() => fs.rmSync(file, { force: true }))
-    const publish = attemptFile("publish", destination, () => {
-      settleFile(temporary, options.mode ?? 0o600)
-      fs.renameSync(temporary, destination)
-      fsyncDirectory(path.dirname(destination))
-    })
+    const attempt = (run: () => void) => attemptFile("publish", destination, run)
+    const publish = attempt(() => settleFile(temporary, options.mode ?? 0o600)).pipe(
+      Effect.andThen(publishing(options.kind, "synced")),
+      Effect.andThen(attempt(() => fs.renameSync(temporary, destination))),
+      Effect.andThen(publishing(options.kind, "renamed")),
+      Effect.andThen(attempt(() => fsyncDirectory(path.dirname(destination)))),
+      Effect.andThen(publishing(options.kind, "published"))
+    )
     const record = (written: A) =>
       (options.record?.(written) ?? Effect.void).pipe(Effect.onError(() => remove(destination)))
     return restore(write(temporary)).pipe(
@@ -130,14 +136,14 @@ export const ingest = <A, E, R, E2 = never, R2 = never>(
 export const writeAtomic = (
   file: string,
   content: string | Uint8Array,
-  options: { readonly mode?: number; readonly temporaryDirectory?: string } = {}
+  options: { readonly mode?: number; readonly temporaryDirectory?: string; readonly kind?: "vmdk" } = {}
 ): Effect.Effect<void, FileError> =>
   ingest(
     options.temporaryDirectory ?? path.dirname(file),
     file,
     (temporary) =>
       attemptFile("write", temporary, () => fs.writeFileSync(temporary, content, { mode: 0o600, flag: "wx" })),
-    { mode: options.mode ?? 0o600 }
+    { mode: options.mode ?? 0o600, ...(options.kind === undefined ? {} : { kind: options.kind }) }
   )
 
 /**

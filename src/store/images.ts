@@ -6,6 +6,7 @@
  */
 import { Data, Effect, Result, Schema } from "effect"
 import type { Digest } from "../domain/digest.ts"
+import { Failpoint, type Watcher } from "../domain/failpoint.ts"
 import { ImageHandle, LayerInfo, RunDefaults } from "../domain/image.ts"
 import type { Service as Database, Transaction } from "./Database.ts"
 
@@ -204,10 +205,10 @@ export const persistImage = Effect.fnUntraced(function* (
     const whole = recorded?.layers === new Set(meta.diffIds).size && known.image.layerCount === meta.diffIds.length
     if (whole && (yield* touchImage(db, known, nowMs))) return new ImageHandle({ ...known.image, lastUsedAt: nowMs })
   }
-  return yield* writeImage(db, reference, meta, nowMs)
+  return yield* writeImage(db, reference, meta, nowMs, yield* Failpoint)
 })
 
-const writeImage = (db: Database, reference: string, meta: ImageMetadata, nowMs: number) =>
+const writeImage = (db: Database, reference: string, meta: ImageMetadata, nowMs: number, watch: Watcher) =>
   db.transaction((tx): Result.Result<ImageHandle, LayerGone> => {
     const manifest = tx.get<{ readonly id: number }>(statements.insertManifest, [
       meta.manifestDigest,
@@ -227,6 +228,7 @@ const writeImage = (db: Database, reference: string, meta: ImageMetadata, nowMs:
         return Result.fail(new LayerGone({ diffId }))
       }
     }
+    watch("image.half-recorded")
     tx.run(statements.touchLayers, [nowMs, manifest.id])
     tx.run(statements.insertReference, [reference, manifest.id, nowMs, nowMs])
     // Read here: a moment later another process may have removed it again.

@@ -37,6 +37,13 @@ const loaded = Effect.gen(function* () {
   return yield* Paths
 })
 
+/** Changes one byte and no length. */
+const spoil = (file: string, at: number) => {
+  const bytes = readFileSync(file)
+  bytes[at]! ^= 1
+  writeFileSync(file, bytes)
+}
+
 describe("records without files", () => {
   it.live("fsmeta and descriptor that are missing, cut or of another length are stitched again without network", () =>
     Effect.gen(function* () {
@@ -50,7 +57,9 @@ describe("records without files", () => {
         () => truncateSync(vmdk, 40),
         () => truncateSync(vmdk, 0),
         () => appendFileSync(fsmeta, Buffer.alloc(4096)),
-        () => truncateSync(fsmeta, 100)
+        () => truncateSync(fsmeta, 100),
+        () => spoil(fsmeta, 2000),
+        () => writeFileSync(fsmeta, readFileSync(paths.layerImage(first.diffIds[0] as Digest)))
       ]
       for (const damage of damages) {
         damage()
@@ -80,7 +89,14 @@ describe("records without files", () => {
         const paths = yield* Paths
         const layer = paths.layerImage(first.diffIds[1] as Digest)
         const good = readFileSync(layer)
-        for (const damage of [() => rmSync(layer), () => truncateSync(layer, 4096)]) {
+        const damages = [
+          () => rmSync(layer),
+          () => truncateSync(layer, 4096),
+          () => spoil(layer, 1024),
+          // Another's, of the same length.
+          () => spoil(layer, 1024 + 48)
+        ]
+        for (const damage of damages) {
           damage()
           proxy.requests.length = 0
           yield* store.Lease({ reference, ...lease })
