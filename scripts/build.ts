@@ -28,6 +28,8 @@ const sources = [
   "src",
   "guest/src",
   "guest/build.sh",
+  "stage/stage.c",
+  "stage/build.sh",
   "migrations",
   "scripts/build.ts",
   "package.json",
@@ -40,6 +42,7 @@ if (process.argv.includes("--is-fresh")) process.exit(fresh ? 0 : 1)
 if (process.argv.includes("--if-stale") && fresh) process.exit(0)
 
 await run(["sh", "guest/build.sh"])
+await run(["sh", "stage/build.sh"])
 fs.mkdirSync(path.join(root, "dist"), { recursive: true })
 // Built aside and renamed: a running bunker keeps its file, and nobody starts half of one.
 const aside = `${binary}.${process.pid}`

@@ -3,3 +3,9 @@ declare module "*/guest/build/agent" {
   const path: string
   export default path
 }
+
+/** The same for the program that mounts shares. */
+declare module "*/stage/build/stage" {
+  const path: string
+  export default path
+}

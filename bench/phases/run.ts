@@ -83,9 +83,10 @@ const body = Effect.gen(function* () {
 
 await Effect.runPromise(
   Effect.provideService(
-    Effect.provide(body, bunkerLayer(settings, { command: [bunker], agentPath: settings.agent ?? "" })).pipe(
-      Effect.withSpan("layers and body")
-    ),
+    Effect.provide(
+      body,
+      bunkerLayer(settings, { command: [bunker], agentPath: settings.agent ?? "", stagePath: "" })
+    ).pipe(Effect.withSpan("layers and body")),
     Tracer.Tracer,
     tracer
   )

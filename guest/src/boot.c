@@ -14,6 +14,7 @@
 #include "agent.h"
 #include "control.h"
 #include "mounts.h"
+#include "shares.h"
 
 bool boot_set_clock(const char *unix_ns) {
   int64_t ns = 0;
@@ -71,7 +72,7 @@ static void set_sysctls(void) {
 }
 
 static bool run(const struct json *doc, struct text *why) {
-  long root = json_get(doc, 0, "root"), upper = json_get(doc, 0, "upper");
+  long root = json_get(doc, 0, "root"), upper = json_get(doc, 0, "upper"), mounts = json_get(doc, 0, "mounts");
   const char *hostname = json_string(doc, json_get(doc, 0, "hostname"));
   const char *clock = json_string(doc, json_get(doc, 0, "unix_ns"));
   const char *kind = json_string(doc, json_get(doc, upper, "kind"));
@@ -90,8 +91,10 @@ static bool run(const struct json *doc, struct text *why) {
   if (!persistent) plan.upper_device = NULL;
   if (hostname && sethostname(hostname, strlen(hostname)) < 0) agent_log_errno("hostname", hostname, errno);
   loopback_up();
-  if (!mounts_switch_root(&plan, why)) return false;
+  if (!mounts_stage(why) || !shares_open(doc, mounts, why) || !mounts_switch_root(&plan, why)) return false;
+  /* Before the shares: a mount over /etc is not written to. */
   write_names(doc, hostname);
+  if (!shares_mount(doc, mounts, why)) return false;
   set_sysctls();
   return true;
 }

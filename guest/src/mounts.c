@@ -111,8 +111,12 @@ static void mount_rest(void) {
     if (symlink(links[i][0], links[i][1]) < 0 && errno != EEXIST) agent_log_errno("link", links[i][1], errno);
 }
 
-bool mounts_switch_root(const struct mount_plan *plan, struct text *why) {
+bool mounts_stage(struct text *why) {
   if (mount("tmpfs", "/mnt", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755") < 0) return failed(why, "mount", "/mnt");
+  return true;
+}
+
+bool mounts_switch_root(const struct mount_plan *plan, struct text *why) {
   mkdir(LOWER, 0755);
   mkdir(STORE, 0755);
   mkdir(ROOT, 0755);

@@ -11,6 +11,8 @@ struct mount_plan {
 
 /** dev, proc and sys of the init disk. */
 void mounts_early(void);
+/** The place in memory where everything is put together, /mnt. */
+bool mounts_stage(struct text *why);
 /** Overlay of root and upper, kernel file systems in it, and the switch into it. False with the reason; a failed switch
  * leaves the agent alive on the init disk, and can be tried again only by a new boot of the machine. */
 bool mounts_switch_root(const struct mount_plan *plan, struct text *why);

@@ -16,8 +16,9 @@ import {
   StoreErrors
 } from "../domain/errors/groups.ts"
 import { StoreFailed } from "../domain/errors/store.ts"
-import { AlreadyRunning, SandboxNotFound, SupervisorUnreachable, WrongState } from "../domain/errors/vm.ts"
+import { AlreadyRunning, InvalidSpec, SandboxNotFound, SupervisorUnreachable, WrongState } from "../domain/errors/vm.ts"
 import { ExecEvent, ExecRequest, TerminalSize } from "../domain/exec.ts"
+import { mountProblem } from "../domain/mounts.ts"
 import { parseName } from "../domain/name.ts"
 import { canonicalReference, parseReference } from "../domain/reference.ts"
 import { isLive, isTerminal, SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
@@ -34,6 +35,7 @@ import { makeImageFiles } from "./imageFiles.ts"
 import { RunEnd } from "./Keeper.ts"
 import { type KeeperAddress, type KeeperOptions, makeKeepers } from "./keepers.ts"
 import { contentLeaseMs, LeaseManager } from "./LeaseManager.ts"
+import { settleMounts } from "./mounts.ts"
 import { removeDirectories, Sweeper } from "./Sweeper.ts"
 
 const SIGKILL = 9
@@ -110,6 +112,9 @@ const make = (options: KeeperOptions) =>
       readonly ephemeral: boolean
       readonly config: SandboxConfig
     }) {
+      const problem = mountProblem(request.config)
+      if (problem !== undefined) return yield* new InvalidSpec({ field: "mounts", reason: problem })
+      yield* settleMounts(request.config).pipe(Effect.provideService(Paths, paths))
       const name = yield* parseName(request.name ?? `box-${crypto.randomUUID().slice(0, 8)}`)
       const image = canonicalReference(yield* parseReference(request.config.image))
       const token = leaseToken()

@@ -26,13 +26,14 @@ import { awaitEnd, type ProcessIdentity, signalProcess } from "../store/processe
 import { insertRun, terminate, transition } from "../store/sandboxes.ts"
 import { Engines } from "../vm/Engine.ts"
 import type { Engine, VmConfig, VmDisk } from "../vm/engineTypes.ts"
-import { connectGuest, type GuestChannel } from "../vm/GuestChannel.ts"
+import { connectGuest, type GuestChannel, type GuestMount } from "../vm/GuestChannel.ts"
 import { isTransientStart } from "../vm/krun.ts"
 import type { VmExit } from "../vm/startRunner.ts"
 import type { GuestTransport } from "../vm/transport.ts"
 import { ensureUpper } from "../vm/upper.ts"
 import { boundConsole } from "./consoleBound.ts"
 import { type KeptVm, RunEnd } from "./Keeper.ts"
+import { realHome, settleMounts } from "./mounts.ts"
 import { Sweeper } from "./Sweeper.ts"
 
 /** Longest time from the start of a VM to its agent's hello, in milliseconds; emulation is slower. */
@@ -84,10 +85,13 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
       yield* ensureUpper(own.upper, info.config.diskMb)
       disks.push({ path: own.upper, format: "raw", readOnly: false })
     }
+    const mounts = yield* settleMounts(info.config)
     const config: VmConfig = {
       cpus: info.config.cpus,
       memoryMb: info.config.memoryMb,
       disks,
+      shares: mounts.shares,
+      hidden: yield* realHome,
       runDir: run.directory,
       consolePath: own.consoleLog,
       lockPath: own.lock,
@@ -97,7 +101,9 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
     const { vm, channel } = yield* startAndGreet(engine, config, info).pipe(
       Effect.mapError((error) => explain(error, info, own.consoleLog))
     )
-    yield* prepareGuest(channel, info).pipe(Effect.mapError((error) => explain(error, info, own.consoleLog)))
+    yield* prepareGuest(channel, info, mounts.guest).pipe(
+      Effect.mapError((error) => explain(error, info, own.consoleLog))
+    )
     return yield* keepRecords(info, boot.image, vm, channel)
   }).pipe(Effect.onError((cause) => recordBootFailure(info, cause.toString())))
 })
@@ -110,7 +116,8 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (boot: Boot, identity
   const engine = (yield* Engines).get(info.engine === "krun" ? "krun" : "qemu")
   const transport = yield* engine.attach({ runDir: run.directory })
   const channel = yield* Effect.andThen(connectGuest(transport), (found) =>
-    Effect.as(prepareGuest(found, info), found)
+    // Its mounts are as they were: the agent boots once.
+    Effect.as(prepareGuest(found, info, []), found)
   ).pipe(
     Effect.timeoutOrElse({
       duration: adoptTimeoutMs,
@@ -228,12 +235,13 @@ const consoleTail = (file: string): string => {
 }
 
 /** Clock, host name, root file system: everything before the first command. */
-const prepareGuest = (channel: GuestChannel, info: SandboxInfo) => {
+const prepareGuest = (channel: GuestChannel, info: SandboxInfo, mounts: ReadonlyArray<GuestMount>) => {
   const hostname = info.config.hostname ?? info.name.slice(0, 63)
   return channel.boot({
     root: { device: "/dev/vdb", type: "erofs" },
     upper: info.ephemeral ? { kind: "tmpfs" } : { kind: "ext4", device: "/dev/vdc" },
     hostname,
+    mounts,
     hosts: `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t${hostname}\n`
   })
 }

@@ -1,8 +1,11 @@
 /** Reads what people type: where the guest's command begins, sizes, environment files. Pure but for reading the named file. */
 
 import fs from "node:fs"
+import path from "node:path"
 import { Effect } from "effect"
 import { InvalidSpec } from "../domain/errors/vm.ts"
+import { parseTmpfs, parseVolume } from "../domain/mounts.ts"
+import type { SandboxConfig } from "../domain/sandbox.ts"
 
 /**
  * Puts `--` behind the first positional argument of commands whose rest belongs to the guest, so that `run alpine ls -la` needs
@@ -37,17 +40,38 @@ const units: Readonly<Record<string, number>> = {
   tb: 1024 * 1024
 }
 
-/** `512`, `512m`, `2g`: MiB. Fails naming the flag. */
-export const parseMebibytes = (flag: string, text: string): Effect.Effect<number, InvalidSpec> => {
+/** `512`, `512m`, `2g`: MiB, undefined for anything else. */
+const mebibytes = (text: string): number | undefined => {
   const match = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text.trim())
   const unit = match === null ? undefined : units[match[2]!.toLowerCase()]
-  if (match === null || unit === undefined) {
-    return Effect.fail(
-      new InvalidSpec({ field: flag, reason: `"${text}" is not a size; write 512m, 2g or a number of MiB` })
-    )
-  }
-  return Effect.succeed(Math.round(Number(match[1]) * unit))
+  return match === null || unit === undefined ? undefined : Math.round(Number(match[1]) * unit)
 }
+
+/** The same, failing with the flag's name. */
+export const parseMebibytes = (flag: string, text: string): Effect.Effect<number, InvalidSpec> => {
+  const found = mebibytes(text)
+  return found === undefined
+    ? Effect.fail(
+        new InvalidSpec({ field: flag, reason: `"${text}" is not a size; write 512m, 2g or a number of MiB` })
+      )
+    : Effect.succeed(found)
+}
+
+/** `-v` and `--tmpfs`; a relative path of the host starts at `cwd`. Absent fields where nothing was given. */
+export const readMounts = Effect.fnUntraced(function* (
+  volumes: ReadonlyArray<string>,
+  tmpfs: ReadonlyArray<string>,
+  cwd: string
+): Effect.fn.Return<Pick<SandboxConfig, "mounts" | "tmpfs">, InvalidSpec> {
+  const each = <A>(field: string, texts: ReadonlyArray<string>, parse: (text: string) => A | string) =>
+    Effect.forEach(texts, (text) => {
+      const found = parse(text)
+      return typeof found === "string" ? Effect.fail(new InvalidSpec({ field, reason: found })) : Effect.succeed(found)
+    })
+  const mounts = yield* each("-v", volumes, (text) => parseVolume(text, (source) => path.resolve(cwd, source)))
+  const memory = yield* each("--tmpfs", tmpfs, (text) => parseTmpfs(text, mebibytes))
+  return { ...(mounts.length > 0 ? { mounts } : {}), ...(memory.length > 0 ? { tmpfs: memory } : {}) }
+})
 
 const nameOf = (entry: string): string => entry.split("=", 1)[0]!
 

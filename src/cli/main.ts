@@ -9,6 +9,7 @@ enter(async () => {
   enterApp({
     command: [process.execPath, import.meta.path],
     agentPath: path.join(import.meta.dirname, "../../guest/build/agent"),
+    stagePath: path.join(import.meta.dirname, "../../stage/build/stage"),
     sharedModules: () => import("../plugin/sharedModules.ts").then((module) => module.sharedModules)
   })
 })

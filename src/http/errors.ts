@@ -17,6 +17,7 @@ const statuses: Statuses = {
   ManifestInvalid: 422,
   DigestMismatch: 422,
   LayerRejected: 422,
+  MountRefused: 422,
   ArchiveInvalid: 422,
   ImageNotFound: 404,
   ImageNotCached: 404,

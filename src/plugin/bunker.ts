@@ -29,6 +29,8 @@ export interface Program {
   readonly command: ReadonlyArray<string>
   /** The guest agent of this build. */
   readonly agentPath: string
+  /** The program of this build that mounts shared directories. */
+  readonly stagePath: string
   /** What plugins import, by name; absent in a build that loads no config file. */
   readonly sharedModules?: () => Promise<SharedModules>
 }
@@ -84,5 +86,6 @@ export const enginesLayer = (settings: Settings, program: Program) =>
     libkrunfw: settings.libkrunfw,
     qemu: settings.qemu,
     agentPath: settings.agent ?? program.agentPath,
+    stagePath: program.stagePath,
     runnerCommand: [...program.command, "__runner"]
   })

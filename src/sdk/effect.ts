@@ -16,7 +16,8 @@ export { SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
 /** This checkout as the program that runners and keepers are started from. */
 const program: Program = {
   command: [process.execPath, path.join(import.meta.dirname, "../cli/main.ts")],
-  agentPath: path.join(import.meta.dirname, "../../guest/build/agent")
+  agentPath: path.join(import.meta.dirname, "../../guest/build/agent"),
+  stagePath: path.join(import.meta.dirname, "../../stage/build/stage")
 }
 
 export interface LayerOptions {

@@ -21,7 +21,15 @@ export interface BootRequest {
   readonly hosts?: string
   /** Text of /etc/resolv.conf; absent: the image's own. */
   readonly resolv?: string
+  /** In the order given. */
+  readonly mounts?: ReadonlyArray<GuestMount>
 }
+
+/** Something that the agent mounts in the sandbox's root; a missing target is made. */
+export type GuestMount =
+  | { readonly target: string; readonly share: string; readonly read_only: boolean }
+  /** A tmpfs of at most so many MiB, absent: half of the memory. */
+  | { readonly target: string; readonly size_mb?: number }
 
 /** What the boot request did. */
 export interface BootReport {
@@ -117,8 +125,8 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
   })
 
   const boot = Effect.fn("GuestChannel.boot")(function* (request: BootRequest) {
-    const { root, upper, hostname, hosts, resolv } = request
-    const value = yield* ask("boot", { root, upper, hostname, hosts, resolv, unix_ns: yield* unixNs })
+    const { root, upper, hostname, hosts, resolv, mounts } = request
+    const value = yield* ask("boot", { root, upper, hostname, hosts, resolv, mounts, unix_ns: yield* unixNs })
     const booted = decodeGuestBooted(value)
     if (booted === undefined) return yield* malformed("boot")
     return { phases: booted.phases, already: booted.already ?? false }

@@ -6,10 +6,12 @@ import type {
   EngineUnavailable,
   GuestChannelFailed,
   KrunCallFailed,
-  LibraryNotFound
+  LibraryNotFound,
+  MountRefused
 } from "../domain/errors/vm.ts"
 import type { ProcessIdentity } from "../store/processes.ts"
 import type { RunnerDisk } from "./runnerProtocol.ts"
+import type { VmShare } from "./shares.ts"
 import type { RunnerProcess } from "./startRunner.ts"
 import type { GuestTransport } from "./transport.ts"
 
@@ -25,6 +27,10 @@ export interface VmConfig {
   readonly memoryMb: number
   /** Disks after the init disk, at most five. A raw disk that the guest may write must never be opened as anything else. */
   readonly disks: ReadonlyArray<VmDisk>
+  /** What the guest sees of the host: the agent finds share n of this list as the name `n`. Absent: nothing, and no device. */
+  readonly shares?: ReadonlyArray<VmShare>
+  /** Directory without links on its path that no share shows, even one that contains it. */
+  readonly hidden?: string
   /** Directory of mode 0700 for the sockets, the pid file and the runner's output; its path has at most 90 bytes. */
   readonly runDir: string
   /** File that receives the guest's console; grows as long as the guest writes to it. */
@@ -51,7 +57,7 @@ export interface Engine {
     config: VmConfig
   ) => Effect.Effect<
     VmProcess,
-    EngineUnavailable | LibraryNotFound | KrunCallFailed | AlreadyRunning | StoreFailed,
+    EngineUnavailable | LibraryNotFound | KrunCallFailed | MountRefused | AlreadyRunning | StoreFailed,
     Scope.Scope
   >
   /** The transport to a VM that another process started; its agent calls again by itself. */
@@ -70,6 +76,8 @@ export interface EngineOptions {
   readonly qemu?: string | undefined
   /** The static guest agent. */
   readonly agentPath: string
+  /** The static program that mounts shares. */
+  readonly stagePath: string
   /** Program and first arguments of a runner, like `[bun, main.ts, "__runner"]`. */
   readonly runnerCommand: ReadonlyArray<string>
 }

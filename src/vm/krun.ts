@@ -19,6 +19,7 @@ import {
   withLock
 } from "./prepare.ts"
 import { bootWords } from "./qemuArguments.ts"
+import { SHARE_TAG, shareDirectory, stageCommand } from "./shares.ts"
 import { startRunner, type VmExit } from "./startRunner.ts"
 import { unixListenerTransport } from "./transport.ts"
 
@@ -61,6 +62,7 @@ export const makeKrunEngine = (options: EngineOptions): Engine => {
       const libkrun = yield* findLibkrun(options)
       const libkrunfw = yield* findLibkrunfw(options)
       const disks = yield* prepareDisks(config, options)
+      const command = yield* stageCommand(config, options, undefined)
       // libkrun connects to the socket when the agent calls, so somebody has to listen before the guest runs.
       const socketPath = guestSocket(config.runDir)
       return yield* withLock(
@@ -68,7 +70,7 @@ export const makeKrunEngine = (options: EngineOptions): Engine => {
         Effect.fnUntraced(function* (lockFd) {
           const transport = yield* Effect.mapError(unixListenerTransport(socketPath), asStoreFailed(config.runDir))
           const runner = yield* startRunner({
-            command: options.runnerCommand,
+            command,
             runDir: config.runDir,
             lockFd,
             onProcess: config.onProcess ?? (() => Effect.void),
@@ -85,6 +87,9 @@ export const makeKrunEngine = (options: EngineOptions): Engine => {
                 cpus: config.cpus,
                 memoryMb: config.memoryMb,
                 disks,
+                ...(config.shares === undefined || config.shares.length === 0
+                  ? {}
+                  : { share: { tag: SHARE_TAG, directory: shareDirectory(config.runDir) } }),
                 consolePath: config.consolePath,
                 socketPath,
                 vsockPort: VSOCK_PORT,

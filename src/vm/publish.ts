@@ -5,12 +5,12 @@
 import fs from "node:fs"
 import path from "node:path"
 
-/** Writes `content` beside `file`, makes it durable, and gives it its name. Mode 0600. Throws what node:fs throws. */
-export const publish = (file: string, content: string | Uint8Array | ReadonlyArray<Uint8Array>): void => {
+/** Writes `content` beside `file`, makes it durable, and gives it its name. Mode 0600 by default. Throws what node:fs throws. */
+export const publish = (file: string, content: string | Uint8Array | ReadonlyArray<Uint8Array>, mode = 0o600): void => {
   fs.mkdirSync(path.dirname(file), { recursive: true, mode: 0o700 })
   const temporary = `${file}.${process.pid.toString(36)}-${crypto.randomUUID().slice(0, 8)}.tmp`
   try {
-    const fd = fs.openSync(temporary, "wx", 0o600)
+    const fd = fs.openSync(temporary, "wx", mode)
     try {
       for (const part of Array.isArray(content) ? content : [content]) fs.writeFileSync(fd, part)
       fs.fsyncSync(fd)

@@ -20,6 +20,7 @@ import {
   withLock
 } from "./prepare.ts"
 import { qemuArguments } from "./qemuArguments.ts"
+import { SHARE_TAG, shareSocket, stageCommand } from "./shares.ts"
 import { startRunner } from "./startRunner.ts"
 import { slotTransport } from "./transport.ts"
 import { tscRateKhz } from "./tscRate.ts"
@@ -41,6 +42,21 @@ const findQemu = (options: EngineOptions): Effect.Effect<string, EngineUnavailab
     )
   })
 
+/** Distributions keep it out of the PATH: it is QEMU's own helper. */
+const VIRTIOFSD_PLACES = "/usr/libexec:/usr/lib/qemu:/usr/libexec/qemu:/usr/lib:/usr/local/libexec:/usr/bin"
+
+const findVirtiofsd = Effect.suspend(() => {
+  const file = Bun.which("virtiofsd", { PATH: VIRTIOFSD_PLACES })
+  if (file !== null) return Effect.succeed(fs.realpathSync(file))
+  return Effect.fail(
+    new EngineUnavailable({
+      engine: "qemu",
+      reason: "virtiofsd, which shares directories with a guest, was not found",
+      advice: "install it, on Debian with: sudo apt-get install qemu-system-common"
+    })
+  )
+})
+
 export const makeQemuEngine = (options: EngineOptions): Engine => {
   const available = Effect.gen(function* () {
     yield* findQemu(options)
@@ -59,6 +75,8 @@ export const makeQemuEngine = (options: EngineOptions): Engine => {
       const disks = yield* prepareDisks(config, options)
       const kernel = yield* fromBootCache("the kernel", options, () => cachedKernelElf(options.bootCacheDir, libkrunfw))
       const slots = slotSockets(config.runDir)
+      const shares = config.shares !== undefined && config.shares.length > 0
+      const command = yield* stageCommand(config, options, shares ? yield* findVirtiofsd : undefined)
       const start = {
         kind: "qemu" as const,
         file,
@@ -67,6 +85,7 @@ export const makeQemuEngine = (options: EngineOptions): Engine => {
           cpus: config.cpus,
           memoryMb: config.memoryMb,
           disks,
+          share: shares ? { socket: shareSocket(config.runDir), tag: SHARE_TAG } : undefined,
           consolePath: config.consolePath,
           slots,
           tscKhz: tscRateKhz(options.bootCacheDir)
@@ -80,7 +99,7 @@ export const makeQemuEngine = (options: EngineOptions): Engine => {
             for (const slot of slots) fs.rmSync(slot, { force: true })
           })
           return yield* startRunner({
-            command: options.runnerCommand,
+            command,
             runDir: config.runDir,
             lockFd,
             onProcess: config.onProcess ?? (() => Effect.void),

@@ -12,6 +12,8 @@ export interface QemuMachine {
   readonly memoryMb: number
   /** In the order of /dev/vda, vdb, …; at most seven, for the board has eight transports. */
   readonly disks: ReadonlyArray<RunnerDisk>
+  /** Socket of a virtiofsd and the tag of what it shares; it needs the guest's memory to be shared with it. */
+  readonly share?: { readonly socket: string; readonly tag: string } | undefined
   /** File that the guest's console is appended to. */
   readonly consolePath: string
   /** Unix sockets that QEMU listens on, for the guest's ports `bunker.0`, `bunker.1`, … */
@@ -38,11 +40,14 @@ export const qemuArguments = (machine: QemuMachine): ReadonlyArray<string> => {
   // Without its rate the guest measures the counter against the emulated clock and, on a busy host, gives up on it.
   const tsc = machine.tscKhz === undefined ? "" : `tsc_early_khz=${machine.tscKhz} tsc=reliable`
   return [
-    ["-M", "microvm,acpi=off,rtc=on"],
+    ["-M", `microvm,acpi=off,rtc=on${machine.share === undefined ? "" : ",memory-backend=memory"}`],
     ["-accel", "tcg,thread=multi"],
     ["-cpu", "max,-la57"],
     ["-smp", String(machine.cpus)],
     ["-m", String(machine.memoryMb)],
+    ...(machine.share === undefined
+      ? []
+      : [["-object", `memory-backend-memfd,id=memory,size=${machine.memoryMb}M,share=on`]]),
     ["-nodefaults", "-no-user-config", "-no-reboot"],
     ["-display", "none"],
     // The emulator parses what a hostile guest writes; it starts no program and gains no right.
@@ -51,6 +56,7 @@ export const qemuArguments = (machine: QemuMachine): ReadonlyArray<string> => {
     ["-kernel", machine.kernel],
     ["-append", [KERNEL_WORDS, tsc, ...bootWords("virtio")].filter((word) => word !== "").join(" ")],
     ...machine.disks.map((disk, index) => diskArguments(disk, index)),
+    shareArguments(machine),
     ["-device", `virtio-serial-device,max_ports=31,bus=${transport(0)}`],
     // The console has a port of its own, or its output would land on the agent's.
     ["-chardev", `file,id=console,append=on,path=${escape(machine.consolePath)}`],
@@ -67,6 +73,14 @@ export const qemuArguments = (machine: QemuMachine): ReadonlyArray<string> => {
  * command line. The console comes before the disks, so that a panic over a missing root can be read.
  */
 const transport = (index: number): string => `virtio-mmio-bus.${7 - index}`
+
+const shareArguments = ({ share, disks }: QemuMachine): ReadonlyArray<string> =>
+  share === undefined
+    ? []
+    : [
+        ...["-chardev", `socket,id=share,path=${escape(share.socket)}`],
+        ...["-device", `vhost-user-fs-device,chardev=share,tag=${share.tag},bus=${transport(disks.length + 1)}`]
+      ]
 
 const diskArguments = (disk: RunnerDisk, index: number): ReadonlyArray<string> => {
   // Image files of many VMs are shared and read-only: locks would only fail on file systems that lack them.

@@ -120,6 +120,7 @@ const enterKrun = (start: KrunStart): never => {
     "krun_create_ctx",
     "krun_set_vm_config",
     "krun_add_disk2",
+    "krun_add_virtiofs",
     "krun_add_net_unixstream",
     "krun_add_vsock_port2",
     "krun_set_console_output",
@@ -133,6 +134,7 @@ const enterKrun = (start: KrunStart): never => {
     const format = disk.format === "vmdk" ? KRUN_DISK_VMDK : KRUN_DISK_RAW
     krun.call("krun_add_disk2", context, `disk${index}`, disk.path, format, disk.readOnly)
   }
+  if (start.share !== undefined) krun.call("krun_add_virtiofs", context, start.share.tag, start.share.directory)
   // Without any network device libkrun lets the guest use the host's network (TSI). A device whose other end is never
   // read takes that away; vsock ports keep working. Both ends stay open: a closed one hangs the start.
   krun.call("krun_add_net_unixstream", context, null, socketPair()[0], MAC, 0, 0)

@@ -34,6 +34,8 @@ export interface KrunStart {
   /** MiB. */
   readonly memoryMb: number
   readonly disks: ReadonlyArray<RunnerDisk>
+  /** Directory that the guest mounts by its tag; its mounts carry the flags of what is shared. */
+  readonly share?: { readonly tag: string; readonly directory: string }
   readonly consolePath: string
   /** Unix socket of the host that the guest's vsock port `vsockPort` leads to; somebody listens there already. */
   readonly socketPath: string
@@ -95,6 +97,12 @@ const isList =
   (value: unknown): value is ReadonlyArray<A> =>
     Array.isArray(value) && value.length <= countMax && value.every(is)
 
+const shareOf = (of: Json): Pick<KrunStart, "share"> => {
+  if (of["share"] === undefined) return {}
+  const share = field(of, "share", isObject)
+  return { share: { tag: field(share, "tag", isText), directory: field(share, "directory", isPath) } }
+}
+
 const krunStart = (of: Json): KrunStart => ({
   kind: "krun",
   libkrun: field(of, "libkrun", isPath),
@@ -106,6 +114,7 @@ const krunStart = (of: Json): KrunStart => ({
     format: field(disk, "format", isFormat),
     readOnly: field(disk, "readOnly", isBoolean)
   })),
+  ...shareOf(of),
   consolePath: field(of, "consolePath", isPath),
   socketPath: field(of, "socketPath", isPath),
   vsockPort: field(of, "vsockPort", isInteger(1, 0xffff_fffe)),

@@ -7,7 +7,7 @@ import fs from "node:fs"
 import path from "node:path"
 import { Effect, Option, type Scope } from "effect"
 import { StoreFailed } from "../domain/errors/store.ts"
-import { AlreadyRunning, EngineUnavailable, KrunCallFailed } from "../domain/errors/vm.ts"
+import { AlreadyRunning, EngineUnavailable, KrunCallFailed, MountRefused } from "../domain/errors/vm.ts"
 import { CallFailed } from "../ffi/errno.ts"
 import { pidfdOpen, pidfdSendSignal } from "../ffi/posix.ts"
 import { currentBootId, identify, type ProcessIdentity } from "../store/processes.ts"
@@ -66,7 +66,11 @@ const LAST_WORDS_MS = 250
  */
 export const startRunner = Effect.fn("Engine.startRunner")(function* (
   options: StartRunner
-): Effect.fn.Return<RunnerProcess, StoreFailed | AlreadyRunning | KrunCallFailed | EngineUnavailable, Scope.Scope> {
+): Effect.fn.Return<
+  RunnerProcess,
+  StoreFailed | AlreadyRunning | KrunCallFailed | MountRefused | EngineUnavailable,
+  Scope.Scope
+> {
   const { config } = options
   const text = JSON.stringify(config)
   if (Buffer.byteLength(text) > CONFIG_BYTES_MAX) {
@@ -109,6 +113,7 @@ const failure = (options: StartRunner, report: RunnerReport | undefined, output:
   if (report?.event === "error" && report.call.startsWith("krun_")) {
     return new KrunCallFailed({ call: report.call, argument: report.argument, errno: report.errno })
   }
+  if (report?.event === "error" && stageCalls.has(report.call)) return mountRefused(report)
   const engine = options.config.start.kind
   const reason =
     report?.event === "error"
@@ -116,6 +121,19 @@ const failure = (options: StartRunner, report: RunnerReport | undefined, output:
       : `the runner ${options.command[0]} ended before the VM was started${output === "" ? "" : `: ${output.trim()}`}`
   return new EngineUnavailable({ engine, reason, advice: "'bunker doctor' checks the engines" })
 }
+
+/** Calls that only the program `stage` makes. */
+const stageCalls: ReadonlySet<string> = new Set(
+  "stage unshare mount open open_tree mount_setattr move_mount openat2 mkdir bind fork prctl".split(" ")
+)
+
+const mountRefused = ({ call, argument, errno }: Extract<RunnerReport, { event: "error" }>) =>
+  call === "unshare"
+    ? new MountRefused({
+        source: "anything",
+        reason: `this machine lets no process have mounts of its own (${argument}: ${errno}); allow user namespaces, or run as root`
+      })
+    : new MountRefused({ source: argument, reason: call === "open" ? errno : `${call} failed: ${errno}` })
 
 const reasonOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
 

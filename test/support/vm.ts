@@ -20,6 +20,7 @@ export const engineOptions: EngineOptions = {
   bootCacheDir:
     process.env["BUNKER_TEST_CACHE"] ?? path.join(os.tmpdir(), `bunker-test-boot-${process.getuid?.() ?? 0}`),
   agentPath,
+  stagePath: process.env["BUNKER_TEST_STAGE"] ?? path.join(root, "stage/build/stage"),
   runnerCommand: [process.execPath, runner]
 }
 

@@ -4,7 +4,7 @@ import { Argument, Flag } from "effect/cli"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
 import { EngineKind, type SandboxConfig, SandboxConfig as SandboxConfigSchema } from "../../domain/sandbox.ts"
 import { wireIssues } from "../../domain/wire.ts"
-import { parseMebibytes, readEnvironment, readLabels } from "../arguments.ts"
+import { parseMebibytes, readEnvironment, readLabels, readMounts } from "../arguments.ts"
 import { Session } from "../session.ts"
 
 const optionalText = (name: string, description: string) =>
@@ -53,6 +53,8 @@ export const sandboxFlags = {
   ),
   entrypoint: optionalText("entrypoint", "Program in place of the image's entrypoint"),
   hostname: optionalText("hostname", "Host name in the guest; default: the sandbox's name"),
+  volume: repeated("volume", "HOST:GUEST[:ro], a directory or file of this machine").pipe(Flag.withAlias("v")),
+  tmpfs: repeated("tmpfs", "/path[:size=64m], a directory in the guest's memory"),
   label: repeated("label", "KEY=value, for your own use").pipe(Flag.withAlias("l")),
   engine: Flag.String("engine").pipe(
     Flag.withDescription("auto, krun (KVM) or qemu (emulation, slower); default BUNKER_ENGINE, else auto"),
@@ -70,7 +72,7 @@ export const commandArgument = Argument.String("command").pipe(
 
 /** Words after which a value follows, for the search of the image in `run` and `create`. */
 export const valuedFlags: ReadonlySet<string> = new Set(
-  "--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname --label -l --engine --log-level".split(
+  "--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname --label -l --volume -v --tmpfs --engine --log-level".split(
     " "
   )
 )
@@ -87,6 +89,8 @@ interface Parsed {
   readonly disk: string
   readonly entrypoint: Option.Option<string>
   readonly hostname: Option.Option<string>
+  readonly volume: ReadonlyArray<string>
+  readonly tmpfs: ReadonlyArray<string>
   readonly label: ReadonlyArray<string>
   readonly engine: Option.Option<string>
 }
@@ -104,7 +108,9 @@ const flagOf: Readonly<Record<string, string>> = {
   entrypoint: "--entrypoint",
   workdir: "--workdir",
   user: "--user",
-  hostname: "--hostname"
+  hostname: "--hostname",
+  mounts: "-v",
+  tmpfs: "--tmpfs"
 }
 
 /** Checks every value and names the flag of the first that is out of bounds. */
@@ -135,7 +141,8 @@ export const toConfig = Effect.fnUntraced(function* (parsed: Parsed, endsWithCom
     diskMb: yield* parseMebibytes("--disk", parsed.disk),
     engine,
     endsWithCommand,
-    labels: yield* readLabels(parsed.label)
+    labels: yield* readLabels(parsed.label),
+    ...(yield* readMounts(parsed.volume, parsed.tmpfs, process.cwd()))
   } satisfies SandboxConfig
   return yield* decodeConfig(config).pipe(
     Effect.mapError((error) => {

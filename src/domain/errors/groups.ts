@@ -38,7 +38,13 @@ export const ImageRemoveErrors = Schema.Union([Image.InvalidReference, Image.Ima
 /** Looking a sandbox up by its name. */
 export const SandboxLookupErrors = Schema.Union(named)
 
-export const CreateErrors = Schema.Union([...install, Store.InvalidName, Vm.InvalidSpec, Vm.AlreadyExists])
+export const CreateErrors = Schema.Union([
+  ...install,
+  Store.InvalidName,
+  Vm.InvalidSpec,
+  Vm.MountRefused,
+  Vm.AlreadyExists
+])
 
 export const StartErrors = Schema.Union([
   ...install,
@@ -46,6 +52,7 @@ export const StartErrors = Schema.Union([
   Vm.SandboxNotFound,
   Vm.WrongState,
   Vm.AlreadyRunning,
+  Vm.MountRefused,
   Vm.EngineUnavailable,
   Vm.LibraryNotFound,
   Vm.KrunCallFailed,

@@ -41,6 +41,16 @@ export class InvalidSpec extends Schema.TaggedError<InvalidSpec>()("InvalidSpec"
   }
 }
 
+/** A path of the host can not be shared with a sandbox. */
+export class MountRefused extends Schema.TaggedError<MountRefused>()("MountRefused", {
+  source: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `can not mount ${this.source}: ${this.reason}`
+  }
+}
+
 /** The named engine can not run a VM on this machine. */
 export class EngineUnavailable extends Schema.TaggedError<EngineUnavailable>()("EngineUnavailable", {
   engine: Schema.String,

@@ -1,0 +1,92 @@
+/**
+ * Opens to one VM the host's paths that it shares: which file is meant is settled here, once, and the program `stage` binds that
+ * file and no other in a mount namespace of the VM's own. Decides nothing about what may be shared (actors/mounts.ts does).
+ */
+
+import fs from "node:fs"
+import path from "node:path"
+import { Effect } from "effect"
+import type { StoreFailed } from "../domain/errors/store.ts"
+import { EngineUnavailable, MountRefused } from "../domain/errors/vm.ts"
+import type { EngineOptions, VmConfig } from "./engineTypes.ts"
+import { fromBootCache } from "./prepare.ts"
+import { publish } from "./publish.ts"
+
+/** A file or directory of the host, by path without links and by what it is. */
+export interface VmShare {
+  readonly source: string
+  readonly device: bigint
+  readonly inode: bigint
+  /** The host refuses the guest's writes. */
+  readonly readOnly: boolean
+}
+
+const O_PATH = 0o10_000_000
+
+/** Finds what a path leads to; whatever is put in its place later is refused when the VM starts. */
+export const openShare = (source: string, readOnly: boolean): Effect.Effect<VmShare, MountRefused> =>
+  Effect.try({
+    try: () => {
+      const fd = fs.openSync(source, O_PATH)
+      try {
+        const found = fs.fstatSync(fd, { bigint: true })
+        if (!found.isDirectory() && !found.isFile()) throw new Error("it is neither a directory nor a file")
+        return { source: fs.readlinkSync(`/proc/self/fd/${fd}`), device: found.dev, inode: found.ino, readOnly }
+      } finally {
+        fs.closeSync(fd)
+      }
+    },
+    catch: (cause) => {
+      const { code, message } = cause as NodeJS.ErrnoException
+      const reason = code === "ENOENT" ? "it does not exist on the host" : (code ?? message)
+      return new MountRefused({ source, reason })
+    }
+  })
+
+/** Name of the directory in the run directory that the shares appear in, seen by the VM's process alone. */
+export const shareDirectory = (runDir: string): string => path.join(runDir, "shares")
+
+/** Socket between QEMU and virtiofsd. */
+export const shareSocket = (runDir: string): string => path.join(runDir, "virtiofs.sock")
+
+/** The tag under which the agent mounts the directory of shares. */
+export const SHARE_TAG = "bunker"
+
+/** The runner's command line, behind `stage` when the VM has shares. */
+export const stageCommand = Effect.fn("Engine.stageCommand")(function* (
+  config: VmConfig,
+  options: EngineOptions,
+  server: string | undefined
+): Effect.fn.Return<ReadonlyArray<string>, StoreFailed | EngineUnavailable> {
+  const shares = config.shares ?? []
+  if (shares.length === 0) return options.runnerCommand
+  if (!fs.existsSync(options.stagePath)) {
+    return yield* new EngineUnavailable({
+      engine: server === undefined ? "krun" : "qemu",
+      reason: `the program ${options.stagePath}, which mounts shared directories, is missing`,
+      advice: "build it with stage/build.sh (needs a C compiler)"
+    })
+  }
+  const stage = yield* fromBootCache("the program that mounts shares", options, () => cachedStage(options))
+  const directory = shareDirectory(config.runDir)
+  yield* fromBootCache("the directory of shares", options, () => fs.mkdirSync(directory, { recursive: true }))
+  return [
+    ...[stage, directory],
+    ...(config.hidden === undefined ? [] : ["--hide", config.hidden]),
+    ...(server === undefined ? [] : ["--serve", server, shareSocket(config.runDir)]),
+    ...shares.flatMap(({ source, device, inode, readOnly }) => [
+      ...["--share", readOnly ? "ro" : "rw", String(device), String(inode), source]
+    ]),
+    ...["--", ...options.runnerCommand]
+  ]
+})
+
+/** A file that can be executed: inside the one compiled binary the program can not. */
+const cachedStage = (options: EngineOptions): string => {
+  if (!options.stagePath.startsWith("/$bunfs/")) return options.stagePath
+  const program = fs.readFileSync(options.stagePath)
+  const digest = new Bun.CryptoHasher("sha256").update(program).digest("hex").slice(0, 32)
+  const file = path.join(options.bootCacheDir, `stage-${digest}`)
+  if (!fs.existsSync(file)) publish(file, program, 0o700)
+  return file
+}
