@@ -7,8 +7,10 @@ import { engineOptions } from "../support/vm.ts"
 
 const stage = engineOptions.stagePath
 if (!fs.existsSync(stage)) Bun.spawnSync(["sh", path.join(import.meta.dirname, "../../stage/build.sh")])
-const allowed = fs.existsSync(stage) && Bun.spawnSync(["unshare", "-Urm", "true"], { stderr: "ignore" }).exitCode === 0
-if (!allowed) console.warn("skipped: stage; missing: a C compiler, or the right to make namespaces")
+const runs = (...command: ReadonlyArray<string>) => Bun.spawnSync([...command], { stderr: "ignore" }).exitCode === 0
+const asOther = process.getuid?.() === 0 ? ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"] : []
+const allowed = fs.existsSync(stage) && runs(...asOther, "unshare", "-Urm", "true")
+if (!allowed) console.warn("skipped: stage; missing: a C compiler, setpriv, or the right to make user namespaces")
 
 const base = fs.mkdtempSync(path.join(os.tmpdir(), "bk-stage-"))
 fs.chmodSync(base, 0o755)
@@ -29,9 +31,7 @@ const shared = (mode: "ro" | "rw", file: string) => ["--share", mode, ...identit
 
 /** As this user, or as nobody in particular when this one is root. */
 const run = (words: ReadonlyArray<string>, script: string, unprivileged: boolean) => {
-  const user =
-    unprivileged && process.getuid?.() === 0 ? ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"] : []
-  const command = [...user, stage, directory, ...words, "--", "/bin/sh", "-c", script]
+  const command = [...(unprivileged ? asOther : []), stage, directory, ...words, "--", "/bin/sh", "-c", script]
   const report = path.join(base, `report-${crypto.randomUUID()}`)
   const fd = fs.openSync(report, "w")
   // Descriptor 3 is where the runner's configuration would be.
