@@ -84,7 +84,8 @@ const load = Effect.fnUntraced(function* (bundle: Bundle, saved: SavedImage, sho
     configDigest,
     config,
     layers,
-    totalSizeBytes: layers.reduce((sum, layer) => sum + layer.sizeBytes, manifest.length + bytes.length)
+    totalSizeBytes: layers.reduce((sum, layer) => sum + layer.sizeBytes, manifest.length + bytes.length),
+    documents: { manifest, config: bytes }
   }
   return { image, nameOf: new Map(layers.map((layer, position) => [layer.digest, names[position]!])) }
 })

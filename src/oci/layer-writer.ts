@@ -1,6 +1,7 @@
 /**
  * Turns the entries of one layer's tar into its EROFS image: file data goes out as it comes, the tree stays in memory.
- * Each file begins on a block of its own; holes of sparse files are not stored. Synchronous; knows no compression.
+ * Each file begins on a block of its own; holes of sparse files are not stored. Between the files goes what the tar holds besides
+ * their data (see tar-record.ts). Synchronous; knows no compression.
  */
 import { BLOCK, BLOCK_BITS, roundUp } from "./erofs/format.ts"
 import type { Inode } from "./erofs/inode.ts"
@@ -8,6 +9,7 @@ import { reservedBlocks, superblock, writeMetadata } from "./erofs/metadata.ts"
 import type { Output } from "./erofs/output.ts"
 import { RejectedInput } from "./rejected.ts"
 import { type TarEntry, TarReader, type TarSink } from "./tar.ts"
+import { TarRecorder } from "./tar-record.ts"
 import { LayerTree, type TreeLimits } from "./tree.ts"
 
 /** Most chunks of one sparse file, and of all in a layer (8 bytes of metadata each). */
@@ -26,7 +28,8 @@ class SparseFile {
   constructor(
     readonly inode: Inode,
     readonly map: ReadonlyArray<number>,
-    readonly out: Output
+    readonly out: Output,
+    readonly record: TarRecorder
   ) {
     inode.chunkBits = Math.max(BLOCK_BITS, Math.ceil(Math.log2(inode.size / CHUNKS_PER_FILE)))
     inode.runs = this.runs
@@ -38,6 +41,7 @@ class SparseFile {
       const left = this.map[this.#piece + 1]! - this.#pieceDone
       const take = Math.min(left, bytes.length - from)
       if (this.#pieceDone === 0) this.#seek(this.map[this.#piece]!)
+      this.record.copy(this.out.position, take)
       this.out.write(bytes.subarray(from, from + take))
       this.#at += take
       this.#pieceDone += take
@@ -81,6 +85,7 @@ interface LayerWriterLimits extends TreeLimits {
 
 export class LayerWriter implements TarSink {
   readonly #tree: LayerTree
+  readonly #record: TarRecorder
   readonly tar: TarReader = new TarReader(this)
   #file: Inode | undefined
   #sparse: SparseFile | undefined
@@ -91,7 +96,13 @@ export class LayerWriter implements TarSink {
     readonly limits: LayerWriterLimits
   ) {
     this.#tree = new LayerTree(limits)
+    this.#record = new TarRecorder(out)
     out.zeros(reservedBlocks(0) * BLOCK)
+  }
+
+  raw(bytes: Uint8Array): void {
+    this.#record.literal(bytes)
+    this.#bound()
   }
 
   entry(entry: TarEntry): void {
@@ -101,7 +112,7 @@ export class LayerWriter implements TarSink {
       this.#file.block = this.out.align()
       return
     }
-    this.#sparse = new SparseFile(this.#file, entry.sparse, this.out)
+    this.#sparse = new SparseFile(this.#file, entry.sparse, this.out, this.#record)
     this.#chunks += Math.ceil(entry.size / 2 ** this.#file.chunkBits)
     if (this.#chunks > CHUNKS_PER_LAYER)
       throw new RejectedInput("the layer has too many large sparse files", entry.path)
@@ -109,7 +120,14 @@ export class LayerWriter implements TarSink {
 
   data(bytes: Uint8Array): void {
     if (this.#sparse !== undefined) this.#sparse.write(bytes)
-    else if (this.#file !== undefined) this.out.write(bytes)
+    else if (this.#file !== undefined) {
+      this.#record.copy(this.out.position, bytes.length)
+      this.out.write(bytes)
+    } else this.#record.literal(bytes)
+    this.#bound()
+  }
+
+  #bound(): void {
     if (this.out.position > this.limits.bytesMax) {
       throw new RejectedInput(`the layer takes more than ${this.limits.bytesMax} bytes`)
     }
@@ -121,8 +139,9 @@ export class LayerWriter implements TarSink {
     this.#file = undefined
   }
 
-  /** Writes the metadata and the superblock. `uuid` has 16 bytes. */
+  /** Writes the record of the tar, the metadata and the superblock. `uuid` has 16 bytes. */
   finish(uuid: Uint8Array): void {
-    this.out.finish(superblock(writeMetadata(this.#tree.root, this.out), uuid))
+    const note = this.#record.finish()
+    this.out.finish(superblock(writeMetadata(this.#tree.root, this.out), uuid, [], note))
   }
 }

@@ -120,7 +120,8 @@ export const resolveImage = Effect.fn("oci.resolve")(function* (store: DocumentS
       configDigest: manifest.config.digest,
       config,
       layers,
-      totalSizeBytes: layers.reduce((sum, layer) => sum + layer.sizeBytes, raw.bytes.length + manifest.config.size)
+      totalSizeBytes: layers.reduce((sum, layer) => sum + layer.sizeBytes, raw.bytes.length + manifest.config.size),
+      documents: { manifest: raw.bytes, config: bytes }
     }
   })
 

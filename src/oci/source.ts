@@ -33,6 +33,13 @@ export interface ResolvedImage {
   readonly layers: ReadonlyArray<ResolvedLayer>
   /** Stored bytes of manifest, config and layers. */
   readonly totalSizeBytes: number
+  readonly documents: ImageDocuments
+}
+
+/** Manifest and config byte by byte, as their digests count them. */
+export interface ImageDocuments {
+  readonly manifest: Uint8Array
+  readonly config: Uint8Array
 }
 
 export type SourceError =

@@ -33,6 +33,8 @@ export interface TarEntry {
 
 /** Receives, for each entry, one `entry`, then the stored bytes in pieces, then one `end`. A piece is only valid during the call. */
 export interface TarSink {
+  /** All other bytes of the stream, in order: headers, padding, the end. Those that begin an entry come before its `entry`. */
+  readonly raw: (bytes: Uint8Array) => void
   readonly entry: (entry: TarEntry) => void
   readonly data: (bytes: Uint8Array) => void
   readonly end: () => void
@@ -96,6 +98,7 @@ export class TarReader {
         at += take
         this.#left -= take
         if (this.#state === "data") this.#sink.data(bytes.subarray(before, at))
+        else this.#sink.raw(bytes.subarray(before, at))
         this.#offset += take
         if (this.#left === 0) {
           if (this.#state === "data") this.#endData()
@@ -104,11 +107,13 @@ export class TarReader {
       } else if (this.#have === 0 && available >= this.#want) {
         at += this.#want
         this.#offset += this.#want
+        this.#sink.raw(bytes.subarray(before, at))
         this.#whole(bytes.subarray(before, at))
       } else {
         const take = Math.min(this.#want - this.#have, available)
         at += take
         this.#offset += take
+        this.#sink.raw(bytes.subarray(before, at))
         bytes.copy(this.#collect, this.#have, before, at)
         this.#have += take
         if (this.#have === this.#want) this.#whole(this.#collect.subarray(0, this.#want))

@@ -22,6 +22,7 @@ const read = (bytes: Uint8Array, step = bytes.length): { entries: Array<Read>; e
   const entries: Array<Read> = []
   let current: { entry: TarEntry; text: string } | undefined
   const reader = new TarReader({
+    raw: () => undefined,
     entry: (entry) => {
       current = { entry, text: "" }
     },

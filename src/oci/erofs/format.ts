@@ -11,6 +11,9 @@ export const BLOCK_BITS = 12
 /** Place and length of the superblock, in bytes (`EROFS_SUPER_OFFSET`, `struct erofs_super_block`). */
 export const SUPER_OFFSET = 1024
 export const SUPER_SIZE = 128
+/** Place and length of a note of our own in the first block, behind everything that EROFS puts there. */
+export const NOTE_OFFSET = 2048
+export const NOTE_SIZE = 64
 export const SUPER_MAGIC = 0xe0f5e1e2
 
 /** `feature_compat`: the superblock carries a crc32c; inode times are mtimes. */

@@ -22,6 +22,7 @@ import {
   LAYOUT_CHUNK,
   LAYOUT_INLINE,
   LAYOUT_PLAIN,
+  NOTE_OFFSET,
   NULL_ADDRESS,
   roundUp,
   SUPER_MAGIC,
@@ -213,9 +214,18 @@ export const writeMetadata = (root: Inode, out: Output): Placed => {
   return { metaBlock, rootNid: root.nid, inodes: order.length, blocks: out.align() }
 }
 
-/** Superblock and device table, as the first `reservedBlocks` blocks of the image. `uuid` has 16 bytes. */
-export const superblock = (placed: Placed, uuid: Uint8Array, devices: ReadonlyArray<Device> = []): Uint8Array => {
+/**
+ * Superblock and device table, as the first `reservedBlocks` blocks of the image. `uuid` has 16 bytes. `note` goes to byte
+ * `NOTE_OFFSET`, which EROFS leaves alone, under the superblock's checksum; an image with devices has no room for one.
+ */
+export const superblock = (
+  placed: Placed,
+  uuid: Uint8Array,
+  devices: ReadonlyArray<Device> = [],
+  note: Uint8Array = new Uint8Array(0)
+): Uint8Array => {
   const bytes = Buffer.alloc(reservedBlocks(devices.length) * BLOCK)
+  bytes.set(note, NOTE_OFFSET)
   const sb = bytes.subarray(SUPER_OFFSET)
   sb.writeUInt32LE(SUPER_MAGIC, 0)
   sb.writeUInt32LE(COMPAT_SB_CHKSUM | COMPAT_MTIME, 8)

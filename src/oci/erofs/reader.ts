@@ -20,6 +20,8 @@ import {
   LAYOUT_CHUNK,
   LAYOUT_INLINE,
   LAYOUT_PLAIN,
+  NOTE_OFFSET,
+  NOTE_SIZE,
   NULL_ADDRESS,
   roundUp,
   S_IFDIR,
@@ -53,6 +55,8 @@ export class ErofsReader {
   readonly rootNid: number
   readonly inodes: number
   readonly uuid: Uint8Array
+  /** What the writer noted in the first block; zeros where it noted nothing. */
+  readonly note: Uint8Array
   readonly #meta: number
 
   /** Reads and checks the superblock of an open file, which the caller closes. */
@@ -77,6 +81,7 @@ export class ErofsReader {
     this.inodes = sb.readUInt32LE(16)
     this.#meta = sb.readUInt32LE(40) * BLOCK
     this.uuid = Uint8Array.from(sb.subarray(48, 64))
+    this.note = Uint8Array.from(first.subarray(NOTE_OFFSET, NOTE_OFFSET + NOTE_SIZE))
   }
 
   #broken(why: string): RejectedInput {
