@@ -7,7 +7,13 @@
  */
 import { Clock, Context, Effect, Queue, Schema, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
-import { ImageLookupErrors, ImageRemoveErrors, InstallErrors, StoreErrors } from "../domain/errors/groups.ts"
+import {
+  ImageLookupErrors,
+  ImageRemoveErrors,
+  InstallErrors,
+  SaveErrors,
+  StoreErrors
+} from "../domain/errors/groups.ts"
 import { ArchiveInvalid, ImageInUse, ImageNotCached, ImageNotFound } from "../domain/errors/image.ts"
 import { reach } from "../domain/failpoint.ts"
 import {
@@ -29,6 +35,7 @@ import { Paths } from "../store/Paths.ts"
 import { type Address, layerLocal } from "./Actor.ts"
 import { makeImageFiles } from "./imageFiles.ts"
 import { type ImageSources, makeInstaller } from "./imageInstall.ts"
+import { makeSaver } from "./imageSave.ts"
 import { holdContent, LeaseManager } from "./LeaseManager.ts"
 
 const Reference = Schema.String.check(Schema.isMaxLength(1024))
@@ -52,6 +59,16 @@ export class ImageProtocol extends RpcGroup.make(
     payload: { path: Schema.String, tag: Schema.optionalKey(Reference), platform: Schema.optionalKey(Platform) },
     success: ImageEvent,
     error: InstallErrors,
+    stream: true
+  }),
+  /**
+   * An OCI archive of the images, as a stream of its bytes: the same configs and diff ids; layers are plain tars. `docker load`
+   * reads it, too.
+   */
+  Rpc.make("Save", {
+    payload: { references: Schema.NonEmptyArray(Reference).check(Schema.isMaxLength(100)) },
+    success: Schema.Uint8Array,
+    error: SaveErrors,
     stream: true
   }),
   /** An image ready to boot; `token` names a content lease of the caller that is made to hold it first. */
@@ -102,6 +119,7 @@ const make = (sources: ImageSources) =>
     const leases = yield* LeaseManager
     const files = yield* makeImageFiles
     const installer = yield* makeInstaller(files, sources)
+    const save = yield* makeSaver(installer)
 
     const lookup = Effect.fnUntraced(function* (text: string) {
       const reference = canonicalReference(yield* parseReference(text))
@@ -239,6 +257,7 @@ const make = (sources: ImageSources) =>
     return ImageProtocol.of({
       Pull: (request) => Rpc.fork(events((emit) => pull(request, emit))),
       Load: (request) => Rpc.fork(events((emit) => load(request, emit))),
+      Save: ({ references }) => Rpc.fork(save(references)),
       // A layer that must be fetched again holds up nobody else.
       Lease: (request) => Rpc.fork(lease(request)),
       Get: ({ reference }) => Effect.map(lookup(reference), ({ image }) => image),

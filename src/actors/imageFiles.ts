@@ -27,7 +27,7 @@ const sweepEntriesMax = 100_000
 /** A block of EROFS: every file that a disk is made of is a whole number of them. */
 const blockBytes = 4096
 
-const digestPattern = /^([0-9a-f]{64})\.(?:erofs|vmdk|lock)$/
+const digestPattern = /^([0-9a-f]{64})\.(?:erofs|vmdk|json|lock)$/
 
 const sizeOf = (file: string): number | undefined => fs.statSync(file, { throwIfNoEntry: false })?.size
 
@@ -44,6 +44,7 @@ interface Tally {
   layers: number
   fsmetas: number
   vmdks: number
+  documents: number
   temporaries: number
   bytes: number
 }
@@ -103,7 +104,7 @@ export const makeImageFiles = Effect.gen(function* () {
   }, Effect.scoped)
 
   const removal = (dryRun: boolean) => {
-    const tally: Tally = { layers: 0, fsmetas: 0, vmdks: 0, temporaries: 0, bytes: 0 }
+    const tally: Tally = { layers: 0, fsmetas: 0, vmdks: 0, documents: 0, temporaries: 0, bytes: 0 }
     /** Files that a dry run has counted. */
     const counted = new Set<string>()
 
@@ -140,7 +141,10 @@ export const makeImageFiles = Effect.gen(function* () {
       reclaim(
         digest,
         wanted(digest),
-        Effect.andThen(take("vmdks", paths.vmdk(digest)), take("fsmetas", paths.fsmeta(digest)))
+        take("vmdks", paths.vmdk(digest)).pipe(
+          Effect.andThen(take("fsmetas", paths.fsmeta(digest))),
+          Effect.andThen(take("documents", paths.documents(digest)))
+        )
       )
     const layer = (diffId: Digest) => reclaim(diffId, recorded(diffId), take("layers", paths.layerImage(diffId)))
 
@@ -266,7 +270,7 @@ const entriesOf = (directory: string): ReadonlyArray<string> => {
 }
 
 const toReport = (gone: Collected, tally: Tally, strayLayers = 0) => {
-  const files = tally.layers + tally.fsmetas + tally.vmdks + tally.temporaries
+  const files = tally.layers + tally.fsmetas + tally.vmdks + tally.documents + tally.temporaries
   return new CollectReport({
     image_refs_removed: gone.references,
     manifests_removed: gone.manifests.length,

@@ -23,6 +23,7 @@ import { imageLayers, type LayerGone, persistImage, recordLayer } from "../store
 import { fileLock } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 import type { ImageFiles } from "./imageFiles.ts"
+import { keepDocuments } from "./imageSave.ts"
 import { holdContent, LeaseManager } from "./LeaseManager.ts"
 
 /** Where images come from; the doors' layer binds these to registries and archives. */
@@ -130,11 +131,15 @@ export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sou
       const manifestDigest = Digest.make(resolved.manifestDigest)
       const { totalSizeBytes } = resolved
       emit(ImageEvent.cases.Resolved.make({ reference, manifestDigest, layers: layers.length, totalSizeBytes }))
+      const putTogether = Effect.andThen(
+        files.assemble(manifestDigest, diffIds),
+        keepDocuments(paths, manifestDigest, resolved.documents)
+      )
       const image = yield* Effect.gen(function* () {
         yield* hold.add([manifestDigest, ...diffIds])
         yield* reach("lease.held")
         yield* fetchAll(source, layers, emit)
-        yield* files.assemble(manifestDigest, diffIds)
+        yield* putTogether
         return yield* persistImage(
           db,
           reference,
@@ -155,7 +160,7 @@ export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sou
       )
       yield* reach("image.recorded")
       // A collector may have taken these files if the lease ran out for a while; now the record keeps them.
-      yield* files.assemble(manifestDigest, diffIds)
+      yield* putTogether
       emit(ImageEvent.cases.Assembled.make({ manifestDigest }))
       return image
     },
@@ -188,6 +193,8 @@ export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sou
 
   return { install, repair }
 })
+
+export type Installer = Effect.Success<ReturnType<typeof makeInstaller>>
 
 const asStored = (layer: LayerInfo): KnownLayer => ({
   mediaType: layer.mediaType,

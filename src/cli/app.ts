@@ -12,6 +12,7 @@ import { ExecFailed } from "../domain/errors/vm.ts"
 import { readSettings } from "../domain/settings.ts"
 import type { Program } from "../plugin/bunker.ts"
 import { separateGuestCommand } from "./arguments.ts"
+import * as Archives from "./commands/imageArchives.ts"
 import * as Images from "./commands/images.ts"
 import { logs } from "./commands/logs.ts"
 import * as Manage from "./commands/manage.ts"
@@ -36,7 +37,8 @@ const commands = [
   logs,
   Manage.wait,
   Images.pull,
-  Images.load,
+  Archives.load,
+  Archives.save,
   Images.list,
   Images.imageGroup,
   Images.df,

@@ -30,6 +30,7 @@ const statuses: Statuses = {
   PluginInvalid: 500,
   PermissionDenied: 403,
   ImageInUse: 409,
+  ImageNotSavable: 409,
   AlreadyExists: 409,
   AlreadyRunning: 409,
   WrongState: 409,

@@ -75,6 +75,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
     permissions: {
       Pull: "images:pull",
       Load: "images:load",
+      Save: "images:save",
       Lease: "images:read",
       Get: "images:read",
       List: "images:read",

@@ -47,6 +47,8 @@ export class Paths extends Context.Service<
     readonly serverSocket: CheckedPath
     readonly layerImage: (diffId: Digest) => CheckedPath
     readonly fsmeta: (manifest: Digest) => CheckedPath
+    /** Manifest and config as they came. */
+    readonly documents: (manifest: Digest) => CheckedPath
     readonly vmdk: (manifest: Digest) => CheckedPath
     readonly lockFile: (digest: Digest) => CheckedPath
     readonly sandbox: (name: SafeName) => SandboxPaths
@@ -93,6 +95,7 @@ const make = Effect.fnUntraced(function* (home: string): Effect.fn.Return<Paths[
     ...directories,
     layerImage: (diffId) => at("cache", "layers", `${digestHex(diffId)}.erofs`),
     fsmeta: (manifest) => at("cache", "fsmeta", `${digestHex(manifest)}.erofs`),
+    documents: (manifest) => at("cache", "fsmeta", `${digestHex(manifest)}.json`),
     vmdk: (manifest) => at("cache", "vmdk", `${digestHex(manifest)}.vmdk`),
     lockFile: (digest) => at("cache", "locks", `${digestHex(digest)}.lock`),
     sandbox: (name) => ({

@@ -32,6 +32,7 @@ export const statements = {
     "SELECT count(DISTINCT l.diff_id) AS layers FROM manifest_layer j JOIN layer l ON l.id = j.layer_id WHERE j.manifest_id = ?",
   rootManifest:
     "SELECT m.id, m.digest FROM sandbox_rootfs f JOIN manifest m ON m.id = f.manifest_id WHERE f.sandbox_id = ?",
+  platform: "SELECT os, architecture, variant FROM manifest WHERE id = ?",
   insertManifest:
     "INSERT INTO manifest (digest, media_type, config_digest, architecture, os, variant, layer_count, total_size_bytes, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET media_type = excluded.media_type RETURNING id",
   dropConfig: "DELETE FROM config WHERE manifest_id = ?",
@@ -131,6 +132,16 @@ export const imageConfig = Effect.fnUntraced(function* (db: Database, manifestId
     volumes: yield* lenient(Strings, "volumes", row["volumes"], [])
   })
 })
+
+/** The platform that a recorded manifest is for. */
+export const imagePlatform = (db: Database, manifestId: number) =>
+  Effect.map(
+    db.get<{ readonly os: string; readonly architecture: string; readonly variant: string | null }>(
+      statements.platform,
+      [manifestId]
+    ),
+    (row) => ({ os: row?.os ?? "", architecture: row?.architecture ?? "", variant: row?.variant ?? undefined })
+  )
 
 interface LayerRow {
   readonly diff_id: string

@@ -1,4 +1,4 @@
-/** `pull`, `load`, `images`, `image inspect|rm|prune`, `df`: everything about images and the space they take. */
+/** `pull`, `images`, `image inspect|rm|prune`, `df`: everything about images and the space they take. */
 import { Clock, Effect, Option, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { ImageStore } from "../../actors/ImageStore.ts"
@@ -8,20 +8,20 @@ import { formatAge, formatBytes, print, printJson, table } from "../output.ts"
 import { familiar, progressStyle, showProgress } from "../progress.ts"
 import { withBunker } from "../session.ts"
 
-const flag = (name: string, alias: string | undefined, description: string) => {
+export const flag = (name: string, alias: string | undefined, description: string) => {
   const base = Flag.Boolean(name).pipe(Flag.withDescription(description), Flag.withDefault(false))
   return alias === undefined ? base : base.pipe(Flag.withAlias(alias))
 }
 const jsonFlag = flag("json", undefined, "Print JSON")
-const quietFlag = flag("quiet", "q", "No progress")
-const platformFlag = Flag.String("platform").pipe(
+export const quietFlag = flag("quiet", "q", "No progress")
+export const platformFlag = Flag.String("platform").pipe(
   Flag.withDescription("os/architecture[/variant]; default: this machine's"),
   Flag.optional
 )
 const image = Argument.String("image").pipe(Argument.withDescription("Image reference, like alpine:3.20"))
-const images = image.pipe(Argument.atLeast(1))
+export const images = image.pipe(Argument.atLeast(1))
 
-const platformOf = Effect.fnUntraced(function* (platform: Option.Option<string>) {
+export const platformOf = Effect.fnUntraced(function* (platform: Option.Option<string>) {
   return Option.isSome(platform) ? { platform: yield* parsePlatform(platform.value) } : {}
 })
 
@@ -53,36 +53,6 @@ export const pull = Command.make(
 ).pipe(
   Command.withDescription("Fetch images from registries. Layers that are here already are not fetched again."),
   Command.withShortDescription("Fetch an image from a registry")
-)
-
-export const load = Command.make(
-  "load",
-  {
-    tag: Flag.String("tag").pipe(
-      Flag.withAlias("t"),
-      Flag.withDescription("Name for an image that has none"),
-      Flag.optional
-    ),
-    platform: platformFlag,
-    json: flag("json", undefined, "Print events as JSON lines"),
-    quiet: quietFlag,
-    path: Argument.String("path").pipe(
-      Argument.withDescription("OCI layout directory, OCI archive or docker save archive")
-    )
-  },
-  Effect.fn("Cli.load")(function* (flags) {
-    const body = Effect.gen(function* () {
-      const store = yield* ImageStore
-      const tag = Option.isSome(flags.tag) ? { tag: flags.tag.value } : {}
-      const stream = store.Load({ path: flags.path, ...tag, ...(yield* platformOf(flags.platform)) })
-      const loaded = yield* showProgress(stream, progressStyle(flags))
-      if (!flags.json) yield* Effect.forEach(loaded, (each) => print(familiar(each.reference)), { discard: true })
-    })
-    return yield* withBunker(body)
-  })
-).pipe(
-  Command.withDescription("Load images from an OCI layout directory, an OCI archive or a docker save archive."),
-  Command.withShortDescription("Load an image from a file")
 )
 
 export const list = Command.make(

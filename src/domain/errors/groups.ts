@@ -33,6 +33,10 @@ const install = [
 export const InstallErrors = Schema.Union(install)
 export type InstallError = typeof InstallErrors.Type
 
+/** Writing images out again. */
+export const SaveErrors = Schema.Union([...install, Image.ImageNotSavable])
+export type SaveError = typeof SaveErrors.Type
+
 export const ImageRemoveErrors = Schema.Union([Image.InvalidReference, Image.ImageNotFound, Image.ImageInUse, ...store])
 
 /** Looking a sandbox up by its name. */

@@ -125,7 +125,22 @@ export class ArchiveInvalid extends Schema.TaggedError<ArchiveInvalid>()("Archiv
   }
 }
 
+/** The cache can not give back what an image was made of. */
+export class ImageNotSavable extends Schema.TaggedError<ImageNotSavable>()("ImageNotSavable", {
+  reference: Schema.String,
+  reason: Schema.String,
+  /** What brings the missing part: a pull, or a removal before it. */
+  again: Schema.Literals(["pull", "remove"])
+}) {
+  override get message(): string {
+    const fetch = `'bunker pull ${this.reference}' (or load it again)`
+    const first = this.again === "pull" ? "" : `'bunker image rm ${this.reference}', then `
+    return `image "${this.reference}" can not be saved: ${this.reason}; run ${first}${fetch}`
+  }
+}
+
 export type ImageError =
+  | ImageNotSavable
   | InvalidReference
   | InvalidPlatform
   | ImageNotFound
