@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
-import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import { Effect, Exit, Scope } from "effect"
@@ -91,6 +91,47 @@ describe.skipIf(!built)("images without a registry", () => {
     expect(problems(home)).toEqual([])
   })
 
+  test("save writes files and pipes, load reads them back; a terminal or a bad place is refused in one line", async () => {
+    const home = newHome()
+    await home.must(["load", "-q", archiveFile(home, both)])
+    const file = path.join(home.directory, "saved.tar")
+    expect((await home.bunker(["save", "-o", file, "test/first:1", "test/second:1"])).stderr).toMatch(
+      /saved.tar: 2 image\(s\), \d/
+    )
+    const child = home.start(["save", "test/first:1", "test/second:1"])
+    const piped = new Uint8Array(await new Response(child.stdout).arrayBuffer())
+    expect(await child.exited).toBe(0)
+    expect(Buffer.from(piped).equals(readFileSync(file))).toBe(true)
+    const other = newHome()
+    for (const args of [
+      ["load", "-q"],
+      ["load", "-q", "-"],
+      ["load", "-q", "-i", "-"]
+    ]) {
+      expect(await other.bunker(args, { stdin: Bun.zstdCompressSync(piped) })).toEqual({
+        code: 0,
+        stdout: "test/first:1\ntest/second:1\n",
+        stderr: ""
+      })
+    }
+    expect(await other.must(["load", "-q", "-i", file])).toBe("test/first:1\ntest/second:1\n")
+    expect(problems(other)).toEqual([])
+    for (const [output, word] of [
+      ["/nowhere/x.tar", "does not exist"],
+      ["/dev/full", "no space left"],
+      [home.directory, "is a directory"]
+    ] as const) {
+      const { code, stderr } = await home.bunker(["save", "-o", output, "test/first:1"])
+      expect(code).toBe(125)
+      expect(stderr).toMatch(/^bunker: [^\n]+\n$/)
+      expect(stderr).toContain(word)
+    }
+    const gone = await home.bunker(["save", "-o", file, "nothing:1"])
+    expect(gone).toMatchObject({ code: 125, stderr: expect.stringContaining("bunker pull nothing:1") })
+    expect(readFileSync(file).length).toBe(piped.length)
+    expect((await other.bunker(["load"], { stdin: "no archive" })).stderr).toMatch(/^bunker: what stdin gave can not/)
+  })
+
   test("several tags of a docker save archive are all there", async () => {
     const home = newHome()
     const archive = archiveFile(home, Bun.gzipSync(new Uint8Array(archiveOf(savedFiles(first, ["one:1", "two:2"])))))
@@ -106,7 +147,9 @@ describe.skipIf(!built)("images without a registry", () => {
     [["pull", "127.0.0.1:1/a/b"], "can not be reached"],
     [["pull", "--platform", "a/b/c/d", "alpine"], "not a platform"],
     [["pull", "--pull", "sometimes", "alpine"], "sometimes"],
-    [["load"], "path"],
+    [["load"], "empty"],
+    [["save"], "image"],
+    [["save", "nothing"], "bunker pull nothing"],
     [["load", "/nowhere.tar"], "no such file"],
     [["load", page], "HTML"],
     [["load", "-t", "Not Valid", page], "not an image reference"],
