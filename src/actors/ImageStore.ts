@@ -5,27 +5,13 @@
  * Invariants: an image is visible only after its files are published and recorded; what a lease, a reference or a sandbox names
  * is never collected.
  */
-import { Clock, Context, Effect, Queue, Schema, Stream } from "effect"
-import { Rpc, RpcGroup } from "effect/rpc"
-import {
-  ImageLookupErrors,
-  ImageRemoveErrors,
-  InstallErrors,
-  SaveErrors,
-  StoreErrors
-} from "../domain/errors/groups.ts"
-import { ArchiveInvalid, ImageInUse, ImageNotCached, ImageNotFound } from "../domain/errors/image.ts"
+import { Clock, Context, Effect, Queue, Stream } from "effect"
+import { Rpc, type RpcGroup } from "effect/rpc"
+import { ArchiveInvalid, ImageInUse, ImageNotCached, ImageNotFound, InvalidReference } from "../domain/errors/image.ts"
 import { reach } from "../domain/failpoint.ts"
-import {
-  CollectReport,
-  ImageEvent,
-  ImageHandle,
-  ImageInspection,
-  LeasedImage,
-  PullPolicy,
-  Usage
-} from "../domain/image.ts"
-import { defaultPlatform, Platform, platformScore } from "../domain/platform.ts"
+import { ImageEvent, ImageInspection, LeasedImage, type PullPolicy, Usage } from "../domain/image.ts"
+import { parseChanges } from "../domain/imageChanges.ts"
+import { defaultPlatform, type Platform, platformScore } from "../domain/platform.ts"
 import { canonicalReference, parseReference } from "../domain/reference.ts"
 import { Database } from "../store/Database.ts"
 import { diskUsage, ensureDirectory, removeBelow, temporaryName } from "../store/files.ts"
@@ -35,73 +21,9 @@ import { Paths } from "../store/Paths.ts"
 import { type Address, layerLocal } from "./Actor.ts"
 import { makeImageFiles } from "./imageFiles.ts"
 import { type ImageSources, makeInstaller } from "./imageInstall.ts"
+import { ImageProtocol } from "./imageProtocol.ts"
 import { makeSaver } from "./imageSave.ts"
 import { holdContent, LeaseManager } from "./LeaseManager.ts"
-
-const Reference = Schema.String.check(Schema.isMaxLength(1024))
-
-export class ImageProtocol extends RpcGroup.make(
-  /** Makes the image be here; the last event is `Done`. */
-  Rpc.make("Pull", {
-    payload: {
-      reference: Reference,
-      policy: PullPolicy,
-      platform: Schema.optionalKey(Platform),
-      /** Allows plain HTTP and unverified TLS for a registry that is not on this machine. */
-      insecure: Schema.optionalKey(Schema.Boolean)
-    },
-    success: ImageEvent,
-    error: InstallErrors,
-    stream: true
-  }),
-  /** Loads an OCI layout directory, an OCI archive or a `docker save` archive; `tag` names an image that has no name. */
-  Rpc.make("Load", {
-    payload: { path: Schema.String, tag: Schema.optionalKey(Reference), platform: Schema.optionalKey(Platform) },
-    success: ImageEvent,
-    error: InstallErrors,
-    stream: true
-  }),
-  /**
-   * An OCI archive of the images, as a stream of its bytes: the same configs and diff ids; layers are plain tars. `docker load`
-   * reads it, too.
-   */
-  Rpc.make("Save", {
-    payload: { references: Schema.NonEmptyArray(Reference).check(Schema.isMaxLength(100)) },
-    success: Schema.Uint8Array,
-    error: SaveErrors,
-    stream: true
-  }),
-  /** An image ready to boot; `token` names a content lease of the caller that is made to hold it first. */
-  Rpc.make("Lease", {
-    payload: {
-      reference: Reference,
-      /** Row id of a sandbox: then the image is the one that it was made from, whatever the reference names by now. */
-      sandboxId: Schema.optionalKey(Schema.Int),
-      token: Schema.NonEmptyString,
-      durationMs: Schema.Int
-    },
-    success: LeasedImage,
-    error: InstallErrors
-  }),
-  Rpc.make("Get", { payload: { reference: Reference }, success: ImageHandle, error: ImageLookupErrors }),
-  Rpc.make("List", { success: Schema.Array(ImageHandle), error: StoreErrors }),
-  Rpc.make("Inspect", { payload: { reference: Reference }, success: ImageInspection, error: ImageLookupErrors }),
-  Rpc.make("Remove", {
-    payload: { reference: Reference, force: Schema.Boolean },
-    success: CollectReport,
-    error: ImageRemoveErrors
-  }),
-  /**
-   * Removes every image that is the root of no sandbox, and files of the cache that no record names. A dry run answers the same
-   * and changes nothing.
-   */
-  Rpc.make("Prune", {
-    payload: { dryRun: Schema.optionalKey(Schema.Boolean) },
-    success: CollectReport,
-    error: StoreErrors
-  }),
-  Rpc.make("Usage", { success: Usage, error: StoreErrors })
-) {}
 
 interface PullRequest {
   readonly reference: string
@@ -188,6 +110,28 @@ const make = (sources: ImageSources) =>
       }
     }, Effect.scoped)
 
+    const importRootfs = Effect.fn("ImageStore.import")(function* (
+      request: {
+        readonly path: string
+        readonly reference: string
+        readonly changes?: ReadonlyArray<string>
+        readonly platform?: Platform
+      },
+      emit: Emit
+    ) {
+      const parsed = yield* parseReference(request.reference)
+      if (parsed.digest !== undefined) {
+        return yield* new InvalidReference({
+          reference: request.reference,
+          reason: "what is imported has its own digest"
+        })
+      }
+      const source = sources.rootfs(request.path, yield* Effect.fromResult(parseChanges(request.changes ?? [])))
+      const reference = canonicalReference(parsed)
+      const image = yield* installer.install(source, reference, request.platform ?? defaultPlatform, emit)
+      emit(ImageEvent.cases.Done.make({ image, cached: false }))
+    })
+
     /** A directory for what a load inflates; a sweep takes it when this process dies. */
     const spoolDirectory = Effect.acquireRelease(
       Effect.andThen(
@@ -257,6 +201,7 @@ const make = (sources: ImageSources) =>
     return ImageProtocol.of({
       Pull: (request) => Rpc.fork(events((emit) => pull(request, emit))),
       Load: (request) => Rpc.fork(events((emit) => load(request, emit))),
+      Import: (request) => Rpc.fork(events((emit) => importRootfs(request, emit))),
       Save: ({ references }) => Rpc.fork(save(references)),
       // A layer that must be fetched again holds up nobody else.
       Lease: (request) => Rpc.fork(lease(request)),

@@ -12,6 +12,7 @@ import { ManifestInvalid } from "../domain/errors/image.ts"
 import { DiskFull, StoreFailed } from "../domain/errors/store.ts"
 import { Failpoint, reach } from "../domain/failpoint.ts"
 import { ImageEvent, LayerInfo, RunDefaults } from "../domain/image.ts"
+import type { RunConfig } from "../domain/imageChanges.ts"
 import type { Platform } from "../domain/platform.ts"
 import { parseReference, type Reference } from "../domain/reference.ts"
 import { convertLayer } from "../oci/layer.ts"
@@ -29,6 +30,7 @@ import { holdContent, LeaseManager } from "./LeaseManager.ts"
 /** Where images come from; the doors' layer binds these to registries and archives. */
 export interface ImageSources {
   readonly registry: (reference: Reference, options: { readonly insecure: boolean }) => ImageSource
+  readonly rootfs: (path: string, config: RunConfig) => ImageSource
   readonly archive: (
     path: string,
     /** A private directory that goes with the scope, also after a crash. */

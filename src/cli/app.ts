@@ -39,6 +39,7 @@ const commands = [
   Images.pull,
   Archives.load,
   Archives.save,
+  Archives.importRootfs,
   Images.list,
   Images.imageGroup,
   Images.df,

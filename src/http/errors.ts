@@ -19,6 +19,7 @@ const statuses: Statuses = {
   LayerRejected: 422,
   MountRefused: 422,
   ArchiveInvalid: 422,
+  RootfsInvalid: 422,
   ImageNotFound: 404,
   ImageNotCached: 404,
   PlatformNotFound: 404,

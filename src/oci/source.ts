@@ -8,7 +8,8 @@ import type {
   ManifestInvalid,
   PlatformNotFound,
   RegistryAuth,
-  RegistryUnavailable
+  RegistryUnavailable,
+  RootfsInvalid
 } from "../domain/errors/image.ts"
 import type { Platform } from "../domain/platform.ts"
 
@@ -50,6 +51,7 @@ export type SourceError =
   | RegistryAuth
   | RegistryUnavailable
   | ArchiveInvalid
+  | RootfsInvalid
 
 /** Where an image's bytes come from: a registry repository or a file. */
 export interface ImageSource {

@@ -1,7 +1,8 @@
 /** Presents Bunker's own actors as plugins, the same way as anybody else's. Adds no behaviour to them. */
 import { Schema } from "effect"
-import { ImageProtocol, ImageStore } from "../actors/ImageStore.ts"
+import { ImageStore } from "../actors/ImageStore.ts"
 import type { ImageSources } from "../actors/imageInstall.ts"
+import { ImageProtocol } from "../actors/imageProtocol.ts"
 import type { KeeperOptions } from "../actors/keepers.ts"
 import { LeaseManager, LeaseProtocol } from "../actors/LeaseManager.ts"
 import { Sweeper, SweeperOptions, SweeperProtocol } from "../actors/Sweeper.ts"
@@ -75,6 +76,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
     permissions: {
       Pull: "images:pull",
       Load: "images:load",
+      Import: "images:load",
       Save: "images:save",
       Lease: "images:read",
       Get: "images:read",
@@ -96,6 +98,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
         defaults: { policy: "if-missing", insecure: false }
       },
       { method: "POST", path: "/v1/images/load", message: "Load" },
+      { method: "POST", path: "/v1/images/import", message: "Import" },
       { method: "POST", path: "/v1/images/prune", message: "Prune" }
     ]
   }),

@@ -14,6 +14,7 @@ import type { PluginInvalid } from "../domain/errors/plugin.ts"
 import { type Settings, settingsEnvironment } from "../domain/settings.ts"
 import { openArchive } from "../oci/archive.ts"
 import { dockerCredentials } from "../oci/credentials.ts"
+import { importSource } from "../oci/import.ts"
 import { registrySource } from "../oci/registry.ts"
 import { Database } from "../store/Database.ts"
 import { builtIn } from "../store/migrations.ts"
@@ -57,6 +58,7 @@ export const bunkerLayer = (settings: Settings, program: Program, choice: Plugin
               insecure,
               credentials: dockerCredentials({ directory: settings.dockerConfig, searchPath: settings.path })
             }),
+          rootfs: (file, config) => importSource(path.resolve(file), config),
           archive: (file, options) => openArchive(path.resolve(file), options)
         },
         keepers: { keeperCommand: [...program.command, "__keeper"], keeperEnv: settingsEnvironment(settings) }

@@ -132,6 +132,27 @@ describe.skipIf(!built)("images without a registry", () => {
     expect((await other.bunker(["load"], { stdin: "no archive" })).stderr).toMatch(/^bunker: what stdin gave can not/)
   })
 
+  test("import makes an image of a directory or of a tar on stdin, and says what is wrong with others", async () => {
+    const home = newHome()
+    const root = path.join(home.directory, "root")
+    mkdirSync(path.join(root, "bin"), { recursive: true })
+    writeFileSync(path.join(root, "bin", "hello"), "hello")
+    const args = ["-c", 'CMD ["/bin/hello"]', "--change", "ENV A=b"]
+    expect(await home.must(["import", "-q", ...args, root, "mine:1"])).toBe("mine:1\n")
+    const tar = Bun.spawnSync(["tar", "-C", root, "-c", "."]).stdout
+    expect(await home.must(["import", "-q", "-", "mine:2"], { stdin: tar })).toBe("mine:2\n")
+    const [inspected] = JSON.parse(await home.must(["image", "inspect", "mine:1"]))
+    expect(inspected).toMatchObject({ config: { cmd: ["/bin/hello"], env: ["A=b"] }, layers: [{ position: 0 }] })
+    const wrong = await home.bunker(["import", "-", "mine:3"], { stdin: "" })
+    expect(wrong).toMatchObject({
+      code: 125,
+      stderr: expect.stringMatching(/^bunker: what stdin gave can not be imported: it is empty/)
+    })
+    const change = await home.bunker(["import", "-c", "RUN make", root, "mine:3"])
+    expect(change).toMatchObject({ code: 125, stderr: expect.stringContaining("only CMD, ENTRYPOINT") })
+    expect(problems(home)).toEqual([])
+  })
+
   test("several tags of a docker save archive are all there", async () => {
     const home = newHome()
     const archive = archiveFile(home, Bun.gzipSync(new Uint8Array(archiveOf(savedFiles(first, ["one:1", "two:2"])))))

@@ -8,6 +8,7 @@ import { ImageStore } from "../../src/actors/ImageStore.ts"
 import type { ImageSources } from "../../src/actors/imageInstall.ts"
 import { LeaseManager } from "../../src/actors/LeaseManager.ts"
 import { openArchive } from "../../src/oci/archive.ts"
+import { importSource } from "../../src/oci/import.ts"
 import { registrySource } from "../../src/oci/registry.ts"
 import { Database, type Service } from "../../src/store/Database.ts"
 import { directory, file, hardlink, imageOf, type LayoutImage, opaque, type TestImage, whiteout } from "./image.ts"
@@ -17,6 +18,7 @@ const quick = { attemptsMax: 2, baseDelayMs: 5, stallTimeoutMs: 5_000 }
 
 const realSources: ImageSources = {
   registry: (reference, { insecure }) => registrySource(reference, { insecure, retry: quick }),
+  rootfs: importSource,
   archive: openArchive
 }
 

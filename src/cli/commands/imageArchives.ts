@@ -4,7 +4,7 @@ import path from "node:path"
 import { Data, Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { ImageStore } from "../../actors/ImageStore.ts"
-import { ArchiveInvalid } from "../../domain/errors/image.ts"
+import { ArchiveInvalid, RootfsInvalid } from "../../domain/errors/image.ts"
 import { ingest } from "../../store/files.ts"
 import { Paths } from "../../store/Paths.ts"
 import { spool } from "../../store/spool.ts"
@@ -29,10 +29,12 @@ const inputFile = Effect.fnUntraced(function* (given: string) {
 /** Speaks of stdin by its name. */
 const namingStdin =
   (given: string) =>
-  <E extends { readonly _tag: string }>(error: E | ArchiveInvalid): E | ArchiveInvalid =>
-    given === "-" && error instanceof ArchiveInvalid
-      ? new ArchiveInvalid({ path: "what stdin gave", reason: error.reason })
-      : error
+  <E extends { readonly _tag: string }>(error: E): E | ArchiveInvalid | RootfsInvalid => {
+    if (given !== "-") return error
+    const path = "what stdin gave"
+    if (error instanceof ArchiveInvalid) return new ArchiveInvalid({ path, reason: error.reason })
+    return error instanceof RootfsInvalid ? new RootfsInvalid({ path, reason: error.reason }) : error
+  }
 
 export const load = Command.make(
   "load",
@@ -157,4 +159,45 @@ export const save = Command.make(
     "Write images as an OCI archive that bunker, skopeo, podman and docker load; configs and layers keep their digests."
   ),
   Command.withShortDescription("Write images to a file")
+)
+
+export const importRootfs = Command.make(
+  "import",
+  {
+    change: Flag.String("change").pipe(
+      Flag.withAlias("c"),
+      Flag.withDescription(
+        "How the image wants to be run: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR and its value"
+      ),
+      Flag.atLeast(0)
+    ),
+    platform: platformFlag,
+    json: jsonFlag,
+    quiet: quietFlag,
+    path: Argument.String("path").pipe(
+      Argument.withDescription(
+        "Directory that holds a root file system, or a tar of one, plain, gzip or zstd; - is stdin"
+      )
+    ),
+    name: Argument.String("name").pipe(Argument.withDescription("Name of the image, like mine:1"))
+  },
+  Effect.fn("Cli.import")(function* (flags) {
+    const body = Effect.gen(function* () {
+      const store = yield* ImageStore
+      const stream = store.Import({
+        path: yield* inputFile(flags.path),
+        reference: flags.name,
+        changes: flags.change,
+        ...(yield* platformOf(flags.platform))
+      })
+      const made = yield* showProgress(Stream.mapError(stream, namingStdin(flags.path)), progressStyle(flags))
+      if (!flags.json) yield* Effect.forEach(made, (each) => print(familiar(each.reference)), { discard: true })
+    })
+    return yield* withBunker(Effect.scoped(body))
+  })
+).pipe(
+  Command.withDescription(
+    "Make an image of one layer from a root file system. Owners, modes and times stay; extended attributes come from tars only. The same tree makes the same image."
+  ),
+  Command.withShortDescription("Make an image from a root file system")
 )

@@ -27,11 +27,15 @@ const install = [
   Image.RegistryAuth,
   Image.RegistryUnavailable,
   Image.ArchiveInvalid,
+  Image.RootfsInvalid,
   ...store
 ] as const
 /** Bringing an image into the cache. */
 export const InstallErrors = Schema.Union(install)
 export type InstallError = typeof InstallErrors.Type
+
+/** Making an image of a root file system. */
+export const ImportErrors = Schema.Union([...install, Vm.InvalidSpec])
 
 /** Writing images out again. */
 export const SaveErrors = Schema.Union([...install, Image.ImageNotSavable])

@@ -125,6 +125,16 @@ export class ArchiveInvalid extends Schema.TaggedError<ArchiveInvalid>()("Archiv
   }
 }
 
+/** A path given to `import` is no root file system, or can not be read whole. */
+export class RootfsInvalid extends Schema.TaggedError<RootfsInvalid>()("RootfsInvalid", {
+  path: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `${this.path} can not be imported: ${this.reason}; give a directory that holds a root file system, or a tar of one (for an image archive there is 'bunker load')`
+  }
+}
+
 /** The cache can not give back what an image was made of. */
 export class ImageNotSavable extends Schema.TaggedError<ImageNotSavable>()("ImageNotSavable", {
   reference: Schema.String,
@@ -141,6 +151,7 @@ export class ImageNotSavable extends Schema.TaggedError<ImageNotSavable>()("Imag
 
 export type ImageError =
   | ImageNotSavable
+  | RootfsInvalid
   | InvalidReference
   | InvalidPlatform
   | ImageNotFound

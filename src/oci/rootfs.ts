@@ -1,0 +1,94 @@
+/**
+ * Gives a directory on this machine as a tar, the same bytes for the same tree: names sorted, numeric owners, hard links once.
+ * Follows no symbolic link; leaves sockets out, and extended attributes, which a tar made by `tar --xattrs` brings.
+ */
+import { Buffer } from "node:buffer"
+import fs from "node:fs"
+import { RootfsInvalid } from "../domain/errors/image.ts"
+import { reasonOf } from "./bundle.ts"
+import { readable } from "./rejected.ts"
+import { type HeaderEntry, paddingOf, tarEnd, tarHeader } from "./tar-writer.ts"
+
+const PIECE = 512 * 1024
+/** As deep as a layer may be. */
+const DEPTH_MAX = 128
+
+/** linux/kdev_t.h, `new_decode_dev`. */
+const major = (device: number): number => (device >> 8) & 0xfff
+const minor = (device: number): number => (device & 0xff) | ((device >> 12) & 0xfff00)
+
+const typeOf = (stat: fs.BigIntStats): HeaderEntry["type"] | undefined => {
+  if (stat.isFile()) return "file"
+  if (stat.isDirectory()) return "directory"
+  if (stat.isSymbolicLink()) return "symlink"
+  if (stat.isCharacterDevice()) return "char"
+  if (stat.isBlockDevice()) return "block"
+  return stat.isFIFO() ? "fifo" : undefined
+}
+
+const slash = Buffer.from("/")
+
+/** The tar in pieces. Throws `RootfsInvalid` naming what can not be read. */
+export function* directoryTar(root: string): Generator<Uint8Array, void> {
+  const linked = new Map<string, string>()
+  const attempt = <A>(path: string, run: () => A): A => {
+    try {
+      return run()
+    } catch (cause) {
+      throw new RootfsInvalid({ path: root, reason: `${readable(path) || "it"}: ${reasonOf(cause)}` })
+    }
+  }
+
+  function* content(place: Buffer, path: string, size: number): Generator<Uint8Array, void> {
+    const fd = attempt(path, () => fs.openSync(place, fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW))
+    try {
+      for (let left = size; left > 0; ) {
+        const piece = Buffer.allocUnsafeSlow(Math.min(left, PIECE))
+        const got = attempt(path, () => fs.readSync(fd, piece, 0, piece.length, null))
+        if (got === 0) throw new RootfsInvalid({ path: root, reason: `${readable(path)} changes while it is read` })
+        yield piece.subarray(0, got)
+        left -= got
+      }
+      yield paddingOf(size)
+    } finally {
+      fs.closeSync(fd)
+    }
+  }
+
+  function* entry(place: Buffer, path: string, depth: number): Generator<Uint8Array, void> {
+    const stat = attempt(path, () => fs.lstatSync(place, { bigint: true }))
+    const type = typeOf(stat)
+    if (type === undefined) return
+    const nanos = Number(((stat.mtimeNs % 1_000_000_000n) + 1_000_000_000n) % 1_000_000_000n)
+    const header = {
+      type,
+      path: path === "" ? "./" : type === "directory" ? `${path}/` : path,
+      mode: Number(stat.mode) & 0o7777,
+      uid: Number(stat.uid),
+      gid: Number(stat.gid),
+      size: type === "file" ? Number(stat.size) : 0,
+      mtimeSeconds: Number((stat.mtimeNs - BigInt(nanos)) / 1_000_000_000n),
+      mtimeNanos: nanos
+    }
+    const identity = `${stat.dev}:${stat.ino}`
+    const other = type === "directory" || stat.nlink === 1n ? undefined : linked.get(identity)
+    if (other !== undefined) yield tarHeader({ ...header, type: "hardlink", linkName: other, size: 0 })
+    else {
+      if (type !== "directory" && stat.nlink > 1n) linked.set(identity, path)
+      const target = type === "symlink" ? attempt(path, () => fs.readlinkSync(place, { encoding: "latin1" })) : ""
+      const device = type === "char" || type === "block" ? Number(stat.rdev) : 0
+      yield tarHeader({ ...header, linkName: target, devMajor: major(device), devMinor: minor(device) })
+      if (header.size > 0) yield* content(place, path, header.size)
+    }
+    if (type !== "directory") return
+    if (depth >= DEPTH_MAX) throw new RootfsInvalid({ path: root, reason: `it is deeper than ${DEPTH_MAX}` })
+    const names = attempt(path, () => fs.readdirSync(place, { encoding: "latin1" })).sort()
+    for (const name of names) {
+      const inner = Buffer.concat([place, slash, Buffer.from(name, "latin1")])
+      yield* entry(inner, path === "" ? name : `${path}/${name}`, depth + 1)
+    }
+  }
+
+  yield* entry(Buffer.from(root), "", 0)
+  yield tarEnd
+}
