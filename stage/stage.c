@@ -1,11 +1,14 @@
 /* Prepares what a VM's process sees of the host's directories, then becomes that process: a private mount namespace, a bind
  * of every shared path with its flags, and, when asked, virtiofsd beside it. Reads no file and keeps no process behind.
  *
- * usage: stage DIRECTORY [--hide PATH] [--serve VIRTIOFSD SOCKET] (--share ro|rw DEV INO PATH)... -- PROGRAM [ARG...]
+ * usage: stage DIRECTORY [--hide PATH] [--serve VIRTIOFSD SOCKET] [--jail] (--keep ro|rw PATH)...
+ *              (--share ro|rw DEV INO PATH)... -- PROGRAM [ARG...]
  *
- * DIRECTORY becomes a read-only tmpfs, in this namespace only, with the shares as 0, 1, ... The flags are the kernel's: no
+ * DIRECTORY becomes a read-only tmpfs, in this namespace only, with the shares as shares/0, shares/1, ... The flags are the kernel's: no
  * device, no set-user-id, and read-only where asked, on everything mounted below, too. A PATH must be free of links and
  * still be the file that DEV and INO name. --hide puts an empty directory over PATH where a share would show it.
+ * --keep shows a file or directory of ours at the same path below DIRECTORY, and --jail the descriptors of this process as
+ * /proc/self/fd, so that the program can make DIRECTORY its root: whoever serves files to a hostile kernel should.
  * Failures are one line of JSON on descriptor 4, and exit code 125. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -34,7 +37,7 @@ struct how {
 };
 enum { ATTR_RDONLY = 1, ATTR_NOSUID = 2, ATTR_NODEV = 4, TREE_CLONE = 1, TREE_RECURSIVE = 0x8000, EMPTY_PATH = 0x1000 };
 enum { MOVE_FROM_EMPTY_PATH = 4, NO_SYMLINKS = 4 };
-enum { CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER = 3, CAP_FSETID, CAP_SETGID = 6, CAP_SETUID };
+enum { CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER = 3, CAP_FSETID, CAP_SETGID = 6, CAP_SETUID, CAP_SYS_CHROOT = 18 };
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
@@ -107,7 +110,7 @@ static void hide(int stage, int number, const char *share, const char *path) {
   while (length > 1 && share[length - 1] == '/') length--;
   if (strcmp(share, "/") == 0) length = 0;
   if (!path || strncmp(share, path, length) != 0 || path[length] != '/') return;
-  if (snprintf(place, sizeof place, "%d%s", number, path + length) >= (int)sizeof place) fail("mount", path, "too long");
+  if (snprintf(place, sizeof place, "shares/%d%s", number, path + length) >= (int)sizeof place) fail("mount", path, "too long");
   int fd = (int)syscall(SYS_openat2, stage, place, &how, sizeof how);
   if (fd < 0 && errno == ENOENT) return;
   if (fd < 0) fail_errno("openat2", path);
@@ -120,7 +123,7 @@ static void hide(int stage, int number, const char *share, const char *path) {
 static void share(int stage, int number, char **word, const char *hidden) {
   const char *path = word[3];
   struct stat found;
-  char name[16];
+  char name[24];
   int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
   if (fd < 0 || fstat(fd, &found) < 0) fail_errno("open", path);
   if (found.st_dev != strtoull(word[1], NULL, 10) || found.st_ino != strtoull(word[2], NULL, 10))
@@ -129,7 +132,7 @@ static void share(int stage, int number, char **word, const char *hidden) {
   int tree = (int)syscall(SYS_open_tree, fd, "", EMPTY_PATH | TREE_CLONE | TREE_RECURSIVE | O_CLOEXEC);
   if (tree < 0) fail_errno("open_tree", path);
   set_flags(tree, true, ATTR_NOSUID | ATTR_NODEV | (strcmp(word[0], "ro") == 0 ? ATTR_RDONLY : 0), path);
-  snprintf(name, sizeof name, "%d", number);
+  snprintf(name, sizeof name, "shares/%d", number);
   int made = S_ISDIR(found.st_mode) ? mkdirat(stage, name, 0755) : openat(stage, name, O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (made < 0) fail_errno("mkdir", name);
   if (!S_ISDIR(found.st_mode)) close(made);
@@ -137,6 +140,36 @@ static void share(int stage, int number, char **word, const char *hidden) {
   close(tree);
   close(fd);
   hide(stage, number, path, hidden);
+}
+
+/* The same path below the new root, with everything above it. */
+static void keep(int stage, const char *mode, const char *path) {
+  char place[4200];
+  struct stat found;
+  size_t length = strlen(path);
+  if (*path != '/' || length >= sizeof place) fail("keep", path, "no absolute path");
+  int fd = open(path, O_PATH | O_CLOEXEC);
+  if (fd < 0 || fstat(fd, &found) < 0) fail_errno("keep", path);
+  int tree = (int)syscall(SYS_open_tree, fd, "", EMPTY_PATH | TREE_CLONE | TREE_RECURSIVE | O_CLOEXEC);
+  if (tree < 0) fail_errno("open_tree", path);
+  /* Devices are kept by name only. */
+  uint64_t flags = ATTR_NOSUID | (S_ISCHR(found.st_mode) ? 0 : ATTR_NODEV) | (strcmp(mode, "ro") == 0 ? ATTR_RDONLY : 0);
+  set_flags(tree, true, flags, path);
+  for (size_t i = 1; i <= length; i++) {
+    if (path[i] != '/' && path[i]) continue;
+    memcpy(place, path + 1, i - 1);
+    place[i - 1] = 0;
+    if (path[i] || S_ISDIR(found.st_mode)) {
+      if (mkdirat(stage, place, 0755) < 0 && errno != EEXIST) fail_errno("keep", path);
+    } else {
+      int made = openat(stage, place, O_CREAT | O_CLOEXEC, 0644);
+      if (made < 0) fail_errno("keep", path);
+      close(made);
+    }
+  }
+  if (syscall(SYS_move_mount, tree, "", stage, place, MOVE_FROM_EMPTY_PATH) < 0) fail_errno("move_mount", path);
+  close(tree);
+  close(fd);
 }
 
 /* Lives no longer than this process, whatever program that is by then. */
@@ -150,7 +183,7 @@ static void serve(const char *program, const char *path, const char *directory) 
   int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, 1) < 0)
     fail_errno("bind", path);
-  snprintf(source, sizeof source, "source=%s", directory);
+  snprintf(source, sizeof source, "source=%s/shares", directory);
   pid_t child = fork();
   if (child < 0) fail_errno("fork", program);
   if (child == 0) {
@@ -168,8 +201,9 @@ static void serve(const char *program, const char *path, const char *directory) 
 }
 
 /* What serving files to a guest takes, and no more: above all no device nodes and no reach around file permissions by handle. */
-static void drop_rights(void) {
-  static const int kept[] = {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_SETGID, CAP_SETUID};
+static void drop_rights(bool jail) {
+  const int kept[] = {CAP_CHOWN,  CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID,
+                      CAP_SETGID, CAP_SETUID,       jail ? CAP_SYS_CHROOT : CAP_CHOWN};
   for (int cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; cap++) {
     bool keep = false;
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) keep |= kept[i] == cap;
@@ -181,6 +215,7 @@ static void drop_rights(void) {
 int main(int argc, char **argv) {
   const char *directory = argv[1], *server = NULL, *socket_path = NULL, *hidden = NULL;
   int number = 0, i = 2;
+  bool jail = false;
   if (argc < 4) fail("stage", "", "arguments are missing");
   enter_namespace();
   if (mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=1m") < 0)
@@ -188,17 +223,21 @@ int main(int argc, char **argv) {
   int stage = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (stage < 0) fail_errno("open", directory);
   umask(022);
+  if (mkdirat(stage, "shares", 0755) < 0) fail_errno("mkdir", "shares");
   for (; i < argc && strcmp(argv[i], "--") != 0; i++) {
     if (strcmp(argv[i], "--hide") == 0 && i + 1 < argc) hidden = argv[++i];
     else if (strcmp(argv[i], "--serve") == 0 && i + 2 < argc) server = argv[i + 1], socket_path = argv[i + 2], i += 2;
     else if (strcmp(argv[i], "--share") == 0 && i + 4 < argc) share(stage, number++, &argv[i + 1], hidden), i += 4;
+    else if (strcmp(argv[i], "--keep") == 0 && i + 2 < argc) keep(stage, argv[i + 1], argv[i + 2]), i += 2;
+    else if (strcmp(argv[i], "--jail") == 0) jail = true;
     else fail("stage", argv[i], "unknown word");
   }
   if (i + 1 >= argc) fail("stage", "", "no program");
+  if (jail) keep(stage, "ro", "/proc/self/fd");
   set_flags(stage, false, ATTR_RDONLY, directory);
   close(stage);
   if (server) serve(server, socket_path, directory);
-  drop_rights();
+  drop_rights(jail);
   execv(argv[i + 1], &argv[i + 1]);
   fail_errno("execve", argv[i + 1]);
 }

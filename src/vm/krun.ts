@@ -19,7 +19,7 @@ import {
   withLock
 } from "./prepare.ts"
 import { bootWords } from "./qemuArguments.ts"
-import { SHARE_TAG, shareDirectory, stageCommand } from "./shares.ts"
+import { extentsOf, SHARE_TAG, shareDirectory, stageCommand } from "./shares.ts"
 import { startRunner, type VmExit } from "./startRunner.ts"
 import { unixListenerTransport } from "./transport.ts"
 
@@ -62,7 +62,15 @@ export const makeKrunEngine = (options: EngineOptions): Engine => {
       const libkrun = yield* findLibkrun(options)
       const libkrunfw = yield* findLibkrunfw(options)
       const disks = yield* prepareDisks(config, options)
-      const command = yield* stageCommand(config, options, undefined)
+      // What libkrun opens by its path once its root is changed.
+      const kept = () => [
+        ...disks.flatMap(({ path, format, readOnly }) => [
+          { path, readOnly },
+          ...(format === "vmdk" ? extentsOf(path).map((extent) => ({ path: extent, readOnly })) : [])
+        ]),
+        ...["/dev/kvm", guestSocket(config.runDir), config.consolePath].map((path) => ({ path, readOnly: false }))
+      ]
+      const command = yield* stageCommand(config, options, { kept })
       // libkrun connects to the socket when the agent calls, so somebody has to listen before the guest runs.
       const socketPath = guestSocket(config.runDir)
       return yield* withLock(
@@ -89,7 +97,7 @@ export const makeKrunEngine = (options: EngineOptions): Engine => {
                 disks,
                 ...(config.shares === undefined || config.shares.length === 0
                   ? {}
-                  : { share: { tag: SHARE_TAG, directory: shareDirectory(config.runDir) } }),
+                  : { share: { tag: SHARE_TAG, root: shareDirectory(config.runDir) } }),
                 consolePath: config.consolePath,
                 socketPath,
                 vsockPort: VSOCK_PORT,

@@ -76,7 +76,7 @@ export const makeQemuEngine = (options: EngineOptions): Engine => {
       const kernel = yield* fromBootCache("the kernel", options, () => cachedKernelElf(options.bootCacheDir, libkrunfw))
       const slots = slotSockets(config.runDir)
       const shares = config.shares !== undefined && config.shares.length > 0
-      const command = yield* stageCommand(config, options, shares ? yield* findVirtiofsd : undefined)
+      const command = yield* stageCommand(config, options, { server: shares ? yield* findVirtiofsd : "" })
       const start = {
         kind: "qemu" as const,
         file,

@@ -10,6 +10,7 @@ import { CallFailed } from "../ffi/errno.ts"
 import { KRUN_DISK_RAW, KRUN_DISK_VMDK, openKrun } from "../ffi/libkrun.ts"
 import { loadKrunfw } from "../ffi/libkrunfw.ts"
 import {
+  changeRoot,
   execve,
   getLimit,
   ownSession,
@@ -134,13 +135,15 @@ const enterKrun = (start: KrunStart): never => {
     const format = disk.format === "vmdk" ? KRUN_DISK_VMDK : KRUN_DISK_RAW
     krun.call("krun_add_disk2", context, `disk${index}`, disk.path, format, disk.readOnly)
   }
-  if (start.share !== undefined) krun.call("krun_add_virtiofs", context, start.share.tag, start.share.directory)
+  if (start.share !== undefined) krun.call("krun_add_virtiofs", context, start.share.tag, "/shares")
   // Without any network device libkrun lets the guest use the host's network (TSI). A device whose other end is never
   // read takes that away; vsock ports keep working. Both ends stay open: a closed one hangs the start.
   krun.call("krun_add_net_unixstream", context, null, socketPair()[0], MAC, 0, 0)
   krun.call("krun_add_vsock_port2", context, start.vsockPort, start.socketPath, false)
   krun.call("krun_set_console_output", context, start.consolePath)
   krun.call("krun_set_exec", context, start.exec, [], start.words)
+  // Everything is loaded; what is opened by its path from here on is in the new root, too.
+  if (start.share !== undefined) changeRoot(start.share.root)
   enter()
   krun.call("krun_start_enter", context)
   throw new CallFailed("krun_start_enter", "", "no error, but came back")

@@ -34,8 +34,11 @@ export interface KrunStart {
   /** MiB. */
   readonly memoryMb: number
   readonly disks: ReadonlyArray<RunnerDisk>
-  /** Directory that the guest mounts by its tag; its mounts carry the flags of what is shared. */
-  readonly share?: { readonly tag: string; readonly directory: string }
+  /**
+   * What the guest mounts by its tag, as `stage` prepared it: the directory `shares` of a root of its own that holds nothing else
+   * than what this document names. libkrun opens what the guest's kernel asks for, be it `../../etc`: hence the root.
+   */
+  readonly share?: { readonly tag: string; readonly root: string }
   readonly consolePath: string
   /** Unix socket of the host that the guest's vsock port `vsockPort` leads to; somebody listens there already. */
   readonly socketPath: string
@@ -100,7 +103,7 @@ const isList =
 const shareOf = (of: Json): Pick<KrunStart, "share"> => {
   if (of["share"] === undefined) return {}
   const share = field(of, "share", isObject)
-  return { share: { tag: field(share, "tag", isText), directory: field(share, "directory", isPath) } }
+  return { share: { tag: field(share, "tag", isText), root: field(share, "root", isPath) } }
 }
 
 const krunStart = (of: Json): KrunStart => ({

@@ -52,17 +52,22 @@ export const shareSocket = (runDir: string): string => path.join(runDir, "virtio
 /** The tag under which the agent mounts the directory of shares. */
 export const SHARE_TAG = "bunker"
 
+/** Who serves the guest: a virtiofsd, or the VM's own process, in a root with `kept` alone. */
+type ShareService =
+  | { readonly server: string }
+  | { readonly kept: () => ReadonlyArray<{ readonly path: string; readonly readOnly: boolean }> }
+
 /** The runner's command line, behind `stage` when the VM has shares. */
 export const stageCommand = Effect.fn("Engine.stageCommand")(function* (
   config: VmConfig,
   options: EngineOptions,
-  server: string | undefined
+  how: ShareService
 ): Effect.fn.Return<ReadonlyArray<string>, StoreFailed | EngineUnavailable> {
   const shares = config.shares ?? []
   if (shares.length === 0) return options.runnerCommand
   if (!fs.existsSync(options.stagePath)) {
     return yield* new EngineUnavailable({
-      engine: server === undefined ? "krun" : "qemu",
+      engine: "server" in how ? "qemu" : "krun",
       reason: `the program ${options.stagePath}, which mounts shared directories, is missing`,
       advice: "build it with stage/build.sh (needs a C compiler)"
     })
@@ -73,13 +78,21 @@ export const stageCommand = Effect.fn("Engine.stageCommand")(function* (
   return [
     ...[stage, directory],
     ...(config.hidden === undefined ? [] : ["--hide", config.hidden]),
-    ...(server === undefined ? [] : ["--serve", server, shareSocket(config.runDir)]),
+    ...("server" in how
+      ? ["--serve", how.server, shareSocket(config.runDir)]
+      : ["--jail", ...how.kept().flatMap(({ path, readOnly }) => ["--keep", readOnly ? "ro" : "rw", path])]),
     ...shares.flatMap(({ source, device, inode, readOnly }) => [
       ...["--share", readOnly ? "ro" : "rw", String(device), String(inode), source]
     ]),
     ...["--", ...options.runnerCommand]
   ]
 })
+
+/** Files that a flat VMDK consists of, as its descriptor names them (oci/vmdk.ts writes it). */
+export const extentsOf = (vmdk: string): ReadonlyArray<string> =>
+  [...fs.readFileSync(vmdk, "utf8").matchAll(/^RW \d+ FLAT "([^"]+)" \d+$/gm)].map(([, name]) =>
+    path.resolve(path.dirname(vmdk), name!)
+  )
 
 /** A file that can be executed: inside the one compiled binary the program can not. */
 const cachedStage = (options: EngineOptions): string => {

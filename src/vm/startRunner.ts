@@ -124,7 +124,7 @@ const failure = (options: StartRunner, report: RunnerReport | undefined, output:
 
 /** Calls that only the program `stage` makes. */
 const stageCalls: ReadonlySet<string> = new Set(
-  "stage unshare mount open open_tree mount_setattr move_mount openat2 mkdir bind fork prctl".split(" ")
+  "stage keep unshare mount open open_tree mount_setattr move_mount openat2 mkdir bind fork prctl".split(" ")
 )
 
 const mountRefused = ({ call, argument, errno }: Extract<RunnerReport, { event: "error" }>) =>

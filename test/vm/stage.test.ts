@@ -55,7 +55,7 @@ describe.skipIf(!allowed).each([false, true])("stage (unprivileged: %p)", (unpri
     const file = path.join(source, "file")
     const { stdout, report } = run(
       [...shared("rw", source), ...shared("ro", file)],
-      `cd ${directory}; ls; cat 1; touch 0/made && rm 0/made && echo wrote; echo x >> 1; touch x; mknod 0/d c 1 3; grep -c CapEff:.*db /proc/self/status`,
+      `cd ${directory}/shares; ls; cat 1; touch 0/made && rm 0/made && echo wrote; echo x >> 1; touch x; mknod 0/d c 1 3; grep -c CapEff:.*db /proc/self/status`,
       unprivileged
     )
     expect({ stdout, report }).toEqual({ stdout: "0\n1\nfile\nwrote\n1\n", report: "" })
@@ -67,7 +67,7 @@ describe.skipIf(!allowed).each([false, true])("stage (unprivileged: %p)", (unpri
   test("read-only reaches what is mounted below", () => {
     const { stdout, stderr } = run(
       [...shared("ro", "/dev")],
-      `cd ${directory}/0/shm && touch x || echo refused`,
+      `cd ${directory}/shares/0/shm && touch x || echo refused`,
       unprivileged
     )
     expect({ stdout, stderr }).toEqual({ stdout: "refused\n", stderr: expect.stringContaining("Read-only") })
@@ -76,10 +76,20 @@ describe.skipIf(!allowed).each([false, true])("stage (unprivileged: %p)", (unpri
   test("hides a directory below a share", () => {
     const { stdout } = run(
       ["--hide", path.join(source, "home/deep"), ...shared("rw", source)],
-      `cd ${directory}/0; cat home/deep/secret; mv home/deep home/other; ls home; rmdir home/deep; ls home`,
+      `cd ${directory}/shares/0; cat home/deep/secret; mv home/deep home/other; ls home; rmdir home/deep; ls home`,
       unprivileged
     )
     expect(stdout).toBe("deep\ndeep\n")
+  })
+
+  test("makes a root in which only what is kept is seen", () => {
+    const { stdout } = run(
+      ["--jail", "--keep", "ro", "/bin/busybox", "--keep", "ro", path.join(source, "file"), ...shared("ro", source)],
+      `cd ${directory}; find . -xdev -type f | sort; ls proc/self; chroot . /bin/busybox cat ${source}/file; chroot . /bin/busybox ls shares/0/../../..`,
+      unprivileged
+    )
+    const home = source.slice(1)
+    expect(stdout).toBe(`./bin/busybox\n./${home}/file\nfd\nfile\nbin\nproc\nshares\ntmp\n`)
   })
 
   test("refuses a path that leads elsewhere by now, and says so in one line", () => {
