@@ -5,7 +5,7 @@
  * Invariants: a failed create leaves nothing; a status changes only along domain/sandbox.ts; a sandbox that is live is never
  * removed.
  */
-import { Clock, Context, Effect, Exit, Option, Schedule, Schema, Stream } from "effect"
+import { Context, Effect, Exit, Option, Schedule, Schema, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import {
   CreateErrors,
@@ -15,30 +15,25 @@ import {
   StartErrors,
   StoreErrors
 } from "../domain/errors/groups.ts"
-import { StoreFailed } from "../domain/errors/store.ts"
-import { AlreadyRunning, InvalidSpec, SandboxNotFound, SupervisorUnreachable, WrongState } from "../domain/errors/vm.ts"
+import { AlreadyRunning, SupervisorUnreachable, WrongState } from "../domain/errors/vm.ts"
 import { ExecEvent, ExecRequest, TerminalSize } from "../domain/exec.ts"
-import { mountProblem } from "../domain/mounts.ts"
+import { MachineProblem } from "../domain/machine.ts"
 import { parseName } from "../domain/name.ts"
-import { canonicalReference, parseReference } from "../domain/reference.ts"
 import { isLive, isTerminal, SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
-import { ensureDirectory } from "../store/files.ts"
-import { hasForgottenRoot } from "../store/imageCollection.ts"
-import { leaseToken } from "../store/leaseToken.ts"
+import { indexMachines } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive, signalProcess } from "../store/processes.ts"
-import { deleteSandbox, findSandbox, insertSandbox, listSandboxes, type SandboxRecord } from "../store/sandboxes.ts"
+import { findSandbox, type SandboxRecord } from "../store/sandboxes.ts"
 import { type Address, layerLocal, type Unreachable } from "./Actor.ts"
-import { ImageStore } from "./ImageStore.ts"
-import { makeImageFiles } from "./imageFiles.ts"
 import { RunEnd } from "./Keeper.ts"
 import { type KeeperAddress, type KeeperOptions, makeKeepers } from "./keepers.ts"
-import { contentLeaseMs, LeaseManager } from "./LeaseManager.ts"
-import { settleMounts } from "./mounts.ts"
-import { removeDirectories, Sweeper } from "./Sweeper.ts"
+import { type CreateRequest, makeRecords } from "./records.ts"
+import { Sweeper } from "./Sweeper.ts"
 
 const SIGKILL = 9
+/** Time for a sandbox that is replaced to end in order, in milliseconds. */
+const replaceTimeoutMs = 10_000
 
 const Named = { name: Schema.String }
 const Command = { ...Named, exec: Schema.Int }
@@ -46,7 +41,13 @@ const Command = { ...Named, exec: Schema.Int }
 export class VmProtocol extends RpcGroup.make(
   /** Records a sandbox over an image that is here; absent name: one is made up. */
   Rpc.make("Create", {
-    payload: { name: Schema.optionalKey(Schema.String), ephemeral: Schema.Boolean, config: SandboxConfig },
+    payload: {
+      name: Schema.optionalKey(Schema.String),
+      ephemeral: Schema.Boolean,
+      config: SandboxConfig,
+      /** A sandbox of the same name is stopped and removed first, once everything else was checked. */
+      replace: Schema.optionalKey(Schema.Boolean)
+    },
     success: SandboxInfo,
     error: CreateErrors
   }),
@@ -69,7 +70,9 @@ export class VmProtocol extends RpcGroup.make(
   Rpc.make("Wait", { payload: Named, success: RunEnd, error: ReachErrors }),
   Rpc.make("Remove", { payload: { ...Named, force: Schema.Boolean }, error: ReachErrors }),
   Rpc.make("Inspect", { payload: Named, success: SandboxInfo, error: SandboxLookupErrors }),
-  Rpc.make("List", { success: Schema.Array(SandboxInfo), error: StoreErrors })
+  Rpc.make("List", { success: Schema.Array(SandboxInfo), error: StoreErrors }),
+  /** What a person should look at in the definitions that are broken or were changed since they were last looked at. */
+  Rpc.make("Problems", { success: Schema.Array(MachineProblem), error: StoreErrors })
 ) {}
 
 /** How the newest run ended; completed for a sandbox that went with its end. */
@@ -85,11 +88,9 @@ const make = (options: KeeperOptions) =>
   Effect.gen(function* () {
     const db = yield* Database
     const paths = yield* Paths
-    const images = yield* ImageStore
-    const leases = yield* LeaseManager
-    const files = yield* makeImageFiles
     const sweeper = yield* Sweeper
     const keepers = yield* makeKeepers(options)
+    const records = yield* makeRecords
 
     /** The record as it truly is: a sandbox whose process is gone is put right first. */
     const current = Effect.fnUntraced(function* (record: SandboxRecord) {
@@ -100,47 +101,26 @@ const make = (options: KeeperOptions) =>
       return (yield* findSandbox(db, info.name)) ?? record
     })
 
-    const find = Effect.fnUntraced(function* (text: string) {
-      const name = yield* parseName(text)
-      const record = yield* findSandbox(db, name)
-      if (record === undefined) return yield* new SandboxNotFound({ name })
-      return yield* current(record)
+    const find = (text: string) => Effect.flatMap(records.find(text), current)
+
+    const create = Effect.fn("VmSupervisor.create")(function* (request: CreateRequest) {
+      const name = yield* records.create(request, (old) => retire(old))
+      return (yield* Effect.orDie(find(name))).info
     })
 
-    const create = Effect.fn("VmSupervisor.create")(function* (request: {
-      readonly name?: string
-      readonly ephemeral: boolean
-      readonly config: SandboxConfig
-    }) {
-      const problem = mountProblem(request.config)
-      if (problem !== undefined) return yield* new InvalidSpec({ field: "mounts", reason: problem })
-      yield* settleMounts(request.config).pipe(Effect.provideService(Paths, paths))
-      const name = yield* parseName(request.name ?? `box-${crypto.randomUUID().slice(0, 8)}`)
-      const image = canonicalReference(yield* parseReference(request.config.image))
-      const token = leaseToken()
-      // The lease keeps the image until the sandbox's own row does.
-      const id = yield* Effect.gen(function* () {
-        const leased = yield* images.Lease({ reference: image, token, durationMs: contentLeaseMs })
-        return yield* insertSandbox(db, {
-          name,
-          config: { ...request.config, image },
-          ephemeral: request.ephemeral,
-          manifestDigest: leased.manifestDigest,
-          nowMs: yield* Clock.currentTimeMillis
-        })
-      }).pipe(
-        Effect.catchTag("RpcClientError", Effect.die),
-        Effect.ensuring(Effect.ignore(leases.DropContent({ token })))
+    /** Stops and removes a sandbox in favour of another of its name. */
+    const retire = Effect.fn("VmSupervisor.retire")(function* (name: string) {
+      yield* stop(name, replaceTimeoutMs).pipe(
+        Effect.catchTag("WrongState", () => Effect.void),
+        Effect.catchTag("SupervisorUnreachable", () => Effect.void)
       )
-      yield* ensureDirectory(paths.sandbox(name).directory).pipe(
-        Effect.onError(() => Effect.ignore(deleteSandbox(db, id)))
-      )
-      return (yield* Effect.orDie(find(name))).info
+      yield* remove(name, true)
     })
 
     const start = Effect.fn("VmSupervisor.start")(function* (text: string, detached: boolean) {
       const { info } = yield* find(text)
       if (info.status === "running" || info.status === "paused") return yield* new AlreadyRunning({ name: info.name })
+      yield* records.root(info)
       yield* detached ? keepers.spawn(info) : keepers.host(info)
       return (yield* find(text)).info
     })
@@ -244,7 +224,16 @@ const make = (options: KeeperOptions) =>
     })
 
     const remove = Effect.fn("VmSupervisor.remove")(function* (text: string, force: boolean) {
-      const before = yield* find(text)
+      const name = yield* parseName(text)
+      const found = yield* find(name).pipe(
+        Effect.asSome,
+        Effect.catchIf(
+          (error) => force && error._tag === "MachineConfigInvalid",
+          () => Effect.as(records.removeBroken(name), Option.none())
+        )
+      )
+      if (Option.isNone(found)) return
+      const before = found.value
       if (isLive(before.info.status)) {
         if (!force) {
           return yield* new WrongState({
@@ -259,18 +248,7 @@ const make = (options: KeeperOptions) =>
       const record = yield* Effect.option(find(text))
       // An ephemeral sandbox is gone with its end.
       if (Option.isNone(record)) return
-      const { info } = record.value
-      const gone = yield* removeDirectories(paths, info)
-      if (!gone) {
-        return yield* new StoreFailed({
-          operation: "remove",
-          path: paths.sandbox(info.name).directory,
-          reason: "something in it could not be removed; the sandbox is kept for another try"
-        })
-      }
-      const forgotten = yield* hasForgottenRoot(db, info.id)
-      yield* deleteSandbox(db, info.id)
-      if (forgotten) yield* Effect.ignore(files.collectUnused)
+      yield* records.remove(record.value.info)
     })
 
     const viaKeeper = <A>(
@@ -280,7 +258,7 @@ const make = (options: KeeperOptions) =>
       Rpc.fork(Effect.flatMap(reach(text, "reach"), send).pipe(Effect.catchTags(unreachable(text))))
 
     return VmProtocol.of({
-      Create: create,
+      Create: (request) => Rpc.fork(create(request)),
       Start: ({ name, detached }) => Rpc.fork(start(name, detached)),
       Exec: ({ name, request }) => Rpc.fork(exec(name, request)),
       Input: ({ name, exec: id, data }) => viaKeeper(name, (keeper) => keeper.Input({ exec: id, data })),
@@ -294,9 +272,10 @@ const make = (options: KeeperOptions) =>
       Remove: ({ name, force }) => Rpc.fork(remove(name, force)),
       Inspect: ({ name }) => Effect.map(find(name), ({ info }) => info),
       List: Effect.fn("VmSupervisor.list")(function* () {
-        const records = yield* Effect.forEach(yield* listSandboxes(db), current)
-        return records.map((record) => record.info)
-      })
+        const listed = yield* indexMachines(db, paths)
+        return (yield* Effect.forEach(listed.records, current)).map((record) => record.info)
+      }),
+      Problems: () => Effect.map(indexMachines(db, paths), ({ problems }) => problems)
     })
   })
 

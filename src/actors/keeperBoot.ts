@@ -21,9 +21,10 @@ import { predecessors, type SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { attemptFile, ensureDirectory } from "../store/files.ts"
 import { tryFileLock } from "../store/lock.ts"
+import { saveProcess, settleMachine } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
 import { awaitEnd, type ProcessIdentity, signalProcess } from "../store/processes.ts"
-import { insertRun, terminate, transition } from "../store/sandboxes.ts"
+import { beginStart, insertRun, terminate, transition } from "../store/sandboxes.ts"
 import { Engines } from "../vm/Engine.ts"
 import type { Engine, VmConfig, VmDisk } from "../vm/engineTypes.ts"
 import { connectGuest, type GuestChannel, type GuestMount } from "../vm/GuestChannel.ts"
@@ -57,6 +58,8 @@ export interface Boot {
   readonly image: LeasedImage
   /** True for a run in the foreground: the VM ends with this process. */
   readonly dieWithParent: boolean
+  /** The planned restart that this is; absent: somebody asked for it. */
+  readonly restartAt?: number
 }
 
 /** Boots the VM of a sandbox; it answers when the guest is ready for commands. The scope keeps it. */
@@ -70,7 +73,7 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
   yield* ensureDirectory(own.logs)
   yield* ensureDirectory(run.directory)
   yield* claimKeeper(run.keeperLock, info)
-  if (!(yield* transition(db, info.id, "starting", yield* Clock.currentTimeMillis))) {
+  if (!(yield* beginStart(db, info.id, yield* Clock.currentTimeMillis, boot.restartAt))) {
     return yield* new WrongState({
       name: info.name,
       status: info.status,
@@ -174,9 +177,14 @@ const chooseEngine = Effect.fnUntraced(function* (info: SandboxInfo) {
 /** Starts the VM and waits for its agent. The one transient failure of libkrun is tried again, once. */
 const startAndGreet = Effect.fnUntraced(function* (engine: Engine, config: VmConfig, info: SandboxInfo) {
   const db = yield* Database
+  const paths = yield* Paths
   const record = (process: ProcessIdentity) =>
-    Effect.flatMap(Clock.currentTimeMillis, (now) => insertRun(db, info.id, engine.kind, process, now)).pipe(
-      Effect.asVoid,
+    Effect.gen(function* () {
+      const startedAt = yield* Clock.currentTimeMillis
+      yield* insertRun(db, info.id, engine.kind, process, startedAt)
+      if (!info.ephemeral)
+        yield* saveProcess(paths, info.name, { sandboxId: info.id, engine: engine.kind, startedAt }, process)
+    }).pipe(
       Effect.mapError(
         (error) => new StoreFailed({ operation: "record the process of", path: info.name, reason: error.message })
       )
@@ -257,6 +265,8 @@ const keepRecords = Effect.fnUntraced(function* (
   const sweeper = yield* Sweeper
   const ended = yield* Deferred.make<RunEnd>()
   let expected: RunEnd | undefined
+  const paths = yield* Paths
+  const settle = settleDefinition(info)
   yield* Effect.orDie(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, "running", now)))
   const record = Effect.fn("Keeper.record")(function* (exit: VmExit) {
     const end = expected ?? unexpectedEnd(exit)
@@ -266,9 +276,11 @@ const keepRecords = Effect.fnUntraced(function* (
       Effect.catchCause((cause) => Effect.logError(`the end of ${info.name} was not recorded`, cause))
     )
     if (info.ephemeral) yield* Effect.ignore(sweeper.Clean({ name: info.name }))
+    else yield* settle
     yield* Deferred.succeed(ended, end)
   })
-  yield* Effect.forkScoped(boundConsole((yield* Paths).sandbox(info.name).consoleLog))
+  if (!info.ephemeral) yield* Effect.forkScoped(settle)
+  yield* Effect.forkScoped(boundConsole(paths.sandbox(info.name).consoleLog))
   const watching = yield* Effect.forkScoped(Effect.flatMap(vm.exited, record), { startImmediately: true })
   // A foreground run that is interrupted takes its VM along, and waits until that is recorded.
   yield* Effect.addFinalizer(() =>
@@ -301,4 +313,10 @@ const recordBootFailure = Effect.fnUntraced(function* (info: SandboxInfo, detail
     terminate(db, info.id, [...predecessors("crashed")], "crashed", end, yield* Clock.currentTimeMillis)
   )
   if (info.ephemeral) yield* Effect.ignore(sweeper.Clean({ name: info.name }))
+  else yield* settleDefinition(info)
+})
+
+/** Writes the state into the definition; the next command does what fails here. */
+const settleDefinition = Effect.fnUntraced(function* (info: SandboxInfo) {
+  yield* Effect.ignore(settleMachine(yield* Database, yield* Paths, info.name))
 })

@@ -8,10 +8,11 @@ import { maintenance, Sweeper } from "../actors/Sweeper.ts"
 import type { Settings } from "../domain/settings.ts"
 import { enginesLayer, type Program, readConfig } from "../plugin/bunker.ts"
 import { Database } from "../store/Database.ts"
+import { machineProblems } from "../store/machineIndex.ts"
 import { builtIn } from "../store/migrations.ts"
 import { Paths } from "../store/Paths.ts"
 import { Engines } from "../vm/Engine.ts"
-import { formatAge, formatBytes } from "./output.ts"
+import { formatAge, formatBytes, harmless } from "./output.ts"
 
 export interface Finding {
   readonly what: string
@@ -151,6 +152,21 @@ const fixes = {
 /** A reason that says what to install is its own fix. */
 const fixFor = (kind: keyof typeof fixes, reason: string) => (reason.includes("install") ? {} : { fix: fixes[kind] })
 
+/** Definitions of machines: nothing to say when all are in order. */
+const machines = (settings: Settings): Effect.Effect<ReadonlyArray<Finding>> =>
+  Paths.use(machineProblems).pipe(
+    Effect.provide(Paths.layer(settings.home)),
+    Effect.map((problems) =>
+      problems.map(({ name, path, line, kind, reason }): Finding => {
+        const detail = harmless(`${path}${line === null ? "" : `:${line}`}: ${reason}`)
+        if (kind !== "broken") return { what: `sandbox ${name}`, state: "warning", detail, fix: `mend ${path}` }
+        return { what: `sandbox ${name}`, state: "broken", detail, fix: `mend it, or 'bunker rm -f ${name}'` }
+      })
+    ),
+    // The home's own line has said why.
+    Effect.orElseSucceed(() => [])
+  )
+
 /** The owner's config file: nothing to say when there is none. */
 const config = (settings: Settings, program: Program): Effect.Effect<ReadonlyArray<Finding>> => {
   const file = path.join(settings.home, "bunker.config.ts")
@@ -172,6 +188,7 @@ export const diagnose = Effect.fn("Doctor.diagnose")(function* (settings: Settin
     ...(yield* home(settings)),
     yield* database(settings),
     ...(yield* maintenanceLine(settings)),
+    ...(yield* machines(settings)),
     ...(yield* config(settings, program)),
     ...(yield* engines(settings, program))
   ]

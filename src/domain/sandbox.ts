@@ -190,6 +190,12 @@ export class SandboxInfo extends Schema.Class<SandboxInfo>("SandboxInfo")({
   config: SandboxConfig,
   createdAt: Schema.Int,
   updatedAt: Schema.Int,
+  /** UUID, the same for the life of a sandbox that is kept; null for one that is not. */
+  vmId: Schema.NullOr(Schema.String),
+  /** Restarts by its policy in a row. */
+  restartCount: Schema.Int,
+  /** When its policy starts it again, null when it does not. */
+  restartAt: Schema.NullOr(Schema.Int),
   pid: Schema.NullOr(Schema.Int),
   engine: Schema.NullOr(Schema.String),
   startedAt: Schema.NullOr(Schema.Int),

@@ -122,7 +122,8 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       Wait: "sandboxes:read",
       Remove: "sandboxes:remove",
       Inspect: "sandboxes:read",
-      List: "sandboxes:read"
+      List: "sandboxes:read",
+      Problems: "sandboxes:read"
     },
     layer: () => VmSupervisor.layer(options.keepers),
     routes: [

@@ -14,7 +14,14 @@ export type CheckedPath = typeof CheckedPath.Type
 /** The paths of one sandbox. */
 export interface SandboxPaths {
   readonly directory: CheckedPath
+  /** Held by the VM's process. */
   readonly lock: CheckedPath
+  /** Definition of a sandbox that is kept: config.toml. */
+  readonly machineFile: CheckedPath
+  /** Held by whoever changes the definition; outside of the directory, which may go meanwhile. */
+  readonly machineLock: CheckedPath
+  /** What identifies the process of the newest run, for a database that was lost. */
+  readonly processFile: CheckedPath
   readonly upper: CheckedPath
   readonly logs: CheckedPath
   readonly consoleLog: CheckedPath
@@ -101,6 +108,9 @@ const make = Effect.fnUntraced(function* (home: string): Effect.fn.Return<Paths[
     sandbox: (name) => ({
       directory: at("sandboxes", name),
       lock: at("sandboxes", name, "lock"),
+      machineFile: at("sandboxes", name, "config.toml"),
+      machineLock: at("cache", "locks", `machine-${name}.lock`),
+      processFile: at("sandboxes", name, "process.json"),
       upper: at("sandboxes", name, "upper.ext4"),
       logs: at("sandboxes", name, "logs"),
       consoleLog: at("sandboxes", name, "logs", "console.log"),

@@ -37,9 +37,12 @@ export const tryFileLock = Effect.fnUntraced(function* (
   return (yield* Effect.acquireRelease(attempt(file), closeIfOpen)) !== undefined
 })
 
-/** Waits, asking again every 50 ms, until the lock is won; it is held until the scope closes. */
-export const fileLock = Effect.fnUntraced(function* (file: string): Effect.fn.Return<void, FileError, Scope.Scope> {
-  yield* tryFileLock(file).pipe(Effect.repeat({ until: (won) => won, schedule: Schedule.spaced("50 millis") }))
+/** Waits, asking again every `intervalMs` (default 50), until the lock is won; it is held until the scope closes. */
+export const fileLock = Effect.fnUntraced(function* (
+  file: string,
+  intervalMs = 50
+): Effect.fn.Return<void, FileError, Scope.Scope> {
+  yield* tryFileLock(file).pipe(Effect.repeat({ until: (won) => won, schedule: Schedule.spaced(intervalMs) }))
 })
 
 /** Unlinks a lock's file. Only for the holder of the lock: whoever waits for it then locks a new file of that name. */

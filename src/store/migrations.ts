@@ -4,6 +4,8 @@
  */
 import { Result } from "effect"
 import init from "../../migrations/0001_init.sql" with { type: "text" }
+import models from "../../migrations/0002_models.sql" with { type: "text" }
+import machines from "../../migrations/0003_machines.sql" with { type: "text" }
 import { SandboxesActive, SchemaMismatch } from "../domain/errors/store.ts"
 
 export interface Migration {
@@ -15,7 +17,11 @@ export interface Migration {
 }
 
 /** The migrations of this build, oldest first. */
-export const builtIn: ReadonlyArray<Migration> = [{ version: 1, name: "init", text: init }]
+export const builtIn: ReadonlyArray<Migration> = [
+  { version: 1, name: "init", text: init },
+  { version: 2, name: "models", text: models },
+  { version: 3, name: "machines", text: machines }
+]
 
 /** What applying needs from the database; everything throws on failure. */
 export interface MigrationTarget {

@@ -81,8 +81,9 @@ describe("Database", () => {
 })
 
 describe("migrations", () => {
-  const second: Migration = {
-    version: 2,
+  const newest = builtIn.length
+  const next: Migration = {
+    version: newest + 1,
     name: "more",
     text: "-- up\nCREATE TABLE more (x INTEGER) STRICT;\n-- down\nDROP TABLE more;\n"
   }
@@ -100,7 +101,9 @@ describe("migrations", () => {
       const codes = yield* Effect.promise(() => Promise.all(children.map((child) => child.exited)))
       expect(codes).toEqual([0, 0, 0, 0])
       const sqlite = new Sqlite(path.join(home, "bunker.db"))
-      expect(sqlite.query("SELECT version FROM schema_migration").all()).toEqual([{ version: 1 }])
+      expect(sqlite.query("SELECT version FROM schema_migration").all()).toEqual(
+        builtIn.map(({ version }) => ({ version }))
+      )
       sqlite.close()
     })
   )
@@ -110,11 +113,19 @@ describe("migrations", () => {
       const file = path.join(yield* temporaryDirectory, "t.db")
       const open = (migrations: ReadonlyArray<Migration>) =>
         Effect.scoped(Layer.build(Database.layerFile(file, migrations)))
-      yield* open([...builtIn, second])
-      expect(yield* Effect.flip(open(builtIn))).toMatchObject({ _tag: "SchemaMismatch", found: 2, known: 1 })
-      const changed = [...builtIn, { ...second, text: second.text.replace("INTEGER", "TEXT") }]
-      expect(yield* Effect.flip(open(changed))).toMatchObject({ _tag: "SchemaMismatch", found: 2, known: 2 })
-      expect(Exit.isSuccess(yield* Effect.exit(open([...builtIn, second])))).toBe(true)
+      yield* open([...builtIn, next])
+      expect(yield* Effect.flip(open(builtIn))).toMatchObject({
+        _tag: "SchemaMismatch",
+        found: newest + 1,
+        known: newest
+      })
+      const changed = [...builtIn, { ...next, text: next.text.replace("INTEGER", "TEXT") }]
+      expect(yield* Effect.flip(open(changed))).toMatchObject({
+        _tag: "SchemaMismatch",
+        found: newest + 1,
+        known: newest + 1
+      })
+      expect(Exit.isSuccess(yield* Effect.exit(open([...builtIn, next])))).toBe(true)
     })
   )
 
@@ -122,7 +133,7 @@ describe("migrations", () => {
     Effect.gen(function* () {
       const file = path.join(yield* temporaryDirectory, "t.db")
       const bad: Migration = {
-        version: 2,
+        version: newest + 1,
         name: "bad",
         text: "-- up\nCREATE TABLE half (x INTEGER) STRICT;\nSELECT nonsense;\n-- down\n"
       }
@@ -136,13 +147,18 @@ describe("migrations", () => {
 
   it.live("down undoes up exactly", () =>
     Effect.gen(function* () {
+      const sqlite = new Sqlite(":memory:")
+      const schema = () => sqlite.query("SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'").all()
+      const before: Array<unknown> = []
       for (const migration of builtIn) {
-        const sqlite = new Sqlite(":memory:")
+        before.push(schema())
         sqlite.run(parts(migration.text).up)
-        sqlite.run(parts(migration.text).down)
-        expect(sqlite.query("SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'").all()).toEqual([])
-        sqlite.close()
       }
+      for (const migration of builtIn.toReversed()) {
+        sqlite.run(parts(migration.text).down)
+        expect(schema()).toEqual(before.pop() as Array<unknown>)
+      }
+      sqlite.close()
       expect(readdirSync(path.join(import.meta.dir, "../../migrations")).toSorted()).toEqual(
         builtIn.map((each) => `${String(each.version).padStart(4, "0")}_${each.name}.sql`)
       )

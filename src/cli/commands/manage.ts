@@ -2,8 +2,9 @@
 import { Clock, Effect, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
+import type { MachineProblem } from "../../domain/machine.ts"
 import { isLive, SandboxInfo } from "../../domain/sandbox.ts"
-import { forEachName, formatAge, harmless, print, printJson, table } from "../output.ts"
+import { forEachName, formatAge, harmless, print, printJson, say, table } from "../output.ts"
 import { familiar } from "../progress.ts"
 import { withBunker } from "../session.ts"
 
@@ -69,6 +70,15 @@ export const remove = Command.make(
 
 const SandboxInfos = Schema.Array(SandboxInfo)
 
+/** Says, where nothing parses it, that the list may lack something. */
+const hintAtProblems = (problems: ReadonlyArray<MachineProblem>) => {
+  const [first, ...more] = problems.filter(({ kind }) => kind !== "unknown_keys")
+  if (first === undefined) return Effect.void
+  const others = more.length === 0 ? "" : ` and ${more.length} more`
+  const what = `${first.path}${first.line === null ? "" : `:${first.line}`}: ${first.reason}`
+  return say(harmless(`bunker: ${what}${others}; 'bunker doctor' shows what is wrong with definitions`))
+}
+
 const describeEnd = (info: SandboxInfo): string => {
   if (info.exitCode !== null) return ` (${info.exitCode})`
   if (info.exitSignal !== null) return ` (${info.exitSignal})`
@@ -87,7 +97,9 @@ export const ps = Command.make(
   },
   Effect.fn("Cli.ps")(function* ({ all, json, quiet }) {
     const body = Effect.gen(function* () {
-      const listed = yield* VmSupervisor.use((vms) => vms.List())
+      const vms = yield* VmSupervisor
+      yield* hintAtProblems(yield* vms.Problems())
+      const listed = yield* vms.List()
       const shown = listed.filter((info) => all || isLive(info.status))
       if (json) return yield* printJson(SandboxInfos, shown)
       if (quiet) return yield* Effect.forEach(shown, (info) => print(info.name), { discard: true })

@@ -6,7 +6,7 @@ import * as Vm from "./vm.ts"
 
 const database = [Store.DatabaseFailed, Store.DiskFull, Store.HomeUnusable] as const
 const store = [...database, Store.StoreFailed] as const
-const named = [Store.InvalidName, Vm.SandboxNotFound, ...store] as const
+const named = [Store.InvalidName, Vm.SandboxNotFound, Vm.MachineConfigInvalid, ...store] as const
 
 /** Any message that touches the database only. */
 export const DatabaseErrors = Schema.Union(database)
@@ -51,13 +51,23 @@ export const CreateErrors = Schema.Union([
   Store.InvalidName,
   Vm.InvalidSpec,
   Vm.MountRefused,
-  Vm.AlreadyExists
+  Vm.AlreadyExists,
+  Vm.MachineConfigInvalid,
+  // Of the sandbox that is replaced.
+  Vm.SandboxNotFound,
+  Vm.WrongState,
+  Vm.ExecFailed,
+  Vm.GuestChannelFailed,
+  Vm.SupervisorUnreachable
 ])
 
 export const StartErrors = Schema.Union([
   ...install,
   Store.InvalidName,
   Vm.SandboxNotFound,
+  Vm.MachineConfigInvalid,
+  Vm.InvalidSpec,
+  Vm.ImageMoved,
   Vm.WrongState,
   Vm.AlreadyRunning,
   Vm.MountRefused,

@@ -141,3 +141,28 @@ export class SupervisorUnreachable extends Schema.TaggedError<SupervisorUnreacha
     return `the process that looks after "${this.name}" does not answer: ${this.reason}; 'bunker kill ${this.name}' ends the sandbox`
   }
 }
+
+/** The `config.toml` of a machine can not be understood; it is left as it is. */
+export class MachineConfigInvalid extends Schema.TaggedError<MachineConfigInvalid>()("MachineConfigInvalid", {
+  name: Schema.String,
+  path: Schema.String,
+  /** 1 for the first line, null when it concerns the whole file. (Errors have a `line` of their own in Bun.) */
+  lineNumber: Schema.NullOr(Schema.Int),
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `${this.path}${this.lineNumber === null ? "" : `:${this.lineNumber}`}: ${this.reason}; mend it, or remove the sandbox with 'bunker rm -f ${this.name}'`
+  }
+}
+
+/** A machine's disk was written over another image than the one that its reference names now. */
+export class ImageMoved extends Schema.TaggedError<ImageMoved>()("ImageMoved", {
+  name: Schema.String,
+  image: Schema.String,
+  was: Schema.String,
+  is: Schema.String
+}) {
+  override get message(): string {
+    return `the disk of "${this.name}" was written over ${this.was}, and ${this.image} is ${this.is} now; get the old one back (bunker pull or bunker load), or take image_digest out of its config.toml to put the disk over the new one`
+  }
+}

@@ -1,0 +1,13 @@
+/** A definition for tests. */
+import type { Machine } from "../../src/domain/machine.ts"
+import type { SafeName } from "../../src/domain/name.ts"
+import { config } from "./sandboxes.ts"
+
+export const machine = (name: string, rest: Partial<Machine> = {}): Machine => ({
+  name: name as SafeName,
+  vmId: crypto.randomUUID(),
+  state: "created",
+  createdAt: 1_700_000_000_000,
+  config,
+  ...rest
+})
