@@ -21,7 +21,7 @@ import { MachineProblem } from "../domain/machine.ts"
 import { parseName } from "../domain/name.ts"
 import { isLive, isTerminal, SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
-import { indexMachines } from "../store/machineIndex.ts"
+import { indexMachines, settleMachine } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive, signalProcess } from "../store/processes.ts"
 import { findSandbox, type SandboxRecord } from "../store/sandboxes.ts"
@@ -98,6 +98,7 @@ const make = (options: KeeperOptions) =>
       const suspicious = isLive(info.status) && !(record.process !== undefined && isAlive(record.process))
       if (!suspicious || (yield* keepers.isKept(info.id))) return record
       yield* sweeper.Reconcile({ name: info.name }).pipe(Effect.catchTag("RpcClientError", Effect.die))
+      if (!info.ephemeral) yield* Effect.ignore(settleMachine(db, paths, info.name))
       return (yield* findSandbox(db, info.name)) ?? record
     })
 

@@ -6,7 +6,6 @@
  * reported and never written; what a person put into a file stays there.
  */
 import fs from "node:fs"
-import path from "node:path"
 import { Effect, Result, Schema } from "effect"
 import { MachineConfigInvalid, SandboxNotFound } from "../domain/errors/vm.ts"
 import { type Machine, type MachineState, machineDocument, readMachine, reloaded } from "../domain/machine.ts"
@@ -242,7 +241,3 @@ export const removeMachine = <A, E, R>(home: Home, name: SafeName, alongside: Ef
     )
   )
 }
-
-/** Where a definition is, for a message. */
-export const machineFileName = (home: Home, name: SafeName): string =>
-  path.relative(home.home, home.sandbox(name).machineFile)

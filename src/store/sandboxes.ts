@@ -237,16 +237,9 @@ export const setStamp = (db: Database, id: number, vmId: string, configStamp: st
 export const vmIdOwner = (db: Database, vmId: string, name: SafeName) =>
   Effect.map(db.get<{ readonly name: string }>(statements.vmIdOwner, [vmId, name]), (row) => row?.name)
 
-/** Sandboxes that are to start again by themselves. */
-export const waitingToRestart = (db: Database) => Effect.flatMap(db.all<Row>(statements.waiting), found)
-
 /** Plans a restart of a sandbox whose records were lost. */
 export const planned = (db: Database, id: number, count: number, restartAt: number) =>
   db.run(statements.setPlanned, [count, restartAt, id])
-
-/** Takes back a planned restart; answers whether there was one. */
-export const cancelRestart = (db: Database, id: number) =>
-  Effect.map(db.run(statements.cancelRestart, [id]), (n) => n === 1)
 
 /**
  * Moves a sandbox to `starting`: asked for, which begins a new row of attempts, or as the restart that was planned for
