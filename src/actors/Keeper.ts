@@ -8,11 +8,13 @@ import { Clock, Deferred, Effect, Exit, Schema, Scope, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import { ExecErrors } from "../domain/errors/groups.ts"
 import { ExecFailed } from "../domain/errors/vm.ts"
-import { ExecEvent, ExecRequest, mergeEnv, TerminalSize } from "../domain/exec.ts"
+import { ExecEvent, ExecRequest, exitCodeOf, MainRequest, mainCommand, mergeEnv, TerminalSize } from "../domain/exec.ts"
 import type { RunDefaults } from "../domain/image.ts"
 import type { SandboxConfig } from "../domain/sandbox.ts"
 import { TerminationReason } from "../domain/sandbox.ts"
-import type { ExecHandle, GuestChannel } from "../vm/GuestChannel.ts"
+import type { LogWriter } from "../store/logs.ts"
+import type { ExecHandle, GuestChannel, ExecEvent as GuestEvent } from "../vm/GuestChannel.ts"
+import { type MainCommand, mainExec } from "./mainCommand.ts"
 
 /** How a run ended. */
 export class RunEnd extends Schema.Class<RunEnd>("RunEnd")({
@@ -26,6 +28,10 @@ const exec = { exec: Schema.Int }
 
 export class KeeperProtocol extends RpcGroup.make(
   Rpc.make("Exec", { payload: ExecRequest, success: ExecEvent, error: ExecErrors, stream: true }),
+  /** Runs the main command for the sender, who owns it: exec 0. */
+  Rpc.make("RunMain", { payload: MainRequest, success: ExecEvent, error: ExecErrors, stream: true }),
+  /** Follows the main command, which somebody else owns. */
+  Rpc.make("Attach", { success: ExecEvent, error: ExecErrors, stream: true }),
   /** Answers once the bytes are on their way to the guest: back pressure for the sender. */
   Rpc.make("Input", { payload: { ...exec, data: Schema.Uint8Array }, error: ExecErrors }),
   Rpc.make("CloseInput", { payload: exec, error: ExecErrors }),
@@ -95,14 +101,34 @@ export const resolveExec = (request: ExecRequest, vm: Pick<KeptVm, "config" | "i
   stdin: request.stdin
 })
 
+/** Runs the sandbox's main command for one owner: what its definition says, else what its image says. */
+export const runMain = (vm: KeptVm, main: MainCommand, how: MainRequest) =>
+  Stream.suspend(() => {
+    const [program, ...rest] = mainCommand(vm.image, vm.config)
+    if (program === undefined) {
+      return Stream.fail(
+        new ExecFailed({ reason: "failed", detail: "neither the sandbox nor its image names a command" })
+      )
+    }
+    const request: ExecRequest = { argv: [program, ...rest], env: [], ...how }
+    return main.run(request, vm.channel.exec(resolveExec(request, vm)))
+  })
+
+/** What keeps record of commands; the keeper's process has one of each for the VM's life. */
+export interface Records {
+  readonly main: MainCommand
+  /** Log of every exec. */
+  readonly execs: LogWriter
+}
+
 /** The behaviour over a VM that is up. */
-export const keeperBehaviour = (vm: KeptVm) =>
+export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
   Effect.sync(() => {
     const running = new Map<number, ExecHandle>()
-    let sequence = 0
+    let sequence = execs.lastExec
 
     const find = (id: number): Effect.Effect<ExecHandle, ExecFailed> => {
-      const handle = running.get(id)
+      const handle = id === mainExec ? main.handle() : running.get(id)
       return handle === undefined
         ? Effect.fail(new ExecFailed({ reason: "failed", detail: `command ${id} has ended` }))
         : Effect.succeed(handle)
@@ -121,9 +147,13 @@ export const keeperBehaviour = (vm: KeptVm) =>
           )
           const handle = yield* vm.channel.exec(resolveExec(request, vm)).pipe(Scope.provide(scope))
           running.set(id, handle)
+          yield* execs.write("start", request.argv[0], id)
           return Stream.concat(
             Stream.succeed(ExecEvent.cases.Started.make({ exec: id, pid: handle.pid })),
-            Stream.map(handle.events, (event): ExecEvent => event as ExecEvent)
+            handle.events.pipe(
+              Stream.tap((event) => keepLog(execs, id, event)),
+              Stream.map((event): ExecEvent => event as ExecEvent)
+            )
           )
         })
       )
@@ -152,6 +182,8 @@ export const keeperBehaviour = (vm: KeptVm) =>
 
     return KeeperProtocol.of({
       Exec: (request) => Rpc.fork(start(request)),
+      RunMain: (how) => Rpc.fork(runMain(vm, main, how)),
+      Attach: () => Rpc.fork(main.watch),
       // Out of the mailbox: a command that reads nothing stalls only the sender of its own input.
       Input: ({ exec: id, data }) => Rpc.fork(Effect.flatMap(find(id), (handle) => handle.write(data))),
       CloseInput: ({ exec: id }) => Rpc.fork(Effect.flatMap(find(id), (handle) => handle.closeStdin)),
@@ -169,3 +201,10 @@ export const keeperBehaviour = (vm: KeptVm) =>
       Wait: () => Rpc.fork(Deferred.await(vm.ended))
     })
   })
+
+const keepLog = (log: LogWriter, exec: number, event: GuestEvent): Effect.Effect<void> =>
+  event._tag === "Stdout"
+    ? log.write("stdout", event.data, exec)
+    : event._tag === "Stderr"
+      ? log.write("stderr", event.data, exec)
+      : Effect.andThen(log.write("exit", String(exitCodeOf(event)), exec), log.flush)

@@ -9,21 +9,22 @@ import { Effect, Exit, Layer, Schema, Scope } from "effect"
 import type { RpcGroup } from "effect/rpc"
 import { type StartError, StartErrors } from "../domain/errors/groups.ts"
 import { SupervisorUnreachable } from "../domain/errors/vm.ts"
-import { mainCommand } from "../domain/exec.ts"
 import type { SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { attemptFile, ensureDirectory } from "../store/files.ts"
 import { leaseToken } from "../store/leaseToken.ts"
 import { isLocked } from "../store/lock.ts"
+import { openLog } from "../store/logs.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
 import { findSandbox } from "../store/sandboxes.ts"
 import type { Engines } from "../vm/Engine.ts"
 import { type Address, connectUnix, local, serveUnix, supervised } from "./Actor.ts"
 import { ImageStore } from "./ImageStore.ts"
-import { KeeperProtocol, type KeptVm, keeperBehaviour } from "./Keeper.ts"
+import { KeeperProtocol, type KeptVm, keeperBehaviour, type Records } from "./Keeper.ts"
 import { adoptVm, bootVm } from "./keeperBoot.ts"
 import { contentLeaseMs, LeaseManager } from "./LeaseManager.ts"
+import { makeMainCommand } from "./mainCommand.ts"
 import type { Sweeper } from "./Sweeper.ts"
 
 export type KeeperAddress = Address<RpcGroup.Rpcs<typeof KeeperProtocol>>
@@ -170,15 +171,17 @@ export const hostVm = Effect.fnUntraced(function* (
       return yield* new SupervisorUnreachable({ name: info.name, reason: "its process is gone" })
     return yield* adoptVm(boot, record.process)
   }).pipe(Effect.catchTag("RpcClientError", Effect.die), Effect.ensuring(Effect.ignore(leases.DropContent({ token }))))
-  const address: KeeperAddress = yield* startKeeperActor(vm)
+  const { mainLog, execLog } = paths.sandbox(info.name)
+  const records = { main: makeMainCommand(yield* openLog(mainLog)), execs: yield* openLog(execLog) }
+  const address: KeeperAddress = yield* startKeeperActor(vm, records)
   const { keeperSocket } = paths.run(info.id)
   yield* attemptFile("remove", keeperSocket, () => fs.rmSync(keeperSocket, { force: true }))
   yield* serve(address, keeperSocket)
-  return { vm, address }
+  return { vm, address, main: records.main }
 })
 
-const startKeeperActor = Effect.fnUntraced(function* (vm: KeptVm) {
-  const handlers = yield* KeeperProtocol.toHandlers(supervised(KeeperProtocol, keeperBehaviour(vm)))
+const startKeeperActor = Effect.fnUntraced(function* (vm: KeptVm, records: Records) {
+  const handlers = yield* KeeperProtocol.toHandlers(supervised(KeeperProtocol, keeperBehaviour(vm, records)))
   return yield* local(KeeperProtocol, { name: "bunker/Keeper" }).pipe(Effect.provideContext(handlers))
 })
 
@@ -214,10 +217,4 @@ const startKeeper = async (
   // From here on it lives without us.
   child.unref()
   return text.split("\n", 1)[0] ?? ""
-}
-
-/** The command of a sandbox's main process, undefined when neither it nor its image names one. */
-export const mainArgv = (vm: KeptVm): readonly [string, ...Array<string>] | undefined => {
-  const [first, ...rest] = mainCommand(vm.image, vm.config)
-  return first === undefined ? undefined : [first, ...rest]
 }

@@ -1,58 +1,184 @@
 /**
- * Runs the main command of a detached sandbox and writes what it says to the sandbox's log. Ends the VM with the command only
- * when the sandbox is defined so.
+ * Runs the main command of a sandbox: once per boot, for one owner, before any number of watchers. Writes what it says to the
+ * sandbox's log. Ends no VM: whoever owns the command decides that.
+ *
+ * Invariants: the owner's pace is the command's (back pressure); a watcher holds it up at most `stallMs`, then misses output
+ * until it has caught up, and is told how much; the log never holds it up for long (store/logs.ts).
  */
-import { Effect, Stream } from "effect"
-import type { ExecFailed, GuestChannelFailed } from "../domain/errors/vm.ts"
-import { exitCodeOf } from "../domain/exec.ts"
-import type { SandboxInfo } from "../domain/sandbox.ts"
-import { openLog } from "../store/logs.ts"
-import { Paths } from "../store/Paths.ts"
-import { commandEnded, type KeptVm, RunEnd, resolveExec } from "./Keeper.ts"
-import { mainArgv } from "./keepers.ts"
+import { type Cause, Deferred, Effect, Exit, Option, Queue, Scope, Stream } from "effect"
+import { ExecFailed, type GuestChannelFailed } from "../domain/errors/vm.ts"
+import { type ExecEvent, ExecEvent as ExecEvents, type ExecRequest, exitCodeOf } from "../domain/exec.ts"
+import type { LogWriter } from "../store/logs.ts"
+import type { ExecHandle, ExecEvent as GuestEvent } from "../vm/GuestChannel.ts"
 
-/** Starts it in the background of the current scope; a sandbox without a command simply stays up. */
-export const runMain = Effect.fn("Keeper.main")(function* (vm: KeptVm, info: SandboxInfo) {
-  const argv = mainArgv(vm)
-  if (argv === undefined) return
-  const paths = yield* Paths
-  const log = yield* openLog(paths.sandbox(info.name).mainLog)
-  const command = Effect.gen(function* () {
-    const request = { argv, env: [], tty: null, stdin: false } as const
-    const handle = yield* vm.channel.exec(resolveExec(request, vm))
-    let end: RunEnd | undefined
-    yield* Stream.runForEach(handle.events, (event) => {
-      switch (event._tag) {
-        case "Stdout":
-          return log.write("stdout", event.data)
-        case "Stderr":
-          return log.write("stderr", event.data)
-        default: {
-          const code = exitCodeOf(event)
-          end = commandEnded(code)
-          return log.write("exit", new TextEncoder().encode(String(code)))
-        }
+/** Bytes of output that wait for one watcher. */
+const watcherBytesMax = 1024 * 1024
+/** Longest time for which a watcher that does not read holds up the command, in milliseconds. */
+const stallMs = 1000
+
+type Failed = ExecFailed | GuestChannelFailed
+
+export interface MainCommand {
+  /** Starts it; when the stream ends early, the command is killed. A second run while one is there is refused. */
+  readonly run: (
+    request: ExecRequest,
+    start: Effect.Effect<ExecHandle, Failed, Scope.Scope>
+  ) => Stream.Stream<ExecEvent, Failed>
+  /** What it says from now on, and how it ends; leaving the stream leaves the command alone. */
+  readonly watch: Stream.Stream<ExecEvent, Failed>
+  /** The process while it runs: for input, signals and size. */
+  readonly handle: () => ExecHandle | undefined
+}
+
+/** Number of the main command among the execs. */
+export const mainExec = 0
+
+type State =
+  | { readonly _tag: "Idle" }
+  | { readonly _tag: "Running"; readonly handle: ExecHandle }
+  | { readonly _tag: "Ended"; readonly event: ExecEvent }
+
+const refused = (detail: string) => new ExecFailed({ reason: "failed", detail })
+
+export const makeMainCommand = (log: LogWriter): MainCommand => {
+  let state: State = { _tag: "Idle" }
+  const watchers = new Set<Watcher>()
+
+  const publish = (event: GuestEvent): Effect.Effect<void> =>
+    Effect.forEach(watchers, (watcher) => watcher.offer(event as ExecEvent), { discard: true })
+
+  const keep = (event: GuestEvent): Effect.Effect<void> => {
+    switch (event._tag) {
+      case "Stdout":
+        return Effect.andThen(log.write("stdout", event.data), publish(event))
+      case "Stderr":
+        return Effect.andThen(log.write("stderr", event.data), publish(event))
+      default:
+        return Effect.gen(function* () {
+          state = { _tag: "Ended", event: event as ExecEvent }
+          yield* log.write("exit", String(exitCodeOf(event)))
+          // Who hears of the end finds all of it in the log.
+          yield* log.flush
+          yield* publish(event)
+          yield* endAll(undefined)
+        })
+    }
+  }
+
+  const endAll = (error: Failed | undefined) =>
+    Effect.forEach(watchers, (watcher) => watcher.end(error), { discard: true })
+
+  const run: MainCommand["run"] = (request, start) =>
+    Stream.unwrap(
+      Effect.gen(function* () {
+        if (state._tag === "Running") return yield* refused("the main command runs already")
+        const scope = yield* Scope.make()
+        yield* Effect.addFinalizer(() =>
+          Effect.gen(function* () {
+            if (state._tag === "Running") state = { _tag: "Idle" }
+            yield* Scope.close(scope, Exit.void)
+            yield* endAll(refused("the main command was given up by its owner"))
+          })
+        )
+        const handle = yield* start.pipe(
+          Scope.provide(scope),
+          Effect.tapError((error) => Effect.andThen(log.write("stderr", `${error.message}\n`), log.flush))
+        )
+        state = { _tag: "Running", handle }
+        yield* log.write("start", request.argv[0])
+        return Stream.concat(
+          Stream.succeed(ExecEvents.cases.Started.make({ exec: mainExec, pid: handle.pid })),
+          handle.events.pipe(
+            Stream.tap(keep),
+            Stream.map((event): ExecEvent => event as ExecEvent),
+            Stream.tapError((error) => endAll(error))
+          )
+        )
+      })
+    )
+
+  const watch = Stream.unwrap(
+    Effect.gen(function* () {
+      if (state._tag === "Idle") {
+        return yield* refused("it has no main command; run one with 'bunker exec', or open a shell with 'bunker shell'")
       }
-    })
-    return end
-  }).pipe(
-    Effect.scoped,
-    Effect.catchTags({
-      ExecFailed: (error: ExecFailed) =>
-        Effect.as(
-          log.write("stderr", new TextEncoder().encode(`${error.message}\n`)),
-          new RunEnd({ exitCode: error.exitCode, exitSignal: null, reason: "failed", detail: error.message })
-        ),
-      GuestChannelFailed: (error: GuestChannelFailed) =>
-        Effect.as(Effect.logWarning(error.message), undefined as RunEnd | undefined)
+      if (state._tag === "Ended") return Stream.succeed(state.event)
+      const started = ExecEvents.cases.Started.make({ exec: mainExec, pid: state.handle.pid })
+      const watcher = new Watcher()
+      watchers.add(watcher)
+      yield* Effect.addFinalizer(() =>
+        Effect.sync(() => {
+          watchers.delete(watcher)
+          watcher.leave()
+        })
+      )
+      return Stream.concat(Stream.succeed<ExecEvent>(started), watcher.events)
     })
   )
-  const whole = Effect.flatMap(command, (end) => {
-    if (end === undefined || !info.config.endsWithCommand) return Effect.void
-    vm.expect(end)
-    return vm.channel
-      .poweroff({ signal: 15, graceMs: 2000 })
-      .pipe(Effect.ignore, Effect.timeoutOption("10 seconds"), Effect.asVoid)
-  })
-  yield* Effect.forkScoped(whole)
-})
+
+  return { run, watch, handle: () => (state._tag === "Running" ? state.handle : undefined) }
+}
+
+const sizeOf = (event: ExecEvent): number => ("data" in event ? event.data.length : 0)
+
+/** One reader beside the owner. */
+class Watcher {
+  private readonly queue = Effect.runSync(Queue.unbounded<ExecEvent, Failed | Cause.Done>())
+  private unread = 0
+  private missed = 0
+  private gone = false
+  private room: Deferred.Deferred<void> | undefined
+
+  readonly events = Stream.fromQueue(this.queue).pipe(Stream.tap((event) => Effect.sync(() => this.taken(event))))
+
+  /** Waits for a slow reader once; after that the reader misses what comes until it has read half of what waits. */
+  offer(event: ExecEvent): Effect.Effect<void> {
+    const size = sizeOf(event)
+    return Effect.suspend(() => {
+      if (this.gone) return Effect.void
+      if (size === 0 || (this.missed === 0 && this.unread + size <= watcherBytesMax)) return this.add(event)
+      if (this.missed > 0) {
+        if (this.unread > watcherBytesMax / 2) return Effect.sync(() => void (this.missed += size))
+        return Effect.andThen(this.sayMissed, this.add(event))
+      }
+      const room = Deferred.makeUnsafe<void>()
+      this.room = room
+      return Deferred.await(room).pipe(
+        Effect.timeoutOption(stallMs),
+        Effect.flatMap((made) =>
+          Option.isSome(made) ? this.offer(event) : Effect.sync(() => void (this.missed += size))
+        )
+      )
+    })
+  }
+
+  end(error: Failed | undefined): Effect.Effect<void> {
+    return Effect.asVoid(error === undefined ? Queue.end(this.queue) : Queue.fail(this.queue, error))
+  }
+
+  leave(): void {
+    this.gone = true
+    this.wake()
+  }
+
+  private add(event: ExecEvent): Effect.Effect<void> {
+    this.unread += sizeOf(event)
+    return Effect.asVoid(Queue.offer(this.queue, event))
+  }
+
+  private get sayMissed(): Effect.Effect<void> {
+    const data = new TextEncoder().encode(`\r\n[bunker: ${this.missed} bytes were not shown]\r\n`)
+    this.missed = 0
+    return this.add(ExecEvents.cases.Stderr.make({ data }))
+  }
+
+  private taken(event: ExecEvent): void {
+    this.unread -= sizeOf(event)
+    if (this.unread <= watcherBytesMax / 2) this.wake()
+  }
+
+  private wake(): void {
+    if (this.room !== undefined) Deferred.doneUnsafe(this.room, Effect.void)
+    this.room = undefined
+  }
+}

@@ -7,7 +7,7 @@ import fs from "node:fs"
 import os from "node:os"
 import { Cause, Deferred, Effect, Exit, Option, Schema } from "effect"
 import { hostVm, KeeperReport } from "../actors/keepers.ts"
-import { runMain } from "../actors/mainCommand.ts"
+import { keepMain } from "../actors/keepMain.ts"
 import { type StartError, StartErrors } from "../domain/errors/groups.ts"
 import { SandboxNotFound, SupervisorUnreachable } from "../domain/errors/vm.ts"
 import { parseName } from "../domain/name.ts"
@@ -28,9 +28,10 @@ const keep = Effect.fn("Keeper.process")(function* (name: string, adopt: boolean
   const db = yield* Database
   const record = yield* findSandbox(db, yield* parseName(name))
   if (record === undefined) return yield* new SandboxNotFound({ name })
-  const { vm } = yield* hostVm(record.info, { adopt, dieWithParent: false })
+  const { vm, main } = yield* hostVm(record.info, { adopt, dieWithParent: false })
+  // Before the report, so that whoever waits for it can attach at once.
+  if (!adopt) yield* keepMain(vm, main, record.info.config)
   yield* Effect.sync(() => report({ ok: true }))
-  if (!adopt) yield* runMain(vm, record.info)
   yield* Deferred.await(vm.ended)
   // Whoever asked for the end gets the answer before the socket goes.
   yield* Effect.sleep("100 millis")

@@ -24,6 +24,14 @@ export const ExecRequest = Schema.Struct({
 })
 export type ExecRequest = typeof ExecRequest.Type
 
+/** How a sandbox's main command is run; what it is, its definition says. */
+export const MainRequest = Schema.Struct({
+  /** Present: it gets a terminal of this size. */
+  tty: Schema.NullOr(TerminalSize),
+  stdin: Schema.Boolean
+})
+export type MainRequest = typeof MainRequest.Type
+
 /** What a running command reports: `Started` first, one of `Exit` and `Signaled` last. */
 export const ExecEvent = Schema.TaggedUnion({
   /** `exec` names the command in Input, CloseInput, Signal and Resize. */

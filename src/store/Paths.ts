@@ -26,6 +26,9 @@ export interface SandboxPaths {
   readonly logs: CheckedPath
   readonly consoleLog: CheckedPath
   readonly mainLog: CheckedPath
+  readonly execLog: CheckedPath
+  /** What the guest's console said before `consoleLog`, in lines of the other logs. */
+  readonly consoleLines: CheckedPath
 }
 
 /** The sockets and reports of one live sandbox, by row id: a socket's path has at most 107 bytes (unix(7)). */
@@ -114,7 +117,9 @@ const make = Effect.fnUntraced(function* (home: string): Effect.fn.Return<Paths[
       upper: at("sandboxes", name, "upper.ext4"),
       logs: at("sandboxes", name, "logs"),
       consoleLog: at("sandboxes", name, "logs", "console.log"),
-      mainLog: at("sandboxes", name, "logs", "main.jsonl")
+      mainLog: at("sandboxes", name, "logs", "main.jsonl"),
+      execLog: at("sandboxes", name, "logs", "exec.jsonl"),
+      consoleLines: at("sandboxes", name, "logs", "console.jsonl")
     }),
     run: (sandboxId) => ({
       directory: at("run", String(sandboxId)),

@@ -11,6 +11,8 @@ import { decodeLine, type LogEntry, logFilesMax, rotated } from "./logs.ts"
 
 /** Most bytes read at once. */
 const pieceBytes = 256 * 1024
+/** Bytes of lines after which `next` answers, though there may be more. */
+const answerBytes = 4 * 1024 * 1024
 const newline = 0x0a
 
 interface Position {
@@ -22,7 +24,7 @@ interface Position {
 
 /** A reader of one log. */
 export interface LogFollower {
-  /** What was written since the last call, none when nothing was. */
+  /** What comes next, at most about 4 MiB of lines; none when nothing was written since the last call. */
   readonly next: Effect.Effect<ReadonlyArray<LogEntry>>
 }
 
@@ -37,11 +39,11 @@ const openPart = (file: string, index: number): Position | undefined => {
 
 const inodeOf = (file: string): number | undefined => fs.statSync(file, { throwIfNoEntry: false })?.ino
 
-/** Reads one piece; false at the end of what is there. */
-const readPiece = (position: Position, entries: Array<LogEntry>): boolean => {
+/** Reads one piece; answers its bytes, 0 at the end of what is there. */
+const readPiece = (position: Position, entries: Array<LogEntry>): number => {
   const buffer = Buffer.alloc(pieceBytes)
   const bytes = fs.readSync(position.fd, buffer)
-  if (bytes === 0) return false
+  if (bytes === 0) return 0
   const all = Buffer.concat([position.rest, buffer.subarray(0, bytes)])
   const end = all.lastIndexOf(newline) + 1
   position.rest = all.subarray(end)
@@ -49,7 +51,7 @@ const readPiece = (position: Position, entries: Array<LogEntry>): boolean => {
     const entry = line === "" ? undefined : decodeLine(line)
     if (entry !== undefined) entries.push(entry)
   }
-  return true
+  return bytes
 }
 
 /** Begins with the oldest line that is kept; the scope closes it. */
@@ -74,13 +76,22 @@ export const followLog = (file: string): Effect.Effect<LogFollower, never, Scope
     yield* Effect.addFinalizer(() => Effect.sync(() => position !== undefined && fs.closeSync(position.fd)))
     const next = Effect.sync(() => {
       const entries: Array<LogEntry> = []
+      let left = answerBytes
+      /** False when there is more to read than this answer may hold. */
+      const readAll = (from: Position): boolean => {
+        for (let bytes = readPiece(from, entries); bytes > 0; bytes = readPiece(from, entries)) {
+          left -= bytes
+          if (left <= 0 && entries.length > 0) return false
+        }
+        return true
+      }
       position ??= oldest()
       while (position !== undefined) {
-        while (readPiece(position, entries));
+        if (!readAll(position)) break
         const after = following(position)
         if (after === undefined) break
         // What came between the last read and the rotation.
-        while (readPiece(position, entries));
+        if (!readAll(position)) break
         fs.closeSync(position.fd)
         position = after
       }
