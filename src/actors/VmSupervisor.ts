@@ -11,12 +11,20 @@ import {
   CreateErrors,
   type ReachError,
   ReachErrors,
+  RestartErrors,
   SandboxLookupErrors,
   StartErrors,
   StoreErrors
 } from "../domain/errors/groups.ts"
-import { AlreadyRunning, SupervisorUnreachable, WrongState } from "../domain/errors/vm.ts"
-import { ExecEvent, ExecRequest, TerminalSize } from "../domain/exec.ts"
+import {
+  AlreadyRunning,
+  type ExecFailed,
+  type GuestChannelFailed,
+  SupervisorUnreachable,
+  WrongState
+} from "../domain/errors/vm.ts"
+import { ExecEvent, ExecRequest, MainRequest, TerminalSize } from "../domain/exec.ts"
+import { LogLine, LogQuery, type LogRequest } from "../domain/logs.ts"
 import { MachineProblem } from "../domain/machine.ts"
 import { parseName } from "../domain/name.ts"
 import { isLive, isTerminal, SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
@@ -30,6 +38,7 @@ import { RunEnd } from "./Keeper.ts"
 import { type KeeperAddress, type KeeperOptions, makeKeepers } from "./keepers.ts"
 import { type CreateRequest, makeRecords } from "./records.ts"
 import { Sweeper } from "./Sweeper.ts"
+import { readLogs } from "./sandboxLogs.ts"
 
 const SIGKILL = 9
 /** Time for a sandbox that is replaced to end in order, in milliseconds. */
@@ -59,12 +68,24 @@ export class VmProtocol extends RpcGroup.make(
     error: ReachErrors,
     stream: true
   }),
+  /** Runs the main command of a sandbox that this process hosts; the sender owns it. It is exec 0. */
+  Rpc.make("RunMain", {
+    payload: { ...Named, how: MainRequest },
+    success: ExecEvent,
+    error: ReachErrors,
+    stream: true
+  }),
+  /** Follows the running main command; leaving the stream leaves it alone. */
+  Rpc.make("Attach", { payload: Named, success: ExecEvent, error: ReachErrors, stream: true }),
+  Rpc.make("Logs", { payload: { ...Named, ...LogQuery }, success: LogLine, error: SandboxLookupErrors, stream: true }),
   Rpc.make("Input", { payload: { ...Command, data: Schema.Uint8Array }, error: ReachErrors }),
   Rpc.make("CloseInput", { payload: Command, error: ReachErrors }),
   Rpc.make("Signal", { payload: { ...Command, signal: Schema.Int }, error: ReachErrors }),
   Rpc.make("Resize", { payload: { ...Command, size: TerminalSize }, error: ReachErrors }),
   Rpc.make("Stop", { payload: { ...Named, timeoutMs: Schema.Int }, success: RunEnd, error: ReachErrors }),
   Rpc.make("Kill", { payload: Named, success: RunEnd, error: ReachErrors }),
+  /** Stops it in order when it runs, and boots it in the background. */
+  Rpc.make("Restart", { payload: { ...Named, timeoutMs: Schema.Int }, success: SandboxInfo, error: RestartErrors }),
   /** The main command of a foreground run has ended: ends the sandbox, which records the code. */
   Rpc.make("Finish", { payload: { ...Named, exitCode: Schema.Int }, success: RunEnd, error: ReachErrors }),
   Rpc.make("Wait", { payload: Named, success: RunEnd, error: ReachErrors }),
@@ -163,12 +184,35 @@ const make = (options: KeeperOptions) =>
         Effect.fail(new SupervisorUnreachable({ name, reason: error.message }))
     })
 
-    const exec = (text: string, request: ExecRequest) =>
-      Stream.unwrap(Effect.map(reach(text, "reach"), (keeper) => keeper.Exec(request))).pipe(
+    const events = (
+      text: string,
+      ask: (keeper: KeeperAddress) => Stream.Stream<ExecEvent, ExecFailed | GuestChannelFailed | Unreachable>
+    ) =>
+      Stream.unwrap(Effect.map(reach(text, "reach"), ask)).pipe(
         Stream.catchTags({
           RpcClientError: (error) => Stream.fail(new SupervisorUnreachable({ name: text, reason: error.message }))
         })
       )
+
+    const logs = (query: { readonly name: string } & LogRequest) =>
+      Stream.unwrap(
+        Effect.map(find(query.name), ({ info }) => {
+          const live = Effect.map(findSandbox(db, info.name), (record) => isLive(record?.info.status ?? "stopped"))
+          return readLogs(
+            paths.sandbox(info.name),
+            query,
+            Effect.orElseSucceed(live, () => false)
+          )
+        })
+      )
+
+    const restart = Effect.fn("VmSupervisor.restart")(function* (text: string, timeoutMs: number) {
+      const { info } = yield* find(text)
+      if (isLive(info.status)) {
+        yield* stop(text, timeoutMs).pipe(Effect.catchTag("WrongState", () => Effect.void))
+      }
+      return yield* start(text, true)
+    })
 
     /** Ends a sandbox that no keeper answers for: the process goes by its recorded identity, then the record. */
     const killByRecord = Effect.fnUntraced(function* (record: SandboxRecord) {
@@ -261,7 +305,11 @@ const make = (options: KeeperOptions) =>
     return VmProtocol.of({
       Create: (request) => Rpc.fork(create(request)),
       Start: ({ name, detached }) => Rpc.fork(start(name, detached)),
-      Exec: ({ name, request }) => Rpc.fork(exec(name, request)),
+      Exec: ({ name, request }) => Rpc.fork(events(name, (keeper) => keeper.Exec(request))),
+      RunMain: ({ name, how }) => Rpc.fork(events(name, (keeper) => keeper.RunMain(how))),
+      Attach: ({ name }) => Rpc.fork(events(name, (keeper) => keeper.Attach())),
+      Logs: (query) => Rpc.fork(logs(query)),
+      Restart: ({ name, timeoutMs }) => Rpc.fork(restart(name, timeoutMs)),
       Input: ({ name, exec: id, data }) => viaKeeper(name, (keeper) => keeper.Input({ exec: id, data })),
       CloseInput: ({ name, exec: id }) => viaKeeper(name, (keeper) => keeper.CloseInput({ exec: id })),
       Signal: ({ name, exec: id, signal }) => viaKeeper(name, (keeper) => keeper.Signal({ exec: id, signal })),

@@ -19,7 +19,7 @@ import {
 import type { LeasedImage } from "../domain/image.ts"
 import { predecessors, type SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
-import { attemptFile, ensureDirectory } from "../store/files.ts"
+import { attemptFile, ensureDirectory, type FileError } from "../store/files.ts"
 import { tryFileLock } from "../store/lock.ts"
 import { saveProcess, settleMachine } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
@@ -32,7 +32,7 @@ import { isTransientStart } from "../vm/krun.ts"
 import type { VmExit } from "../vm/startRunner.ts"
 import type { GuestTransport } from "../vm/transport.ts"
 import { ensureUpper } from "../vm/upper.ts"
-import { boundConsole } from "./consoleBound.ts"
+import { openConsole } from "./collectConsole.ts"
 import { type KeptVm, RunEnd } from "./Keeper.ts"
 import { realHome, settleMounts } from "./mounts.ts"
 import { Sweeper } from "./Sweeper.ts"
@@ -100,6 +100,8 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
       lockPath: own.lock,
       dieWithParent: boot.dieWithParent
     }
+    // What a run whose keeper was killed left there.
+    yield* Effect.scoped(Effect.flatMap(openConsole(own), (left) => left.collect))
     yield* attemptFile("create", own.consoleLog, () => fs.writeFileSync(own.consoleLog, "", { mode: 0o600 }))
     const { vm, channel } = yield* startAndGreet(engine, config, info).pipe(
       Effect.mapError((error) => explain(error, info, own.consoleLog))
@@ -260,17 +262,19 @@ const keepRecords = Effect.fnUntraced(function* (
   image: LeasedImage,
   vm: VmHandle,
   channel: GuestChannel
-): Effect.fn.Return<KeptVm, never, Scope.Scope | Database | Sweeper | Paths> {
+): Effect.fn.Return<KeptVm, FileError, Scope.Scope | Database | Sweeper | Paths> {
   const db = yield* Database
   const sweeper = yield* Sweeper
   const ended = yield* Deferred.make<RunEnd>()
   let expected: RunEnd | undefined
   const paths = yield* Paths
+  const console_ = yield* openConsole(paths.sandbox(info.name))
   const settle = settleDefinition(info)
   yield* Effect.orDie(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, "running", now)))
   const record = Effect.fn("Keeper.record")(function* (exit: VmExit) {
     const end = expected ?? unexpectedEnd(exit)
     const to = end.reason === "internal_error" || end.reason === "agent_unresponsive" ? "crashed" : "stopped"
+    yield* console_.collect
     const now = yield* Clock.currentTimeMillis
     yield* terminate(db, info.id, [...predecessors(to)], to, end, now).pipe(
       Effect.catchCause((cause) => Effect.logError(`the end of ${info.name} was not recorded`, cause))
@@ -280,7 +284,7 @@ const keepRecords = Effect.fnUntraced(function* (
     yield* Deferred.succeed(ended, end)
   })
   if (!info.ephemeral) yield* Effect.forkScoped(settle)
-  yield* Effect.forkScoped(boundConsole(paths.sandbox(info.name).consoleLog))
+  yield* Effect.forkScoped(console_.loop)
   const watching = yield* Effect.forkScoped(Effect.flatMap(vm.exited, record), { startImmediately: true })
   // A foreground run that is interrupted takes its VM along, and waits until that is recorded.
   yield* Effect.addFinalizer(() =>

@@ -12,6 +12,7 @@ import { ExecFailed } from "../domain/errors/vm.ts"
 import { readSettings } from "../domain/settings.ts"
 import type { Program } from "../plugin/bunker.ts"
 import { separateGuestCommand } from "./arguments.ts"
+import * as Attach from "./commands/attach.ts"
 import * as Archives from "./commands/imageArchives.ts"
 import * as Images from "./commands/images.ts"
 import { logs } from "./commands/logs.ts"
@@ -29,7 +30,10 @@ const commands = [
   Run.create,
   Run.start,
   Run.exec,
+  Attach.attach,
+  Attach.shell,
   Manage.stop,
+  Manage.restart,
   Manage.kill,
   Manage.remove,
   Manage.ps,

@@ -56,12 +56,12 @@ export const say = (line: string): Effect.Effect<void> => Effect.asVoid(writeAll
  */
 export const forEachName = <E extends { readonly message: string }, R>(
   names: ReadonlyArray<string>,
-  act: (name: string) => Effect.Effect<unknown, E, R>,
+  act: (name: string, index: number) => Effect.Effect<unknown, E, R>,
   options: { readonly concurrency: number } = { concurrency: 1 }
 ): Effect.Effect<void, ExitWith, R> =>
   Effect.gen(function* () {
-    const attempt = (name: string) =>
-      act(name).pipe(
+    const attempt = (name: string, index: number) =>
+      act(name, index).pipe(
         Effect.as(true),
         Effect.catch((error) => Effect.as(say(`bunker: ${harmless(error.message)}`), false))
       )
@@ -132,6 +132,15 @@ export const onTerminal = (): boolean => process.stderr.isTTY === true
 export const lastWords = (line: string): void => {
   try {
     fs.writeSync(2, `${line}\n`)
+  } catch {
+    // Nobody listens.
+  }
+}
+
+/** Writes to stdout synchronously: what a terminal needs to be told before we are gone. */
+export const lastBytes = (text: string): void => {
+  try {
+    fs.writeSync(1, text)
   } catch {
     // Nobody listens.
   }

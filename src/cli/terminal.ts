@@ -5,18 +5,18 @@
 import { Deferred, Effect, Queue, type Scope, Stream } from "effect"
 import { VmSupervisor } from "../actors/VmSupervisor.ts"
 import { InvalidSpec } from "../domain/errors/vm.ts"
-import type { ExecEvent, ExecRequest } from "../domain/exec.ts"
-import { exitCodeOf } from "../domain/exec.ts"
-import { outputFailure, writeAll } from "./output.ts"
+import { type ExecEvent, exitCodeOf, type TerminalSize } from "../domain/exec.ts"
+import { lastBytes, outputFailure, writeAll } from "./output.ts"
+import { DetachKeys, TerminalModes } from "./terminalModes.ts"
 
-export interface Attach {
+export interface Attachment<E> {
   readonly name: string
-  readonly argv: readonly [string, ...Array<string>]
-  readonly env: ReadonlyArray<string>
-  readonly cwd: string | undefined
-  readonly user: string | undefined
   readonly interactive: boolean
   readonly tty: boolean
+  /** Starts or finds the command, given the size of our terminal. */
+  readonly events: (tty: TerminalSize | null) => Stream.Stream<ExecEvent, E>
+  /** True where the command is another's: Ctrl-P Ctrl-Q leaves it alone, and our end of input is not its. */
+  readonly shared?: boolean
 }
 
 /** Bytes of one input message: what one frame to the guest holds. */
@@ -26,35 +26,38 @@ const SIGNALS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1, SIGQUIT: 3, SIGUSR1: 10, SI
 
 const windowSize = () => ({ cols: process.stdout.columns || 80, rows: process.stdout.rows || 24 })
 
-/** Runs the command and answers its exit code; 128 + n for a signal. */
-export const attach = Effect.fn("Cli.attach")(function* (options: Attach) {
+/** Says which of our flags can not be met here. */
+export const checkTerminal = (tty: boolean): Effect.Effect<void, InvalidSpec> =>
+  tty && !process.stdin.isTTY
+    ? Effect.fail(
+        new InvalidSpec({
+          field: "-t",
+          reason: "stdin is not a terminal; leave -t away, -i alone passes a pipe"
+        })
+      )
+    : Effect.void
+
+/** Joins us to the command until it ends and answers its exit code, 128 + n for a signal; undefined when we left it. */
+export const attach = Effect.fn("Cli.attach")(function* <E>(options: Attachment<E>) {
   const vms = yield* VmSupervisor
-  if (options.tty && !process.stdin.isTTY) {
-    return yield* new InvalidSpec({
-      field: "-t",
-      reason: "stdin is not a terminal; leave -t away, -i alone passes a pipe"
-    })
-  }
-  const request: ExecRequest = {
-    argv: options.argv,
-    env: options.env,
-    ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
-    ...(options.user === undefined ? {} : { user: options.user }),
-    tty: options.tty ? windowSize() : null,
-    stdin: options.interactive
-  }
+  yield* checkTerminal(options.tty)
   const started = yield* Deferred.make<number>()
   const { name } = options
   const tell = <E>(message: (exec: number) => Effect.Effect<unknown, E>) =>
     Effect.flatMap(Deferred.await(started), (exec) => Effect.ignore(message(exec)))
 
-  if (options.tty) yield* rawMode
+  const left = yield* Deferred.make<void>()
+  const modes = new TerminalModes()
+  if (options.tty) yield* rawMode(modes)
   if (options.interactive) {
-    yield* Effect.forkScoped(
-      Stream.runForEach(stdin, (data) => tell((exec) => vms.Input({ name, exec, data }))).pipe(
-        Effect.andThen(tell((exec) => vms.CloseInput({ name, exec })))
-      )
-    )
+    const keys = options.shared === true && options.tty ? new DetachKeys() : undefined
+    const send = (data: Uint8Array) => {
+      const typed = keys?.push(data) ?? { data, detached: false }
+      const sent = typed.data.length === 0 ? Effect.void : tell((exec) => vms.Input({ name, exec, data: typed.data }))
+      return typed.detached ? Effect.andThen(sent, Deferred.succeed(left, undefined)) : sent
+    }
+    const end = options.shared === true ? Effect.void : tell((exec) => vms.CloseInput({ name, exec }))
+    yield* Effect.forkScoped(Stream.runForEach(stdin, send).pipe(Effect.andThen(end)))
   }
   const own = yield* Effect.context<never>()
   const run = Effect.runForkWith(own)
@@ -75,8 +78,11 @@ export const attach = Effect.fn("Cli.attach")(function* (options: Attach) {
   const handle = (event: ExecEvent): Effect.Effect<boolean> => {
     switch (event._tag) {
       case "Started":
+        // What was resized before we came, or while it started.
+        if (options.tty) run(Effect.ignore(vms.Resize({ name, exec: event.exec, size: windowSize() })))
         return Effect.as(Deferred.succeed(started, event.exec), true)
       case "Stdout":
+        if (options.tty) modes.watch(event.data)
         return pass(1, event.data)
       case "Stderr":
         return pass(2, event.data)
@@ -87,12 +93,13 @@ export const attach = Effect.fn("Cli.attach")(function* (options: Attach) {
         })
     }
   }
-  yield* vms.Exec({ name, request }).pipe(
+  const whole = options.events(options.tty ? windowSize() : null).pipe(
     Stream.mapEffect(handle),
     Stream.takeWhile((listening) => listening),
-    Stream.runDrain
+    Stream.runDrain,
+    Effect.map((): number | undefined => code)
   )
-  return code
+  return yield* Effect.raceFirst(whole, Effect.as(Deferred.await(left), undefined))
 }, Effect.scoped)
 
 /** What is typed or piped, in pieces of one frame; stdin rests while the guest has enough to read. */
@@ -123,10 +130,25 @@ const stdin: Stream.Stream<Uint8Array> = Stream.callback<Uint8Array>(
   { bufferSize: 8, strategy: "suspend" }
 )
 
-const rawMode: Effect.Effect<void, never, Scope.Scope> = Effect.acquireRelease(
-  Effect.sync(() => void process.stdin.setRawMode(true)),
-  () => Effect.sync(() => void process.stdin.setRawMode(false))
-)
+/** Raw until the scope closes or the process ends; then the terminal is as it was, whatever the guest did to it. */
+const rawMode = (modes: TerminalModes): Effect.Effect<void, never, Scope.Scope> => {
+  const restore = () => {
+    const undo = modes.undo()
+    if (undo !== "" && process.stdout.isTTY) lastBytes(undo)
+    process.stdin.setRawMode(false)
+  }
+  return Effect.acquireRelease(
+    Effect.sync(() => {
+      process.stdin.setRawMode(true)
+      process.once("exit", restore)
+    }),
+    () =>
+      Effect.sync(() => {
+        process.off("exit", restore)
+        restore()
+      })
+  )
+}
 
 const listen = (
   target: NodeJS.EventEmitter,

@@ -24,6 +24,7 @@ const load = () =>
     setrlimit: { args: [i32, pointer], returns: i32 },
     fcntl: { args: [i32, i32, i64], returns: i32 },
     chroot: { args: [pointer], returns: i32 },
+    fallocate: { args: [i32, i32, i64, i64], returns: i32 },
     dup2: { args: [i32, i32], returns: i32 },
     socketpair: { args: [i32, i32, i32, pointer], returns: i32 },
     kill: { args: [i32, i32], returns: i32 },
@@ -108,6 +109,15 @@ export const setCloseOnExec = (fd: number, closed: boolean): void => {
 /** Makes `to` another name of `from`, closing what `to` was; the copy survives execve. */
 export const duplicateTo = (from: number, to: number): void => {
   check("dup2", `${from}, ${to}`, libc().dup2(from, to))
+}
+
+const FALLOC_FL_KEEP_SIZE = 1
+const FALLOC_FL_PUNCH_HOLE = 2
+
+/** Gives the blocks of a part of a file back to the file system; the part reads as zeros, the file's length stays. May block. */
+export const punchHole = (fd: number, offset: number, length: number): void => {
+  const mode = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+  check("fallocate", `${fd}`, libc().fallocate(fd, mode, BigInt(offset), BigInt(length)))
 }
 
 const AF_UNIX = 1

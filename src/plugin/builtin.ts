@@ -112,12 +112,16 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       Create: "sandboxes:create",
       Start: "sandboxes:start",
       Exec: "sandboxes:exec",
+      RunMain: "sandboxes:exec",
+      Attach: "sandboxes:exec",
+      Logs: "sandboxes:logs",
       Input: "sandboxes:exec",
       CloseInput: "sandboxes:exec",
       Signal: "sandboxes:exec",
       Resize: "sandboxes:exec",
       Stop: "sandboxes:stop",
       Kill: "sandboxes:stop",
+      Restart: "sandboxes:start",
       Finish: "sandboxes:stop",
       Wait: "sandboxes:read",
       Remove: "sandboxes:remove",
@@ -133,9 +137,16 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       { method: "DELETE", path: "/v1/sandboxes/:name", message: "Remove", defaults: { force: false } },
       { method: "POST", path: "/v1/sandboxes/:name/start", message: "Start", defaults: { detached: true } },
       { method: "POST", path: "/v1/sandboxes/:name/stop", message: "Stop", defaults: { timeout_ms: 10_000 } },
+      { method: "POST", path: "/v1/sandboxes/:name/restart", message: "Restart", defaults: { timeout_ms: 10_000 } },
       { method: "POST", path: "/v1/sandboxes/:name/kill", message: "Kill" },
       { method: "POST", path: "/v1/sandboxes/:name/wait", message: "Wait" },
-      { method: "POST", path: "/v1/sandboxes/:name/exec", message: "Exec", defaults: newCommand }
+      { method: "POST", path: "/v1/sandboxes/:name/exec", message: "Exec", defaults: newCommand },
+      {
+        method: "GET",
+        path: "/v1/sandboxes/:name/logs",
+        message: "Logs",
+        defaults: { source: "main", follow: false }
+      }
     ]
   })
 ]

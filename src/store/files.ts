@@ -8,6 +8,7 @@ import path from "node:path"
 import { Effect } from "effect"
 import { DiskFull, HomeUnusable, StoreFailed } from "../domain/errors/store.ts"
 import { publishing } from "../domain/failpoint.ts"
+import { punchHole } from "../ffi/posix.ts"
 import { currentBootId, identify, isAlive } from "./processes.ts"
 
 export type FileError = DiskFull | HomeUnusable | StoreFailed
@@ -177,3 +178,6 @@ export const diskUsage = (file: string): number => {
   if (stat.isDirectory()) for (const entry of fs.readdirSync(file)) total += diskUsage(path.join(file, entry))
   return total
 }
+
+/** Frees the room of the first `bytes` of an open file, which read as zeros from then on; throws where the file system can not. */
+export const freeStart = (fd: number, bytes: number): void => punchHole(fd, 0, bytes)

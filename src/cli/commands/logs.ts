@@ -1,14 +1,10 @@
 /** `logs`: what a sandbox said, from its log; follows it until the sandbox ends. */
-import { Effect, Option } from "effect"
+import { Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
-import { parseName } from "../../domain/name.ts"
-import { isLive } from "../../domain/sandbox.ts"
-import { followLog } from "../../store/followLog.ts"
-import type { LogEntry } from "../../store/logs.ts"
-import { Paths } from "../../store/Paths.ts"
-import { writeAll } from "../output.ts"
+import type { LogLine } from "../../domain/logs.ts"
+import { harmless, writeAll } from "../output.ts"
 import { withBunker } from "../session.ts"
 
 const flag = (name: string, description: string) =>
@@ -17,42 +13,50 @@ const flag = (name: string, description: string) =>
 const secondsOf: Readonly<Record<string, number>> = { s: 1, m: 60, h: 3600, d: 86_400 }
 
 /** `10m`, or a date and time: unix milliseconds. */
-const parseSince = (text: string, nowMs: number): Effect.Effect<number, InvalidSpec> => {
+const parseTime = (field: string, text: string, nowMs: number): Effect.Effect<number, InvalidSpec> => {
   const ago = /^(\d+)([smhd])$/.exec(text)
   const time = ago === null ? Date.parse(text) : nowMs - Number(ago[1]) * secondsOf[ago[2]!]! * 1000
   return Number.isNaN(time)
     ? Effect.fail(
         new InvalidSpec({
-          field: "--since",
+          field,
           reason: `"${text}" is no time; write 30s, 10m, 2h or 2026-01-31T12:00:00Z`
         })
       )
-    : Effect.succeed(time)
+    : Effect.succeed(Math.max(0, Math.round(time)))
 }
-
-const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
 
 /** One entry as a line of JSON; bytes that are no UTF-8 are base64. */
-const toJson = ({ time, stream, data }: LogEntry): string => {
-  const at = new Date(time).toISOString()
-  try {
-    return JSON.stringify({ time: at, stream, data: strict.decode(data) })
-  } catch {
-    return JSON.stringify({ time: at, stream, data_base64: Buffer.from(data).toString("base64") })
+const toJson = ({ time, stream, exec, text, data }: LogLine): string =>
+  JSON.stringify({
+    time: new Date(time).toISOString(),
+    stream,
+    ...(exec === 0 ? {} : { exec }),
+    ...(data === undefined ? { data: text } : { data_base64: Buffer.from(data).toString("base64") })
+  })
+
+/** Answers false when nobody reads. */
+const show = (line: LogLine, json: boolean): Effect.Effect<boolean> => {
+  if (json) return writeAll(1, `${toJson(line)}\n`)
+  const said = line.data ?? line.text ?? ""
+  switch (line.stream) {
+    case "stdout":
+    case "console":
+      return writeAll(1, said)
+    case "stderr":
+      return writeAll(2, said)
+    case "dropped":
+      return writeAll(2, `bunker: ${harmless(line.text ?? "some")} bytes are missing here: the disk was too slow\n`)
+    default:
+      return Effect.succeed(true)
   }
 }
 
-/** Answers false when nobody reads. */
-const show = Effect.fnUntraced(function* (entries: ReadonlyArray<LogEntry>, json: boolean) {
-  for (const entry of entries) {
-    if (!json && entry.stream === "exit") continue
-    const written = json
-      ? yield* writeAll(1, `${toJson(entry)}\n`)
-      : yield* writeAll(entry.stream === "stdout" ? 1 : 2, entry.data)
-    if (!written) return false
-  }
-  return true
-})
+const time = (name: string, words: string) =>
+  Flag.String(name).pipe(
+    Flag.withDescription(`Only what was said ${words}: 10m, 2h or 2026-01-31T12:00:00Z`),
+    Flag.optional
+  )
 
 export const logs = Command.make(
   "logs",
@@ -63,56 +67,56 @@ export const logs = Command.make(
       Flag.withDescription("Only the last so many entries"),
       Flag.optional
     ),
-    since: Flag.String("since").pipe(
-      Flag.withDescription("Only what was said since: 10m, 2h or 2026-01-31T12:00:00Z"),
+    since: time("since", "since"),
+    until: time("until", "before"),
+    exec: Flag.String("exec").pipe(
+      Flag.withDescription("What the exec of this number said in place of the main command; 'all' for every exec"),
       Flag.optional
     ),
     console: flag("console", "The console of the guest's kernel and agent instead"),
-    json: flag("json", "Print JSON lines with time and stream"),
+    json: flag("json", "Print JSON lines with time, stream and exec"),
     name: Argument.String("name").pipe(Argument.withDescription("Sandbox"))
   },
   Effect.fn("Cli.logs")(function* (flags) {
-    const since = Option.isSome(flags.since) ? yield* parseSince(flags.since.value, Date.now()) : 0
+    const now = Date.now()
+    const optional = <K extends string, V>(key: K, value: V | undefined) =>
+      value === undefined ? {} : ({ [key]: value } as Record<K, V>)
+    const timeOf = (field: string, value: Option.Option<string>) =>
+      Option.isSome(value) ? parseTime(field, value.value, now) : Effect.succeed(undefined)
+    const exec = Option.getOrUndefined(flags.exec)
+    if (exec !== undefined && exec !== "all" && !/^\d{1,15}$/.test(exec)) {
+      return yield* new InvalidSpec({ field: "--exec", reason: `"${exec}" is no number; write one, or all` })
+    }
+    const query = {
+      name: flags.name,
+      source: flags.console ? ("console" as const) : exec === undefined ? ("main" as const) : ("exec" as const),
+      follow: flags.follow,
+      ...optional("exec", exec === undefined || exec === "all" || flags.console ? undefined : Number(exec)),
+      ...optional("tail", Option.getOrUndefined(Option.map(flags.tail, (count) => Math.max(0, count)))),
+      ...optional("sinceMs", yield* timeOf("--since", flags.since)),
+      ...optional("untilMs", yield* timeOf("--until", flags.until))
+    }
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
-      const inspect = vms.Inspect({ name: flags.name })
-      const paths = (yield* Paths).sandbox(yield* parseName((yield* inspect).name))
-      if (flags.console) return yield* showFile(paths.consoleLog)
-      const log = yield* followLog(paths.mainLog)
-      const live = Effect.map(inspect, (info) => isLive(info.status)).pipe(
-        Effect.catchTag("SandboxNotFound", () => Effect.succeed(false))
+      yield* vms.Logs(query).pipe(
+        Stream.mapEffect((line) => show(line, flags.json)),
+        Stream.takeWhile((heard) => heard),
+        Stream.runDrain
       )
-      // Asked before the log is read: what was said until the end is there when it says no.
-      let alive = flags.follow && (yield* live)
-      const before = (yield* log.next).filter((entry) => entry.time >= since)
-      const skipped = Option.isSome(flags.tail) ? Math.max(0, before.length - Math.max(0, flags.tail.value)) : 0
-      let heard = yield* show(before.slice(skipped), flags.json)
-      for (let turn = 1; alive && heard; turn += 1) {
-        yield* Effect.sleep("100 millis")
-        // The record is dearer to read than the log.
-        alive = turn % 5 !== 0 || (yield* live)
-        heard = yield* show(yield* log.next, flags.json)
-      }
     })
-    return yield* withBunker(Effect.scoped(body))
+    return yield* withBunker(body)
   })
 ).pipe(
   Command.withDescription(
-    "Show what the main command of a sandbox said: its stdout on stdout, its stderr on stderr. The logs of sandboxes that ended or crashed are kept until 'bunker rm'."
+    "Show what the main command of a sandbox said: its stdout on stdout, its stderr on stderr. The logs of sandboxes that ended or crashed are kept until 'bunker rm'; those of one that did not boot until they were read, or an hour."
   ),
   Command.withShortDescription("Show what a sandbox said"),
   Command.withExamples([
     { command: "bunker logs -f box", description: "Show everything, then what comes" },
-    { command: "bunker logs --tail 20 --since 10m box", description: "Show the last 20 entries of the last 10 minutes" }
+    {
+      command: "bunker logs --tail 20 --since 10m box",
+      description: "Show the last 20 entries of the last 10 minutes"
+    },
+    { command: "bunker logs --exec all --json box", description: "Show every exec with its number" }
   ])
 )
-
-const showFile = (file: string) =>
-  Effect.promise(() =>
-    Bun.file(file)
-      .bytes()
-      .catch(() => new Uint8Array())
-  ).pipe(
-    Effect.flatMap((bytes) => writeAll(1, bytes)),
-    Effect.asVoid
-  )

@@ -1,5 +1,5 @@
 /** `stop`, `kill`, `rm`, `ps`, `inspect`, `wait`: everything about sandboxes that are there. */
-import { Clock, Effect, Schema } from "effect"
+import { Clock, Effect, Fiber, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
 import type { MachineProblem } from "../../domain/machine.ts"
@@ -44,6 +44,28 @@ export const stop = Command.make(
     "End sandboxes in order: the image's stop signal, then everything written out; SIGKILL when time is up."
   ),
   Command.withShortDescription("End a sandbox in order")
+)
+
+export const restart = Command.make(
+  "restart",
+  {
+    time: Flag.Int("time").pipe(
+      Flag.withAlias("t"),
+      Flag.withDescription("Seconds until it is killed; default 10"),
+      Flag.withDefault(10)
+    ),
+    name: names
+  },
+  Effect.fn("Cli.restart")(function* ({ name, time }) {
+    return yield* withBunker(
+      VmSupervisor.use((vms) =>
+        toEach(name, (each) => vms.Restart({ name: each, timeoutMs: Math.max(0, time) * 1000 }))
+      )
+    )
+  })
+).pipe(
+  Command.withDescription("Stop sandboxes in order where they run, and boot them in the background."),
+  Command.withShortDescription("Stop and boot a sandbox")
 )
 
 export const kill = Command.make(
@@ -142,11 +164,20 @@ export const wait = Command.make(
   "wait",
   { name: names },
   Effect.fn("Cli.wait")(function* ({ name }) {
-    const one = (each: string) =>
-      Effect.flatMap(VmSupervisor, (vms) => vms.Wait({ name: each })).pipe(
-        Effect.flatMap((end) => print(String(end.exitCode ?? end.exitSignal ?? end.reason)))
+    const body = Effect.gen(function* () {
+      const vms = yield* VmSupervisor
+      // All at once: one that is gone with its end could not be asked later. Said in the order of the names.
+      const waiting = yield* Effect.forEach(name, (each) =>
+        Effect.forkChild(Effect.exit(vms.Wait({ name: each })), { startImmediately: true })
       )
-    return yield* withBunker(forEachName(name, one))
+      const one = (_name: string, index: number) =>
+        Fiber.join(waiting[index]!).pipe(
+          Effect.flatten,
+          Effect.flatMap((end) => print(String(end.exitCode ?? end.exitSignal ?? end.reason)))
+        )
+      yield* forEachName(name, one)
+    })
+    return yield* withBunker(body)
   })
 ).pipe(
   Command.withDescription("Wait until sandboxes have ended, and print the exit code, signal or reason of each."),

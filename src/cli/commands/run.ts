@@ -3,7 +3,7 @@ import { Effect, Option } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { ImageStore } from "../../actors/ImageStore.ts"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
-import { type GuestChannelFailed, InvalidSpec, WrongState } from "../../domain/errors/vm.ts"
+import { InvalidSpec } from "../../domain/errors/vm.ts"
 import { mainCommand } from "../../domain/exec.ts"
 import { parsePlatform } from "../../domain/platform.ts"
 import type { SandboxInfo } from "../../domain/sandbox.ts"
@@ -12,7 +12,8 @@ import { readEnvironment } from "../arguments.ts"
 import { ExitWith, forEachName, print, say } from "../output.ts"
 import { progressStyle, showProgress } from "../progress.ts"
 import { withBunker } from "../session.ts"
-import { attach } from "../terminal.ts"
+import { attach, checkTerminal } from "../terminal.ts"
+import { explainBrokenChannel } from "./brokenChannel.ts"
 import { commandArgument, commandFlags, imageArgument, sandboxFlags, terminalFlags, toConfig } from "./sandboxFlags.ts"
 
 interface ImageChoice {
@@ -49,15 +50,6 @@ const announceEngine = Effect.fnUntraced(function* (engine: string, quiet: boole
 const removeIfEphemeral = (info: SandboxInfo) =>
   info.ephemeral ? VmSupervisor.use((vms) => Effect.ignore(vms.Remove({ name: info.name, force: true }))) : Effect.void
 
-/** A channel that broke because the sandbox has ended meanwhile says so. */
-const explainBrokenChannel = Effect.fnUntraced(function* (name: string, error: GuestChannelFailed) {
-  const info = yield* VmSupervisor.use((vms) => Effect.option(vms.Inspect({ name })))
-  const status = Option.isSome(info) ? info.value.status : "gone"
-  if (status === "running") return yield* error
-  const advice = status === "gone" ? "it has ended" : `'bunker inspect ${name}' tells how it ended`
-  return yield* new WrongState({ name, status, operation: "finish the command in", advice })
-})
-
 export const run = Command.make(
   "run",
   {
@@ -76,20 +68,14 @@ export const run = Command.make(
     command: commandArgument
   },
   Effect.fn("Cli.run")(function* (flags) {
-    if (flags.detach && (flags.interactive || flags.tty)) {
-      return yield* new InvalidSpec({
-        field: "-d",
-        reason: "a detached sandbox has no terminal; leave -i and -t away, then 'bunker exec -it'"
-      })
-    }
+    if (!flags.detach) yield* checkTerminal(flags.tty)
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
       const images = yield* ImageStore
       const config = yield* toConfig(flags, true)
       yield* ensureImage(flags)
       const { config: defaults } = yield* images.Inspect({ reference: flags.image })
-      const [program, ...rest] = mainCommand(defaults, config)
-      if (program === undefined) {
+      if (mainCommand(defaults, config).length === 0) {
         return yield* new InvalidSpec({
           field: "command",
           reason: `"${flags.image}" names no command; give one after the image`
@@ -108,15 +94,12 @@ export const run = Command.make(
         const { interactive, tty } = flags
         const exit = yield* attach({
           name: info.name,
-          argv: [program, ...rest],
-          env: [],
-          cwd: undefined,
-          user: undefined,
           interactive,
-          tty
+          tty,
+          events: (size) => vms.RunMain({ name: info.name, how: { tty: size, stdin: interactive } })
         }).pipe(Effect.catchTag("GuestChannelFailed", (error) => explainBrokenChannel(info.name, error)))
-        yield* vms.Finish({ name: info.name, exitCode: exit })
-        return exit
+        yield* vms.Finish({ name: info.name, exitCode: exit ?? 0 })
+        return exit ?? 0
       }).pipe(Effect.ensuring(removeIfEphemeral(info)))
       if (code !== 0) return yield* new ExitWith({ code })
     })
@@ -136,7 +119,7 @@ export const run = Command.make(
 
 export const create = Command.make(
   "create",
-  { ...sandboxFlags, image: imageArgument, command: commandArgument },
+  { ...sandboxFlags, ...terminalFlags, image: imageArgument, command: commandArgument },
   Effect.fn("Cli.create")(function* (flags) {
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
@@ -186,16 +169,21 @@ export const exec = Command.make(
   Effect.fn("Cli.exec")(function* (flags) {
     const body = Effect.gen(function* () {
       const [program, ...rest] = flags.command
-      const code = yield* attach({
-        name: flags.name,
+      const request = {
         argv: [program!, ...rest],
         env: yield* readEnvironment(flags.env, flags.envFile, process.env),
-        cwd: Option.getOrUndefined(flags.workdir),
-        user: Option.getOrUndefined(flags.user),
+        ...(Option.isSome(flags.workdir) ? { cwd: flags.workdir.value } : {}),
+        ...(Option.isSome(flags.user) ? { user: flags.user.value } : {}),
+        stdin: flags.interactive
+      } as const
+      const vms = yield* VmSupervisor
+      const code = yield* attach({
+        name: flags.name,
         interactive: flags.interactive,
-        tty: flags.tty
+        tty: flags.tty,
+        events: (tty) => vms.Exec({ name: flags.name, request: { ...request, tty } })
       }).pipe(Effect.catchTag("GuestChannelFailed", (error) => explainBrokenChannel(flags.name, error)))
-      if (code !== 0) return yield* new ExitWith({ code })
+      if (code !== undefined && code !== 0) return yield* new ExitWith({ code })
     })
     return yield* withBunker(body)
   })

@@ -93,6 +93,8 @@ interface Parsed {
   readonly tmpfs: ReadonlyArray<string>
   readonly label: ReadonlyArray<string>
   readonly engine: Option.Option<string>
+  readonly interactive: boolean
+  readonly tty: boolean
 }
 
 const isEngine = Schema.is(EngineKind)
@@ -142,7 +144,9 @@ export const toConfig = Effect.fnUntraced(function* (parsed: Parsed, endsWithCom
     engine,
     endsWithCommand,
     labels: yield* readLabels(parsed.label),
-    ...(yield* readMounts(parsed.volume, parsed.tmpfs, process.cwd()))
+    ...(yield* readMounts(parsed.volume, parsed.tmpfs, process.cwd())),
+    ...(parsed.tty ? { tty: true } : {}),
+    ...(parsed.interactive ? { openStdin: true } : {})
   } satisfies SandboxConfig
   return yield* decodeConfig(config).pipe(
     Effect.mapError((error) => {

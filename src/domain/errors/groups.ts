@@ -92,3 +92,6 @@ export const ReachErrors = Schema.Union([
   Vm.SupervisorUnreachable
 ])
 export type ReachError = typeof ReachErrors.Type
+
+/** Stopping and starting again. */
+export const RestartErrors = Schema.Union([...StartErrors.members, Vm.ExecFailed])
