@@ -92,7 +92,7 @@ const stopSignalOf = (image: RunDefaults): number => {
 }
 
 /** What an exec asks the guest for, after the defaults of sandbox and image. */
-export const resolveExec = (request: ExecRequest, vm: Pick<KeptVm, "config" | "image">) => ({
+const resolveExec = (request: ExecRequest, vm: Pick<KeptVm, "config" | "image">) => ({
   argv: request.argv,
   env: mergeEnv(request.tty === null ? [] : ["TERM=xterm-256color"], vm.image.env, vm.config.env, request.env),
   cwd: request.cwd ?? vm.config.workdir ?? (vm.image.workingDir || "/"),
