@@ -11,8 +11,9 @@ import { ArchiveInvalid, ImageInUse, ImageNotCached, ImageNotFound, InvalidRefer
 import { reach } from "../domain/failpoint.ts"
 import { ImageEvent, ImageInspection, LeasedImage, type PullPolicy, Usage } from "../domain/image.ts"
 import { parseChanges } from "../domain/imageChanges.ts"
+import type { ImageOptions } from "../domain/imageOptions.ts"
 import { defaultPlatform, type Platform, platformScore } from "../domain/platform.ts"
-import { canonicalReference, parseReference } from "../domain/reference.ts"
+import { canonicalReference, parseReference, registryDomain } from "../domain/reference.ts"
 import { Database } from "../store/Database.ts"
 import { diskUsage, ensureDirectory, removeBelow, temporaryName } from "../store/files.ts"
 import { pruneReferences, removeReference } from "../store/imageCollection.ts"
@@ -20,7 +21,7 @@ import { findImage, imageConfig, imageLayers, listImages, rootManifest, touchIma
 import { Paths } from "../store/Paths.ts"
 import { type Address, layerLocal } from "./Actor.ts"
 import { makeImageFiles } from "./imageFiles.ts"
-import { type ImageSources, makeInstaller } from "./imageInstall.ts"
+import { type ImageSources, type Login, makeInstaller } from "./imageInstall.ts"
 import { ImageProtocol } from "./imageProtocol.ts"
 import { makeSaver } from "./imageSave.ts"
 import { holdContent, LeaseManager } from "./LeaseManager.ts"
@@ -30,17 +31,18 @@ interface PullRequest {
   readonly policy: PullPolicy
   readonly platform?: Platform
   readonly insecure?: boolean
+  readonly login?: Login
 }
 
 type Emit = (event: ImageEvent) => void
 
-const make = (sources: ImageSources) =>
+const make = (sources: ImageSources, options: ImageOptions) =>
   Effect.gen(function* () {
     const db = yield* Database
     const paths = yield* Paths
     const leases = yield* LeaseManager
     const files = yield* makeImageFiles
-    const installer = yield* makeInstaller(files, sources)
+    const installer = yield* makeInstaller(files, sources, options)
     const save = yield* makeSaver(installer)
 
     const lookup = Effect.fnUntraced(function* (text: string) {
@@ -78,7 +80,7 @@ const make = (sources: ImageSources) =>
         if (image !== undefined) return emit(ImageEvent.cases.Done.make({ image, cached: true }))
         if (request.policy === "never") return yield* new ImageNotCached({ reference: request.reference })
       }
-      const source = sources.registry(parsed, { insecure: request.insecure === true })
+      const source = installer.registrySource(parsed, request)
       const image = yield* installer.install(source, reference, request.platform ?? defaultPlatform, emit)
       emit(ImageEvent.cases.Done.make({ image, cached: false }))
     })
@@ -203,6 +205,10 @@ const make = (sources: ImageSources) =>
       Load: (request) => Rpc.fork(events((emit) => load(request, emit))),
       Import: (request) => Rpc.fork(events((emit) => importRootfs(request, emit))),
       Save: ({ references }) => Rpc.fork(save(references)),
+      Login: ({ insecure, registry, ...login }) =>
+        Rpc.fork(Effect.flatMap(registryDomain(registry), (domain) => sources.login(domain, login, insecure === true))),
+      Logout: ({ registry }) =>
+        Rpc.fork(Effect.map(Effect.flatMap(registryDomain(registry), sources.logout), (forgotten) => ({ forgotten }))),
       // A layer that must be fetched again holds up nobody else.
       Lease: (request) => Rpc.fork(lease(request)),
       Get: ({ reference }) => Effect.map(lookup(reference), ({ image }) => image),
@@ -235,5 +241,6 @@ const events = <E>(work: (emit: (event: ImageEvent) => void) => Effect.Effect<vo
 export class ImageStore extends Context.Service<ImageStore, Address<RpcGroup.Rpcs<typeof ImageProtocol>>>()(
   "bunker/ImageStore"
 ) {
-  static readonly layer = (sources: ImageSources) => layerLocal(ImageStore, ImageProtocol, make(sources))
+  static readonly layer = (sources: ImageSources, options: ImageOptions = {}) =>
+    layerLocal(ImageStore, ImageProtocol, make(sources, options))
 }

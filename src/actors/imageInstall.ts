@@ -5,17 +5,19 @@
  * that is fetched until the record names it; a failed or interrupted install leaves no file that no record names.
  */
 
-import { Clock, Effect, type Scope } from "effect"
+import { Clock, Effect, type Redacted, type Scope } from "effect"
 import { Digest, isDigest } from "../domain/digest.ts"
-import type { InstallError } from "../domain/errors/groups.ts"
+import type { InstallError, LoginError } from "../domain/errors/groups.ts"
 import { ManifestInvalid } from "../domain/errors/image.ts"
 import { DiskFull, StoreFailed } from "../domain/errors/store.ts"
 import { Failpoint, reach } from "../domain/failpoint.ts"
 import { ImageEvent, LayerInfo, RunDefaults } from "../domain/image.ts"
 import type { RunConfig } from "../domain/imageChanges.ts"
+import type { ImageLimits, ImageOptions } from "../domain/imageOptions.ts"
 import type { Platform } from "../domain/platform.ts"
 import { parseReference, type Reference } from "../domain/reference.ts"
-import { convertLayer } from "../oci/layer.ts"
+import { convertLayer, type LayerLimits } from "../oci/layer.ts"
+import type { LoginStored } from "../oci/login.ts"
 import type { ImageSource, ResolvedImage, ResolvedLayer, SourceError } from "../oci/source.ts"
 import { Database } from "../store/Database.ts"
 import { ingest } from "../store/files.ts"
@@ -27,9 +29,27 @@ import type { ImageFiles } from "./imageFiles.ts"
 import { keepDocuments } from "./imageSave.ts"
 import { holdContent, LeaseManager } from "./LeaseManager.ts"
 
+/** How a registry is to be asked for one image. */
+export interface RegistryRequest {
+  /** Plain HTTP. */
+  readonly insecure: boolean
+  /** Registries and mirrors that are always asked over plain HTTP. */
+  readonly insecureHosts: ReadonlyArray<string>
+  /** Asked first, in order. */
+  readonly mirrors: ReadonlyArray<string>
+  /** Goes before all other credentials; to this registry only. */
+  readonly login?: Login
+}
+
+/** User name and password for a registry. */
+export interface Login {
+  readonly username: string
+  readonly password: Redacted.Redacted<string>
+}
+
 /** Where images come from; the doors' layer binds these to registries and archives. */
 export interface ImageSources {
-  readonly registry: (reference: Reference, options: { readonly insecure: boolean }) => ImageSource
+  readonly registry: (reference: Reference, options: RegistryRequest) => ImageSource
   readonly rootfs: (path: string, config: RunConfig) => ImageSource
   readonly archive: (
     path: string,
@@ -40,6 +60,10 @@ export interface ImageSources {
     SourceError | DiskFull,
     Scope.Scope
   >
+  /** Checks a login with its registry, then keeps it. */
+  readonly login: (domain: string, login: Login, insecure: boolean) => Effect.Effect<LoginStored, LoginError>
+  /** Forgets a registry's login; answers whether there was one. */
+  readonly logout: (domain: string) => Effect.Effect<boolean, LoginError>
 }
 
 /** Layers that move at once. */
@@ -52,7 +76,25 @@ const retriesMax = 3
 type Emit = (event: ImageEvent) => void
 type KnownLayer = ResolvedLayer & { readonly diffId: Digest }
 
-export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sources: ImageSources) {
+export const makeInstaller = Effect.fnUntraced(function* (
+  files: ImageFiles,
+  sources: ImageSources,
+  options: ImageOptions
+) {
+  const limits = layerLimits(options.limits ?? {})
+
+  /** The registry, or a mirror of it, that an image comes from. */
+  const registrySource = (
+    reference: Reference,
+    request: { readonly insecure?: boolean; readonly login?: Login } = {}
+  ) =>
+    sources.registry(reference, {
+      insecure: request.insecure === true,
+      insecureHosts: options.insecureRegistries ?? [],
+      mirrors: options.mirrors?.[reference.domain] ?? [],
+      ...(request.login === undefined ? {} : { login: request.login })
+    })
+
   const db = yield* Database
   const paths = yield* Paths
   const leases = yield* LeaseManager
@@ -79,7 +121,7 @@ export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sou
         paths.temporary,
         paths.layerImage(diffId),
         (temporary) =>
-          convertLayer({ ...layer, bytes: source.blob(layer) }, temporary, { onBytes }).pipe(
+          convertLayer({ ...layer, bytes: source.blob(layer) }, temporary, { onBytes, limits }).pipe(
             Effect.tap(() => reach("layer.converted"))
           ),
         {
@@ -128,6 +170,7 @@ export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sou
       const hold = yield* holdContent(leases)
       const resolved = yield* source.resolve(platform)
       yield* reach("manifest")
+      yield* checkLimits(resolved, options.limits ?? {})
       const layers = yield* withDiffIds(resolved)
       const diffIds = layers.map((layer) => layer.diffId)
       const manifestDigest = Digest.make(resolved.manifestDigest)
@@ -184,7 +227,7 @@ export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sou
     const missing = layers.filter((layer) => !files.isWhole(layer))
     if (missing.length > 0) {
       yield* files.sweepTemporary()
-      const source = sources.registry(yield* parseReference(reference), { insecure: false })
+      const source = registrySource(yield* parseReference(reference))
       yield* fetchAll(source, missing.map(asStored), () => undefined).pipe(
         Effect.mapError((error) => lostLayer(reference, missing[0]!.diffId, error))
       )
@@ -193,7 +236,7 @@ export const makeInstaller = Effect.fnUntraced(function* (files: ImageFiles, sou
     if (!files.isAssembled(image.manifestDigest, diffIds)) yield* files.assemble(image.manifestDigest, diffIds)
   })
 
-  return { install, repair }
+  return { install, repair, registrySource }
 })
 
 export type Installer = Effect.Success<ReturnType<typeof makeInstaller>>
@@ -214,6 +257,34 @@ const lostLayer = (reference: string, diffId: Digest, error: InstallError) =>
         field: "layer",
         value: `missing or damaged (${diffId}), and it can not be fetched again (${error.message}); pull or load the image again`
       })
+
+const layerLimits = (limits: ImageLimits): Partial<LayerLimits> => {
+  const given = {
+    entriesMax: limits.entries,
+    pathBytesMax: limits.pathBytes,
+    depthMax: limits.depth,
+    fileBytesMax: limits.fileBytes,
+    bytesMax: limits.layerBytes,
+    ratioMax: limits.inflateRatio
+  }
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
+}
+
+/** The owner's bounds, which are never above those that a document was read with. */
+const checkLimits = (resolved: ResolvedImage, limits: ImageLimits): Effect.Effect<void, ManifestInvalid> => {
+  const { documents, layers, manifestDigest } = resolved
+  const past = (
+    [
+      ["layers", layers.length, limits.layers],
+      ["size of the manifest", documents.manifest.length, limits.manifestBytes],
+      ["size of the config", documents.config.length, limits.configBytes]
+    ] as const
+  ).find(([, count, most]) => most !== undefined && count > most)
+  if (past === undefined) return Effect.void
+  const [field, count, most] = past
+  const value = `${count}, more than the ${most} that this machine's limits allow`
+  return Effect.fail(new ManifestInvalid({ what: `image ${manifestDigest}`, field, value }))
+}
 
 const withDiffIds = Effect.fnUntraced(function* (resolved: ResolvedImage) {
   const what = `image ${resolved.manifestDigest}`

@@ -8,6 +8,7 @@ import {
   ImageRemoveErrors,
   ImportErrors,
   InstallErrors,
+  LoginErrors,
   SaveErrors,
   StoreErrors
 } from "../domain/errors/groups.ts"
@@ -24,6 +25,14 @@ import { Platform } from "../domain/platform.ts"
 
 const Reference = Schema.String.check(Schema.isMaxLength(1024))
 
+const LoginFields = Schema.Struct({
+  username: Schema.NonEmptyString.check(Schema.isMaxLength(1024)),
+  /** Password or access token. */
+  password: Schema.RedactedFromValue(Schema.NonEmptyString.check(Schema.isMaxLength(65_536)))
+})
+/** Host of a registry, like `ghcr.io`. */
+const Registry = Schema.String.check(Schema.isMaxLength(512))
+
 export class ImageProtocol extends RpcGroup.make(
   /** Makes the image be here; the last event is `Done`. */
   Rpc.make("Pull", {
@@ -31,8 +40,10 @@ export class ImageProtocol extends RpcGroup.make(
       reference: Reference,
       policy: PullPolicy,
       platform: Schema.optionalKey(Platform),
-      /** Allows plain HTTP and unverified TLS for a registry that is not on this machine. */
-      insecure: Schema.optionalKey(Schema.Boolean)
+      /** Asks over plain HTTP a registry that is not on this machine. */
+      insecure: Schema.optionalKey(Schema.Boolean),
+      /** Goes before the credentials of environment, keyring and Docker's config. */
+      login: Schema.optionalKey(LoginFields)
     },
     success: ImageEvent,
     error: InstallErrors,
@@ -96,6 +107,22 @@ export class ImageProtocol extends RpcGroup.make(
     payload: { dryRun: Schema.optionalKey(Schema.Boolean) },
     success: CollectReport,
     error: StoreErrors
+  }),
+  /** Checks a user name and password with a registry, and keeps them when they are right. */
+  Rpc.make("Login", {
+    payload: { registry: Registry, ...LoginFields.fields, insecure: Schema.optionalKey(Schema.Boolean) },
+    success: Schema.Struct({
+      /** Keyring, helper or file. */
+      place: Schema.String,
+      /** True when whoever can read the file can read the password. */
+      plain: Schema.Boolean
+    }),
+    error: LoginErrors
+  }),
+  Rpc.make("Logout", {
+    payload: { registry: Registry },
+    success: Schema.Struct({ forgotten: Schema.Boolean }),
+    error: LoginErrors
   }),
   Rpc.make("Usage", { success: Usage, error: StoreErrors })
 ) {}

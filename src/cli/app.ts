@@ -18,6 +18,7 @@ import * as Images from "./commands/images.ts"
 import { logs } from "./commands/logs.ts"
 import * as Manage from "./commands/manage.ts"
 import { migrate } from "./commands/migrate.ts"
+import * as Registry from "./commands/registry.ts"
 import * as Run from "./commands/run.ts"
 import { valuedFlags } from "./commands/sandboxFlags.ts"
 import * as System from "./commands/system.ts"
@@ -47,6 +48,8 @@ const commands = [
   Images.list,
   Images.imageGroup,
   Images.df,
+  Registry.login,
+  Registry.logout,
   System.doctor,
   System.serve,
   System.sweep,

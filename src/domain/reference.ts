@@ -113,5 +113,15 @@ export const familiarReference = (reference: Reference): string => {
 /** What the distribution API takes in `/v2/<name>/manifests/<reference>`: the digest if there is one, else the tag. */
 export const manifestSelector = (reference: Reference): string => reference.digest ?? reference.tag ?? defaultTag
 
+/** The domain that a registry's host or address means: `https://index.docker.io/v1/` is `docker.io`. */
+export const registryDomain = (text: string): Effect.Effect<string, InvalidReference> => {
+  const host = text.replace(/^https?:\/\//, "").split("/")[0]!
+  if (["", legacyDomain, "registry-1.docker.io"].includes(host)) return Effect.succeed(defaultDomain)
+  const reason = reasonAgainstDomain(host)
+  return reason === undefined
+    ? Effect.succeed(host)
+    : Effect.fail(new InvalidReference({ reference: text.slice(0, 1_024), reason }))
+}
+
 /** Host that serves a registry's API: Docker Hub answers at `registry-1.docker.io`. */
 export const registryHost = (domain: string): string => (domain === defaultDomain ? "registry-1.docker.io" : domain)

@@ -1,4 +1,15 @@
 /** Reads the environment variables that Bunker knows into one value. Pure: the doors call it once with `process.env`. */
+import { Redacted } from "effect"
+
+/** Credentials for registries that the environment holds. */
+export interface RegistryEnvironment {
+  /** `BUNKER_REGISTRY`, `BUNKER_REGISTRY_USERNAME` and `BUNKER_REGISTRY_PASSWORD`: all three or nothing. */
+  readonly login:
+    | { readonly domain: string; readonly username: string; readonly password: Redacted.Redacted<string> }
+    | undefined
+  /** `DOCKER_AUTH_CONFIG`: the content of a Docker config.json. */
+  readonly dockerAuth: Redacted.Redacted<string> | undefined
+}
 
 export interface Settings {
   /** Home directory: absolute path. `BUNKER_HOME`, default `~/.bunker`. */
@@ -13,6 +24,9 @@ export interface Settings {
   readonly agent: string | undefined
   /** Directory of Docker's config.json: `DOCKER_CONFIG`, default `~/.docker`. */
   readonly dockerConfig: string
+  readonly registry: RegistryEnvironment
+  /** `BUNKER_IMAGES`: JSON of mirrors, registries without TLS and limits, see imageOptions.ts. */
+  readonly images: string | undefined
   /** `BUNKER_ENGINE`: default of `--engine`. */
   readonly engine: string | undefined
   readonly path: string
@@ -22,6 +36,18 @@ type Environment = Readonly<Record<string, string | undefined>>
 
 const given = (value: string | undefined): string | undefined =>
   value === undefined || value === "" ? undefined : value
+
+const readRegistry = (env: Environment): RegistryEnvironment => {
+  const domain = given(env["BUNKER_REGISTRY"])
+  const username = given(env["BUNKER_REGISTRY_USERNAME"])
+  const password = given(env["BUNKER_REGISTRY_PASSWORD"])
+  const dockerAuth = given(env["DOCKER_AUTH_CONFIG"])
+  const whole = domain !== undefined && username !== undefined && password !== undefined
+  return {
+    login: whole ? { domain, username, password: Redacted.make(password) } : undefined,
+    dockerAuth: dockerAuth === undefined ? undefined : Redacted.make(dockerAuth)
+  }
+}
 
 /** `fallbackHome` is the user's home directory for an environment that names none. */
 export const readSettings = (env: Environment, cwd: string, fallbackHome: string): Settings => {
@@ -34,6 +60,8 @@ export const readSettings = (env: Environment, cwd: string, fallbackHome: string
     qemu: given(env["BUNKER_QEMU"]),
     agent: given(env["BUNKER_AGENT"]),
     dockerConfig: given(env["DOCKER_CONFIG"]) ?? `${userHome}/.docker`,
+    registry: readRegistry(env),
+    images: given(env["BUNKER_IMAGES"]),
     engine: given(env["BUNKER_ENGINE"]),
     path: given(env["PATH"]) ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
   }
@@ -48,6 +76,8 @@ export const settingsEnvironment = (settings: Settings): Readonly<Record<string,
       BUNKER_LIBKRUNFW: settings.libkrunfw,
       BUNKER_QEMU: settings.qemu,
       BUNKER_AGENT: settings.agent,
+      BUNKER_IMAGES: settings.images,
+      DOCKER_CONFIG: settings.dockerConfig,
       PATH: settings.path,
       HOME: "/",
       LC_ALL: "C.UTF-8"

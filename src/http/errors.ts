@@ -42,6 +42,7 @@ const statuses: Statuses = {
   InstallInProgress: 409,
   AlreadyServing: 409,
   RegistryAuth: 401,
+  LoginNotStored: 500,
   RegistryUnavailable: 503,
   EngineUnavailable: 503,
   LibraryNotFound: 503,

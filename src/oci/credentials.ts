@@ -1,6 +1,6 @@
 /**
- * Finds the credentials for a registry: an explicit one, then Docker's config.json with its credential helpers, then none.
- * Reads no environment of its own and writes nothing; secrets stay `Redacted`.
+ * Finds the credentials for a registry: an explicit one, then those of a configuration text, then Docker's config.json with its
+ * credential helpers, then none. Reads no environment of its own and writes nothing (see login.ts); secrets stay `Redacted`.
  */
 
 import fs from "node:fs/promises"
@@ -26,7 +26,7 @@ const helperAnswerBytesMax = 64 * 1024
 const helperTimeout = "30 seconds"
 
 /** The key under which Docker Hub's credentials are kept. */
-const hubKey = "https://index.docker.io/v1/"
+export const hubKey = "https://index.docker.io/v1/"
 
 export const anonymous: CredentialSource = { get: () => Effect.succeed(undefined) }
 
@@ -35,7 +35,7 @@ export const explicitCredential = (domain: string, credential: Credential): Cred
   get: (asked) => Effect.succeed(registryKey(asked) === registryKey(domain) ? credential : undefined)
 })
 
-export const basicCredential = (username: string, password: string): Credential => ({
+export const basicCredential = (username: string, password: string): Credential & { readonly kind: "basic" } => ({
   kind: "basic",
   username,
   password: Redacted.make(password, { label: "registry password" })
@@ -70,7 +70,7 @@ const DockerConfig = Schema.Struct({
 const HelperAnswer = Schema.Struct({ Username: Schema.String, Secret: Schema.String })
 
 /** Host part of a key of config.json or of a domain, so that `https://ghcr.io/v2/` and `ghcr.io` meet. */
-const registryKey = (key: string): string => {
+export const registryKey = (key: string): string => {
   const host = key.replace(/^https?:\/\//, "").split("/")[0] ?? ""
   return ["docker.io", "index.docker.io", "registry-1.docker.io"].includes(host) ? "docker.io" : host.toLowerCase()
 }
@@ -110,15 +110,19 @@ const readConfig = (file: string) =>
     )
   )
 
+/** The program of a helper; null when there is none of that name. */
+export const helperCommand = (helper: string, searchPath: string | undefined): string | null =>
+  /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(helper)
+    ? Bun.which(`docker-credential-${helper}`, searchPath === undefined ? {} : { PATH: searchPath })
+    : null
+
 /** Runs `docker-credential-NAME get` (protocol of docker/docker-credential-helpers); undefined when it knows nothing. */
 const askHelper = Effect.fn("oci.credentialHelper")(function* (
   helper: string,
   serverUrl: string,
   searchPath: string | undefined
 ) {
-  const command = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(helper)
-    ? Bun.which(`docker-credential-${helper}`, searchPath === undefined ? {} : { PATH: searchPath })
-    : null
+  const command = helperCommand(helper, searchPath)
   const skip = (why: string) =>
     Effect.logWarning(`credential helper ${JSON.stringify(helper.slice(0, 64))} for ${serverUrl} ${why}`).pipe(
       Effect.as(undefined)
@@ -160,6 +164,24 @@ const askHelper = Effect.fn("oci.credentialHelper")(function* (
     : fromPair(decoded.Username, decoded.Secret)
 }, Effect.scoped)
 
+const entryFor = (auths: (typeof DockerConfig.Type)["auths"], domain: string): Credential | undefined => {
+  const key = registryKey(domain)
+  const entry = Object.entries(auths ?? {}).find(([name]) => registryKey(name) === key)?.[1]
+  return entry === undefined ? undefined : fromEntry(entry)
+}
+
+/** Credentials of a text in the form of Docker's config.json (`DOCKER_AUTH_CONFIG`); a broken one is logged and knows nothing. */
+export const textCredentials = (what: string, text: Redacted.Redacted<string>): CredentialSource => ({
+  get: (domain) =>
+    Schema.decodeEffect(Schema.fromJsonString(DockerConfig))(Redacted.value(text)).pipe(
+      Effect.map((config) => entryFor(config.auths, domain)),
+      // The cause may quote the text, so it is not shown.
+      Effect.catch(() =>
+        Effect.as(Effect.logWarning(`${what} is not a Docker configuration; going on without it`), undefined)
+      )
+    )
+})
+
 /** Options of `dockerCredentials`. */
 export interface DockerCredentialOptions {
   /** Directory that holds `config.json`: `$DOCKER_CONFIG`, else `~/.docker`. */
@@ -182,7 +204,6 @@ export const dockerCredentials = (options: DockerCredentialOptions): CredentialS
       const found = yield* askHelper(helper, key === "docker.io" ? hubKey : domain, options.searchPath)
       if (found !== undefined) return found
     }
-    const entry = Object.entries(config.auths ?? {}).find(([name]) => registryKey(name) === key)?.[1]
-    return entry === undefined ? undefined : fromEntry(entry)
+    return entryFor(config.auths, domain)
   })
 })

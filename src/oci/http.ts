@@ -79,6 +79,7 @@ const failure = (host: string, cause: unknown): Transient | RegistryUnavailable 
   const text = message.slice(0, 200).replace(/[^\x20-\x7e]/g, "?")
   if (code === "ENOTFOUND") return unavailable(host, "its name is not known to DNS")
   if (/CERT|TLS|SSL|VERIFY|ALTNAME/i.test(code)) return unavailable(host, `TLS: ${text || code}`)
+  if (code === "ECONNREFUSED") return new Transient({ reason: "nothing listens there", retryAfterMs: undefined })
   return new Transient({ reason: text || code || "the connection failed", retryAfterMs: undefined })
 }
 

@@ -16,8 +16,10 @@ import { checkBytes, digestOf, verified } from "./verify.ts"
 
 /** How a registry is asked. */
 export interface RegistryOptions {
-  /** Plain HTTP also to hosts that are not loopback; default false. */
+  /** Plain HTTP to the registry, also when it is not loopback; default false. */
   readonly insecure?: boolean
+  /** Registries and mirrors that are always asked over plain HTTP; default none. */
+  readonly insecureHosts?: ReadonlyArray<string>
   /** Default: anonymous. */
   readonly credentials?: CredentialSource
   /** Hosts that hold copies of the registry's repositories, asked first and in order; default none. */
@@ -51,7 +53,8 @@ interface Endpoint {
 
 const endpoint = (reference: Reference, domain: string, options: RegistryOptions): Endpoint => {
   const policy = { ...Http.defaultRetryPolicy, ...options.retry }
-  const insecure = options.insecure ?? false
+  const insecure =
+    (options.insecure === true && domain === reference.domain) || options.insecureHosts?.includes(domain) === true
   const host = registryHost(domain)
   const name = canonicalReference(reference)
   const plain = insecure || Http.isLoopbackHost(URL.parse(`http://${host}`)?.hostname ?? "")

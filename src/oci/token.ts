@@ -58,6 +58,7 @@ export interface AuthorizerOptions {
   readonly domain: string
   /** Host for errors, for example `registry-1.docker.io`. */
   readonly host: string
+  /** Empty for the registry as a whole. */
   readonly repository: string
   readonly credentials: CredentialSource
   readonly insecure: boolean
@@ -105,7 +106,8 @@ const fetchToken: (
   function* (options: AuthorizerOptions, challenge: Challenge, credential: Credential | undefined) {
     const realm = yield* tokenServer(options, challenge)
     const service = challenge.parameters["service"] ?? ""
-    const scope = challenge.parameters["scope"] || `repository:${options.repository}:pull`
+    const scope =
+      challenge.parameters["scope"] || (options.repository === "" ? "" : `repository:${options.repository}:pull`)
     const identity = credential?.kind === "identity" ? credential.token : undefined
     const form = new URLSearchParams({ service, scope })
     if (identity !== undefined) {

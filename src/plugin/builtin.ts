@@ -7,6 +7,7 @@ import type { KeeperOptions } from "../actors/keepers.ts"
 import { LeaseManager, LeaseProtocol } from "../actors/LeaseManager.ts"
 import { Sweeper, SweeperOptions, SweeperProtocol } from "../actors/Sweeper.ts"
 import { VmProtocol, VmSupervisor } from "../actors/VmSupervisor.ts"
+import { ImageOptions, mergeImageOptions } from "../domain/imageOptions.ts"
 import { definePlugin, type Plugin } from "./Plugin.ts"
 
 const noOptions = Schema.Struct({})
@@ -28,6 +29,8 @@ const newCommand = { request: { env: [], tty: null, stdin: false } }
 
 export interface BuiltInOptions {
   readonly sources: ImageSources
+  /** Under what the plugin's own options say. */
+  readonly images: ImageOptions
   readonly keepers: KeeperOptions
 }
 
@@ -70,7 +73,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
   definePlugin({
     name: "images",
     deps: ["leases"],
-    options: noOptions,
+    options: ImageOptions,
     address: ImageStore,
     protocol: ImageProtocol,
     permissions: {
@@ -84,9 +87,11 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       Inspect: "images:read",
       Remove: "images:remove",
       Prune: "images:remove",
-      Usage: "images:read"
+      Usage: "images:read",
+      Login: "images:login",
+      Logout: "images:login"
     },
-    layer: () => ImageStore.layer(options.sources),
+    layer: (given) => ImageStore.layer(options.sources, mergeImageOptions(given, options.images)),
     routes: [
       { method: "GET", path: "/v1/images", message: "List" },
       { method: "GET", path: "/v1/images/:reference{.+}", message: "Inspect" },
@@ -99,7 +104,9 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       },
       { method: "POST", path: "/v1/images/load", message: "Load" },
       { method: "POST", path: "/v1/images/import", message: "Import" },
-      { method: "POST", path: "/v1/images/prune", message: "Prune" }
+      { method: "POST", path: "/v1/images/prune", message: "Prune" },
+      { method: "POST", path: "/v1/registries/login", message: "Login" },
+      { method: "POST", path: "/v1/registries/logout", message: "Logout" }
     ]
   }),
   definePlugin({

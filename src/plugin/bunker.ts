@@ -11,16 +11,14 @@ import type { LeaseManager } from "../actors/LeaseManager.ts"
 import type { Sweeper } from "../actors/Sweeper.ts"
 import type { VmSupervisor } from "../actors/VmSupervisor.ts"
 import type { PluginInvalid } from "../domain/errors/plugin.ts"
+import { readImageOptions } from "../domain/imageOptions.ts"
 import { type Settings, settingsEnvironment } from "../domain/settings.ts"
-import { openArchive } from "../oci/archive.ts"
-import { dockerCredentials } from "../oci/credentials.ts"
-import { importSource } from "../oci/import.ts"
-import { registrySource } from "../oci/registry.ts"
 import { Database } from "../store/Database.ts"
 import { builtIn } from "../store/migrations.ts"
 import { Paths } from "../store/Paths.ts"
 import { Engines } from "../vm/Engine.ts"
 import { builtInPlugins } from "./builtin.ts"
+import { imageSources } from "./imageSources.ts"
 import { PluginHost } from "./PluginHost.ts"
 import { type LoadedConfig, loadConfig, noConfig, openAudit, type SharedModules } from "./userConfig.ts"
 
@@ -52,15 +50,8 @@ export const bunkerLayer = (settings: Settings, program: Program, choice: Plugin
     Effect.gen(function* () {
       const { home, userConfig } = yield* Paths
       const own = builtInPlugins({
-        sources: {
-          registry: (reference, { insecure }) =>
-            registrySource(reference, {
-              insecure,
-              credentials: dockerCredentials({ directory: settings.dockerConfig, searchPath: settings.path })
-            }),
-          rootfs: (file, config) => importSource(path.resolve(file), config),
-          archive: (file, options) => openArchive(path.resolve(file), options)
-        },
+        sources: imageSources(settings),
+        images: yield* readImageOptions("BUNKER_IMAGES", settings.images),
         keepers: { keeperCommand: [...program.command, "__keeper"], keeperEnv: settingsEnvironment(settings) }
       })
       const config = choice === "all" ? yield* readConfig(userConfig, program) : noConfig

@@ -7,6 +7,7 @@ import { Effect, Layer, Stream } from "effect"
 import { ImageStore } from "../../src/actors/ImageStore.ts"
 import type { ImageSources } from "../../src/actors/imageInstall.ts"
 import { LeaseManager } from "../../src/actors/LeaseManager.ts"
+import type { ImageOptions } from "../../src/domain/imageOptions.ts"
 import { openArchive } from "../../src/oci/archive.ts"
 import { importSource } from "../../src/oci/import.ts"
 import { registrySource } from "../../src/oci/registry.ts"
@@ -17,9 +18,11 @@ import { fsck, have } from "./mount.ts"
 const quick = { attemptsMax: 2, baseDelayMs: 5, stallTimeoutMs: 5_000 }
 
 const realSources: ImageSources = {
-  registry: (reference, { insecure }) => registrySource(reference, { insecure, retry: quick }),
+  registry: (reference, { login: _, ...request }) => registrySource(reference, { ...request, retry: quick }),
   rootfs: importSource,
-  archive: openArchive
+  archive: openArchive,
+  login: () => Effect.die("unused"),
+  logout: () => Effect.die("unused")
 }
 
 /** One statement as a spy saw it; `transaction` for what ran inside one. */
@@ -31,13 +34,14 @@ export interface Seen {
 /** The store over `home` (Paths and Database); `seen` collects its statements. */
 export const imageStoreOver = <E>(
   home: Layer.Layer<Database | import("../../src/store/Paths.ts").Paths, E>,
-  seen: Array<Seen> = []
+  seen: Array<Seen> = [],
+  options: ImageOptions = {}
 ) => {
   const spied = Layer.effect(
     Database,
     Database.use((db) => Effect.succeed(spyOn(db, seen)))
   ).pipe(Layer.provideMerge(home))
-  return ImageStore.layer(realSources).pipe(Layer.provideMerge(LeaseManager.layer), Layer.provideMerge(spied))
+  return ImageStore.layer(realSources, options).pipe(Layer.provideMerge(LeaseManager.layer), Layer.provideMerge(spied))
 }
 
 const spyOn = (db: Service, seen: Array<Seen>): Service => ({

@@ -6,6 +6,7 @@ import { type CollectReport, ImageHandle, ImageInspection } from "../../domain/i
 import { parsePlatform } from "../../domain/platform.ts"
 import { formatAge, formatBytes, print, printJson, table } from "../output.ts"
 import { familiar, progressStyle, showProgress } from "../progress.ts"
+import { askSecret, NoAnswer, readSecret } from "../prompt.ts"
 import { withBunker } from "../session.ts"
 
 export const flag = (name: string, alias: string | undefined, description: string) => {
@@ -25,6 +26,24 @@ export const platformOf = Effect.fnUntraced(function* (platform: Option.Option<s
   return Option.isSome(platform) ? { platform: yield* parsePlatform(platform.value) } : {}
 })
 
+const usernameFlag = Flag.String("username").pipe(
+  Flag.withAlias("u"),
+  Flag.withDescription("User name at the registry, for this pull only; asks for the password"),
+  Flag.optional
+)
+const passwordFlag = flag("password-stdin", undefined, "Read the password or access token from stdin")
+
+const loginOf = Effect.fnUntraced(function* (flags: {
+  readonly username: Option.Option<string>
+  readonly passwordStdin: boolean
+}) {
+  if (Option.isNone(flags.username)) {
+    return flags.passwordStdin ? yield* new NoAnswer({ message: "--password-stdin needs --username, too" }) : {}
+  }
+  const password = flags.passwordStdin ? yield* readSecret : yield* askSecret("Password: ")
+  return { login: { username: flags.username.value, password } }
+})
+
 export const pull = Command.make(
   "pull",
   {
@@ -34,14 +53,17 @@ export const pull = Command.make(
     ),
     platform: platformFlag,
     insecure: flag("insecure", undefined, "Allow plain HTTP to the registry"),
+    username: usernameFlag,
+    passwordStdin: passwordFlag,
     json: flag("json", undefined, "Print events as JSON lines"),
     quiet: quietFlag,
     image: images
   },
   Effect.fn("Cli.pull")(function* (flags) {
+    const login = yield* loginOf(flags)
     const body = Effect.gen(function* () {
       const store = yield* ImageStore
-      const platform = yield* platformOf(flags.platform)
+      const platform = { ...(yield* platformOf(flags.platform)), ...login }
       for (const reference of flags.image) {
         const stream = store.Pull({ reference, policy: flags.policy, insecure: flags.insecure, ...platform })
         const pulled = yield* showProgress(stream, progressStyle(flags))

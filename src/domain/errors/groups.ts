@@ -37,6 +37,14 @@ export type InstallError = typeof InstallErrors.Type
 /** Making an image of a root file system. */
 export const ImportErrors = Schema.Union([...install, Vm.InvalidSpec])
 
+export const LoginErrors = Schema.Union([
+  Image.InvalidReference,
+  Image.RegistryAuth,
+  Image.RegistryUnavailable,
+  Image.LoginNotStored
+])
+export type LoginError = typeof LoginErrors.Type
+
 /** Writing images out again. */
 export const SaveErrors = Schema.Union([...install, Image.ImageNotSavable])
 export type SaveError = typeof SaveErrors.Type

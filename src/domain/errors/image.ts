@@ -98,10 +98,13 @@ export class LayerRejected extends Schema.TaggedError<LayerRejected>()("LayerRej
 export class RegistryAuth extends Schema.TaggedError<RegistryAuth>()("RegistryAuth", {
   host: Schema.String,
   status: Schema.Int,
+  /** Empty when a login was checked. */
   repository: Schema.String
 }) {
   override get message(): string {
-    return `${this.host} refused access to ${this.repository} (HTTP ${this.status}); check the name, and put credentials for ${this.host} into Docker's config.json`
+    return this.repository === ""
+      ? `${this.host} does not accept this user name and password (HTTP ${this.status}); nothing was stored; many registries want an access token in place of the password`
+      : `${this.host} refused access to ${this.repository} (HTTP ${this.status}); check the name, or run 'bunker login ${this.host === "registry-1.docker.io" ? "docker.io" : this.host}' if it is private`
   }
 }
 
@@ -122,6 +125,17 @@ export class ArchiveInvalid extends Schema.TaggedError<ArchiveInvalid>()("Archiv
 }) {
   override get message(): string {
     return `${this.path} can not be loaded: ${this.reason}; give an OCI layout directory, an OCI archive or a 'docker save' archive`
+  }
+}
+
+/** Credentials were right, or were to be forgotten, and the place where they are kept would not have it. */
+export class LoginNotStored extends Schema.TaggedError<LoginNotStored>()("LoginNotStored", {
+  /** File or credential helper. */
+  place: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `the credentials in ${this.place} were not changed: ${this.reason}; put that right and try again`
   }
 }
 
@@ -152,6 +166,7 @@ export class ImageNotSavable extends Schema.TaggedError<ImageNotSavable>()("Imag
 export type ImageError =
   | ImageNotSavable
   | RootfsInvalid
+  | LoginNotStored
   | InvalidReference
   | InvalidPlatform
   | ImageNotFound

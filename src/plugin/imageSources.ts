@@ -1,0 +1,45 @@
+/** Binds where images come from to this process's settings: registries with their credentials, archives, root file systems. */
+import path from "node:path"
+import { Effect, Redacted } from "effect"
+import type { ImageSources, Login } from "../actors/imageInstall.ts"
+import type { Settings } from "../domain/settings.ts"
+import { openArchive } from "../oci/archive.ts"
+import * as Credentials from "../oci/credentials.ts"
+import { importSource } from "../oci/import.ts"
+import { type Keyring, osKeyring } from "../oci/keyring.ts"
+import { checkLogin, forgetLogin, storeLogin } from "../oci/login.ts"
+import { registrySource } from "../oci/registry.ts"
+
+const explicit = (domain: string, { password, username }: Login) =>
+  Credentials.explicitCredential(domain, Credentials.basicCredential(username, Redacted.value(password)))
+
+/** The sources of a process. Credentials: given with the request, then environment, keyring, Docker's config, then none. */
+export const imageSources = (settings: Settings, keyring: Keyring = osKeyring): ImageSources => {
+  const docker = { directory: settings.dockerConfig, searchPath: settings.path }
+  const { dockerAuth, login } = settings.registry
+  const standing: ReadonlyArray<Credentials.CredentialSource> = [
+    ...(login === undefined ? [] : [explicit(login.domain, login)]),
+    ...(dockerAuth === undefined ? [] : [Credentials.textCredentials("DOCKER_AUTH_CONFIG", dockerAuth)]),
+    keyring,
+    Credentials.dockerCredentials(docker)
+  ]
+  return {
+    registry: (reference, { login, ...request }) => {
+      const own = login === undefined ? [] : [explicit(reference.domain, login)]
+      return registrySource(reference, {
+        ...request,
+        credentials: Credentials.firstCredential([...own, ...standing])
+      })
+    },
+    rootfs: (file, config) => importSource(path.resolve(file), config),
+    archive: (file, options) => openArchive(path.resolve(file), options),
+    login: (domain, { password, username }, insecure) => {
+      const credential = Credentials.basicCredential(username, Redacted.value(password))
+      return Effect.andThen(
+        checkLogin(domain, credential, insecure),
+        storeLogin(domain, credential, { ...docker, keyring })
+      )
+    },
+    logout: (domain) => forgetLogin(domain, { ...docker, keyring })
+  }
+}
