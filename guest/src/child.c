@@ -13,6 +13,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "files.h"
+#include "limits.h"
 #include "users.h"
 
 enum { REPORT_FD = 3, FILE_MAX = 4 << 20, NOFILE_SOFT = 65536, NOFILE_HARD = 1048576 };
@@ -161,10 +163,16 @@ _Noreturn void child_run(struct plan *plan) {
   reset_signals();
   take_stdio(plan);
   set_limits();
+  const char *limit = limits_set(plan->spec, json_get(plan->spec, 0, "rlimits"));
+  if (limit) refuse("failed", "rlimit", limit);
   /* As root first: an image's working directory may be closed to its user, who still starts in it. */
   const char *cwd = plan->cwd && *plan->cwd ? plan->cwd : "/";
   bool inside = chdir(cwd) == 0;
   become(plan, &who);
+  if (plan->files) {
+    close(REPORT_FD);
+    files_run(plan->spec);
+  }
   env_default(plan->env, "PATH", DEFAULT_PATH);
   env_default(plan->env, "HOME", who.home);
   if (plan->terminal) env_default(plan->env, "TERM", "xterm");

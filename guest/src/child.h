@@ -10,6 +10,8 @@ struct plan {
   int stdio[3]; /* of a terminal only the first counts */
   int report;
   bool terminal;
+  bool files;              /* no program: the child works on files itself */
+  const struct json *spec; /* the request */
 };
 
 _Noreturn void child_run(struct plan *plan);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "control.h"
+#include "dialer.h"
 #include "pump.h"
 
 /* One DATA frame is read while another waits, and an EXIT always fits. */
@@ -75,6 +76,7 @@ static void give_up(struct exec *e, const char *why) {
   if (e->state == EXEC_GREETING || e->state == EXEC_STARTING)
     control_reply_error(e->request, e->generation, "failed", why);
   bool living = e->pid > 0 && !e->reaped;
+  if (e->kind == EXEC_DIAL) dialer_break(e);
   /* Long after its end the number may be another process's. */
   if (e->pid > 0 && e->state != EXEC_FLUSHING && !e->draining) session_kill(e->pid);
   release(e);
@@ -125,14 +127,17 @@ static size_t text_used(const struct json *doc) {
   return used;
 }
 
-void exec_request(const struct json *doc, uint32_t number, int slot, int64_t request, uint32_t generation) {
+void exec_request(const struct json *doc, enum exec_kind kind, uint32_t number, int slot, int64_t request,
+                  uint32_t generation) {
   struct exec *e = NULL;
   if (exec_find(number)) return control_reply_error(request, generation, "failed", "the exec number is in use");
   if (agent.channel == CHANNEL_VIRTIO) take_slot(slot);
   for (int i = 0; i < EXEC_MAX && !e; i++)
     if (execs[i].state == EXEC_FREE) e = &execs[i];
   if (!e) return control_reply_error(request, generation, "limit", "too many processes were asked for at once");
-  *e = (struct exec){.state = EXEC_GREETING, .number = number, .request = request, .generation = generation};
+  *e = (struct exec){
+      .state = EXEC_GREETING, .kind = kind, .number = number, .request = request, .generation = generation};
+  json_integer(doc, json_get(doc, 0, "timeout_ms"), 1, INT64_MAX / 2, &e->timeout_ms);
   e->conn.fd = e->input = e->output[0] = e->output[1] = e->report = -1;
   e->deadline = now_ms() + GREETING_MS;
   if (!copy_spec(e, doc, text_used(doc)) || !conn_dial(&e->conn, slot, EXEC_JSON_MAX, OUT_ROOM) || !greet(e))
@@ -156,7 +161,7 @@ static bool handle(struct exec *e, const struct frame *f) {
     if (e->state != EXEC_GREETING) return true;
     struct spawn_report why = {0};
     e->state = EXEC_STARTING;
-    if (!spawn(e, &why)) fail(e, why.error, why.message);
+    if (!(e->kind == EXEC_DIAL ? dialer_start(e, &why) : spawn(e, &why))) fail(e, why.error, why.message);
     return true;
   }
   if (f->type == FRAME_DATA && f->stream == 0) return e->state == EXEC_FLUSHING || pump_input(e, f->payload, f->length);
@@ -184,16 +189,34 @@ static void read_report(struct exec *e) {
   if (n == (ssize_t)sizeof why) return fail(e, why.error, why.message);
   e->state = EXEC_RUNNING;
   if (e->reaped) e->deadline = now_ms() + LINGER_MS;
+  if (e->timeout_ms) e->timeout_at = now_ms() + e->timeout_ms;
   control_reply_pid(e->request, e->generation, e->pid);
 }
 
-static void finish(struct exec *e) {
-  char buffer[64];
-  struct text json = TEXT_IN(buffer);
+static void read_connection(struct exec *e) {
+  struct spawn_report why = {0};
+  if (!dialer_continue(e, &why)) return fail(e, why.error, why.message);
+  if (e->state == EXEC_RUNNING) control_reply_pid(e->request, e->generation, 0);
+}
+
+static void time_out(struct exec *e) {
+  e->timed_out = true;
+  session_kill(e->pid);
+}
+
+/* A dialled connection has the status 0 of one that ended well, or says that it was reset. */
+static void say_end(struct exec *e, struct text *json) {
   bool exited = WIFEXITED(e->status);
-  text_add(&json, exited ? "{\"code\":" : "{\"signal\":");
-  text_int(&json, exited ? WEXITSTATUS(e->status) : WTERMSIG(e->status));
-  text_add(&json, "}");
+  if (e->reset) return text_add(json, "{\"error\":\"reset\",\"message\":\"the connection was reset\"}");
+  text_add(json, exited ? "{\"code\":" : "{\"signal\":");
+  text_int(json, exited ? WEXITSTATUS(e->status) : WTERMSIG(e->status));
+  text_add(json, e->timed_out ? ",\"timeout\":true}" : "}");
+}
+
+static void finish(struct exec *e) {
+  char buffer[80];
+  struct text json = TEXT_IN(buffer);
+  say_end(e, &json);
   close_process(e);
   e->state = EXEC_FLUSHING;
   if (!conn_send_text(&e->conn, FRAME_EXIT, &json)) release(e);
@@ -208,8 +231,13 @@ void exec_poll(struct exec *e, struct pollfd polls[EXEC_POLLS], int *timeout) {
     if (agent.channel == CHANNEL_VIRTIO && e->conn.state == CONN_OPEN) timer_at(timeout, e->greet_at);
   }
   if (e->report >= 0) polls[1] = (struct pollfd){e->report, POLLIN, 0};
+  if (e->kind == EXEC_DIAL && e->state == EXEC_STARTING) {
+    polls[2] = (struct pollfd){e->input, POLLOUT, 0};
+    timer_at(timeout, e->deadline);
+  }
   if (e->state != EXEC_RUNNING) return;
   if (e->reaped && !e->draining) timer_at(timeout, e->deadline);
+  if (e->timeout_at && !e->reaped && !e->timed_out) timer_at(timeout, e->timeout_at);
   pump_poll(e, polls + 2, timeout);
 }
 
@@ -220,9 +248,12 @@ void exec_service(struct exec *e, const struct pollfd polls[EXEC_POLLS]) {
   if (e->state == EXEC_GREETING && now_ms() >= e->deadline) return give_up(e, "the host did not say hello in time");
   if (e->state == EXEC_GREETING) greet_again(e);
   if (e->report >= 0 && polls[1].revents) read_report(e);
+  if (e->kind == EXEC_DIAL && e->state == EXEC_STARTING) read_connection(e);
   if (e->state != EXEC_RUNNING) return;
+  if (e->timeout_at && !e->reaped && !e->timed_out && now_ms() >= e->timeout_at) time_out(e);
   pump(e, polls + 2);
-  if (e->reaped && e->output[0] < 0 && e->output[1] < 0) finish(e);
+  bool over = e->kind == EXEC_DIAL ? dialer_over(e) : e->reaped && e->output[0] < 0 && e->output[1] < 0;
+  if (over) finish(e);
 }
 
 void exec_reaped(pid_t pid, int status) {

@@ -1,4 +1,4 @@
-/* Processes the host asked for, each with a connection of its own. */
+/* What the host asked for and that has a connection of its own: processes, file operations, connections to ports. */
 #pragma once
 #include <sys/types.h>
 
@@ -14,6 +14,12 @@ enum exec_state {
   EXEC_DYING,    /* the connection broke; the killed process is not reaped */
 };
 
+enum exec_kind {
+  EXEC_PROCESS,
+  EXEC_FILE, /* a child of the agent's that works on files; it takes and gives bytes like any process */
+  EXEC_DIAL, /* a TCP connection to a port of the guest's: no process, input and output[0] are its socket */
+};
+
 /* Why a process could not start, through a pipe that closes itself when it could. */
 struct spawn_report {
   char error[16];
@@ -22,6 +28,7 @@ struct spawn_report {
 
 struct exec {
   enum exec_state state;
+  enum exec_kind kind;
   struct conn conn;
   uint32_t number;
   int64_t request;         /* id to answer */
@@ -29,6 +36,8 @@ struct exec {
   struct json spec;        /* copy of the request, until the process starts */
   pid_t pid;
   bool reaped, tty, input_eof, input_lost, draining;
+  bool timed_out; /* killed because its time was up */
+  bool reset;     /* of a dialled connection: the service has ended it without its end of file */
   int status;
   int input, output[2], report;
   int left[2];             /* bytes still read from outputs that a background child keeps open */
@@ -36,6 +45,8 @@ struct exec {
   size_t pending_start, pending_length;
   uint32_t unacknowledged;
   int64_t deadline;
+  int64_t timeout_ms;      /* 0: as long as it likes */
+  int64_t timeout_at;
   int64_t greet_at;        /* of a virtio slot: HELLO is said again then */
   int64_t quiet_until;     /* a terminal that no process has open is looked at again then */
 };
@@ -45,7 +56,8 @@ enum { EXEC_POLLS = 5, EXEC_JSON_MAX = 65536 };
 extern struct exec execs[EXEC_MAX];
 
 /** Takes an exec request that is known to be well-formed; answers it now or later through control_reply. */
-void exec_request(const struct json *doc, uint32_t number, int slot, int64_t request, uint32_t generation);
+void exec_request(const struct json *doc, enum exec_kind kind, uint32_t number, int slot, int64_t request,
+                  uint32_t generation);
 struct exec *exec_find(uint32_t number);
 /** How many places at the start of `execs` may be in use. */
 int exec_used(void);

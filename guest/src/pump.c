@@ -7,12 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <termios.h>
 #include <unistd.h>
 
 enum { EXIT_RESERVE = 1024, ACK_EVERY = 32768, QUIET_MS = 20 };
 
+/* The end of input of a dialled connection is half of its end: its other descriptor lives on. */
 static void close_input(struct exec *e) {
+  if (e->input >= 0 && e->kind == EXEC_DIAL) shutdown(e->input, SHUT_WR);
   if (e->input >= 0) close(e->input);
   e->input = -1;
 }
@@ -20,6 +23,7 @@ static void close_input(struct exec *e) {
 static void close_output(struct exec *e, int i) {
   close(e->output[i]);
   e->output[i] = -1;
+  if (e->kind == EXEC_DIAL && !e->reset) conn_send(&e->conn, FRAME_EOF, (uint32_t)i + 1, NULL, 0);
 }
 
 /* Everything that waits is dropped: the process will never read it. */
@@ -27,6 +31,7 @@ static void lose_input(struct exec *e) {
   e->unacknowledged += (uint32_t)e->pending_length;
   e->pending_length = 0;
   e->input_lost = true;
+  e->reset = e->kind == EXEC_DIAL;
   close_input(e);
 }
 
@@ -94,6 +99,7 @@ static void read_output(struct exec *e, int i) {
     e->quiet_until = now_ms() + QUIET_MS;
     return;
   }
+  if (got < 0 && e->kind == EXEC_DIAL) e->reset = true;
   if (got <= 0) return close_output(e, i);
   conn_commit(&e->conn, FRAME_DATA, (uint32_t)i + 1, (size_t)got);
   if (e->draining && (e->left[i] -= (int)got) <= 0) close_output(e, i);

@@ -78,6 +78,8 @@ static bool open_all(struct exec *e, struct plan *plan, int report[2]) {
   plan->argv = strings(&e->spec, json_get(&e->spec, 0, "argv"), 0);
   plan->env = strings(&e->spec, json_get(&e->spec, 0, "env"), PLAN_ENV_SPARE);
   plan->cwd = json_string(&e->spec, json_get(&e->spec, 0, "cwd"));
+  plan->spec = &e->spec;
+  plan->files = e->kind == EXEC_FILE;
   plan->user = json_string(&e->spec, json_get(&e->spec, 0, "user"));
   if (!plan->argv || !plan->env) return false;
   if (!(json_is(&e->spec, tty, JSON_OBJECT) ? open_terminal(e, plan, tty) : open_pipes(e, plan))) return false;

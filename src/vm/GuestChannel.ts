@@ -2,10 +2,13 @@
  * The client of the guest agent that everything else uses: boot, exec, power off, clock, numbers. One channel per control
  * connection; it does not reconnect: connect again on the same transport.
  */
-import { Clock, Deferred, Effect, Exit, Scope, type Stream } from "effect"
+import { Clock, Deferred, Effect, Exit, Scope, Stream } from "effect"
+import type { FileFailed, FileNotFound, PortRefused } from "../domain/errors/guestIo.ts"
 import { ExecFailed, GuestChannelFailed } from "../domain/errors/vm.ts"
 import { type Answer, type GuestControl, openControl } from "./guestControl.ts"
-import { type ExecEvent, openExecConnection } from "./guestExec.ts"
+import { type DialedConnection, dialGuest } from "./guestDial.ts"
+import { type ExecConnection, type ExecEvent, openExecConnection } from "./guestExec.ts"
+import { type FileConnection, type FileOperation, openFile } from "./guestFiles.ts"
 import { decodeGuestBooted, decodeGuestStarted, decodeGuestStats, type GuestStats } from "./guestMessages.ts"
 import type { GuestTransport } from "./transport.ts"
 
@@ -51,7 +54,25 @@ export interface ExecSpec {
   readonly tty: { readonly cols: number; readonly rows: number } | null
   /** False: standard input is /dev/null. */
   readonly stdin: boolean
+  /** Limits of setrlimit(2): name, soft and hard value, -1 for none; absent: none. */
+  readonly rlimits?: ReadonlyArray<readonly [name: string, soft: number, hard: number]>
+  /** Milliseconds until its process group is killed, absent for no end. */
+  readonly timeoutMs?: number
 }
+
+/** A connection of its own that the agent opened on request. */
+export interface Opened extends ExecConnection {
+  readonly number: number
+  /** The agent's answer. */
+  readonly value: unknown
+}
+
+/** Asks the agent for something that gets a connection of its own; the scope ends it. */
+export type OpenStream = <E>(
+  op: string,
+  fields: Readonly<Record<string, unknown>>,
+  refusal: (answer: Answer) => E
+) => Effect.Effect<Opened, E | GuestChannelFailed, Scope.Scope>
 
 /** A started command. Closing its scope before its end kills its process group and session. */
 export interface ExecHandle {
@@ -74,6 +95,12 @@ export interface GuestChannel {
   readonly hello: GuestControl["hello"]
   readonly boot: (request: BootRequest) => Effect.Effect<BootReport, GuestChannelFailed>
   readonly exec: (spec: ExecSpec) => Effect.Effect<ExecHandle, ExecFailed | GuestChannelFailed, Scope.Scope>
+  /** Starts an operation on files. Closing its scope before its end stops it. */
+  readonly file: (
+    operation: FileOperation
+  ) => Effect.Effect<FileConnection, FileFailed | FileNotFound | GuestChannelFailed, Scope.Scope>
+  /** Connects to a TCP port of the guest's loopback. */
+  readonly dial: (port: number) => Effect.Effect<DialedConnection, PortRefused | GuestChannelFailed, Scope.Scope>
   /** Ends all processes, writes out, and lets the machine reboot. Completes when the data is safe. */
   readonly poweroff: (options: {
     readonly signal: number
@@ -132,42 +159,54 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
     return { phases: booted.phases, already: booted.already ?? false }
   })
 
-  const start = Effect.fn("GuestChannel.exec")(function* (
-    spec: ExecSpec
-  ): Effect.fn.Return<ExecHandle, ExecFailed | GuestChannelFailed, Scope.Scope> {
-    const { argv, env, cwd, user, tty, stdin } = spec
-    if (argv.length + env.length > stringsMax) {
-      return yield* new ExecFailed({ reason: "limit", detail: `more than ${stringsMax} arguments and variables` })
-    }
+  const connect = Effect.fnUntraced(function* <E>(
+    op: string,
+    fields: Readonly<Record<string, unknown>>,
+    refusal: (answer: Answer) => E
+  ): Effect.fn.Return<Opened, E | GuestChannelFailed, Scope.Scope> {
     const number = execNumber()
     const place = yield* transport.exec(number)
-    const fields = { exec: number, slot: place.slot, argv, env, cwd: cwd || "/", user, tty, stdin }
-    const started = yield* Deferred.make<Answer, ExecFailed | GuestChannelFailed>()
-    yield* control.request("exec", fields).pipe(
-      Effect.filterOrFail((answer) => answer.response.ok, execRefused),
-      Deferred.into(started),
+    const answered = yield* Deferred.make<Answer, E | GuestChannelFailed>()
+    yield* control.request(op, { exec: number, slot: place.slot, ...fields }).pipe(
+      Effect.filterOrFail((answer) => answer.response.ok, refusal),
+      Deferred.into(answered),
       Effect.forkScoped
     )
     // The answer comes after the connection; when it comes first it is a refusal.
     const opening = Effect.flatMap(place.connection, (connection) => openExecConnection(connection, number))
-    const connection = yield* Effect.raceFirst(opening, Effect.andThen(Deferred.await(started), Effect.never))
-    const pid = decodeGuestStarted((yield* Deferred.await(started)).value)?.pid
-    if (pid === undefined) return yield* malformed("exec")
-    return {
-      pid,
-      ...connection,
-      signal: (signal) => Effect.asVoid(ask("signal", { exec: number, signal, group: true })),
-      resize: (cols, rows) => Effect.asVoid(ask("resize", { exec: number, cols, rows }))
-    }
+    const connection = yield* Effect.raceFirst(opening, Effect.andThen(Deferred.await(answered), Effect.never))
+    const { value } = yield* Deferred.await(answered)
+    return { number, value, ...connection }
   })
 
   // What did not start gives its place back at once, however long the caller's scope lives.
-  const exec = Effect.fnUntraced(function* (spec: ExecSpec) {
+  const open: OpenStream = Effect.fnUntraced(function* (op, fields, refusal) {
     const scope = yield* Scope.fork(yield* Effect.scope)
-    return yield* start(spec).pipe(
+    return yield* connect(op, fields, refusal).pipe(
       Scope.provide(scope),
       Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
     )
+  })
+
+  const exec = Effect.fn("GuestChannel.exec")(function* (
+    spec: ExecSpec
+  ): Effect.fn.Return<ExecHandle, ExecFailed | GuestChannelFailed, Scope.Scope> {
+    const { argv, env, cwd, user, tty, stdin, rlimits, timeoutMs } = spec
+    if (argv.length + env.length > stringsMax) {
+      return yield* new ExecFailed({ reason: "limit", detail: `more than ${stringsMax} arguments and variables` })
+    }
+    const fields = { argv, env, cwd: cwd || "/", user, tty, stdin, rlimits, timeout_ms: timeoutMs }
+    const { number, value, events, write, closeStdin } = yield* open("exec", fields, execRefused)
+    const pid = decodeGuestStarted(value)?.pid
+    if (pid === undefined) return yield* malformed("exec")
+    return {
+      pid,
+      events: Stream.filter(events, (event): event is ExecEvent => event._tag !== "Eof"),
+      write,
+      closeStdin,
+      signal: (signal) => Effect.asVoid(ask("signal", { exec: number, signal, group: true })),
+      resize: (cols, rows) => Effect.asVoid(ask("resize", { exec: number, cols, rows }))
+    }
   })
 
   const poweroff = Effect.fn("GuestChannel.poweroff")(function* (options: {
@@ -188,6 +227,8 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
     hello: control.hello,
     boot,
     exec,
+    file: (operation) => openFile(open, operation),
+    dial: (port) => dialGuest(open, port),
     poweroff,
     ping: Effect.asVoid(ask("ping", {})),
     stats: stats.pipe(Effect.withSpan("GuestChannel.stats")),

@@ -21,8 +21,14 @@ import { decodeGuestExit, decodeGuestHello, parsePayload } from "./guestMessages
 export type ExecEvent =
   | { readonly _tag: "Stdout"; readonly data: Uint8Array }
   | { readonly _tag: "Stderr"; readonly data: Uint8Array }
-  | { readonly _tag: "Exit"; readonly code: number }
+  | { readonly _tag: "Exit"; readonly code: number; readonly timedOut?: boolean }
   | { readonly _tag: "Signaled"; readonly signal: number }
+
+/** Exit code of a command that was killed because its time was up, by the habit of timeout(1). */
+const timedOutCode = 124
+
+/** What a connection carries before its end: of a dialled one, also that the other side says no more. */
+export type StreamEvent = ExecEvent | { readonly _tag: "Eof" }
 
 /** Events that wait for a reader, each at most 64 KiB; above it the guest's process waits. */
 const eventsMax = 16
@@ -31,7 +37,7 @@ const failed = (reason: string) => new GuestChannelFailed({ reason })
 
 /** The exec connection after its HELLO. */
 export interface ExecConnection {
-  readonly events: Stream.Stream<ExecEvent, GuestChannelFailed>
+  readonly events: Stream.Stream<StreamEvent, GuestChannelFailed>
   readonly write: (data: Uint8Array) => Effect.Effect<void, GuestChannelFailed>
   readonly closeStdin: Effect.Effect<void, GuestChannelFailed>
 }
@@ -44,7 +50,7 @@ export const openExecConnection = Effect.fn("GuestChannel.openExec")(function* (
   connection: GuestConnection,
   exec: number
 ): Effect.fn.Return<ExecConnection, GuestChannelFailed, Scope.Scope> {
-  const events = yield* Queue.bounded<ExecEvent, GuestChannelFailed | Cause.Done>(eventsMax)
+  const events = yield* Queue.bounded<StreamEvent, GuestChannelFailed | Cause.Done>(eventsMax)
   const greeted = yield* Deferred.make<void, GuestChannelFailed>()
   const input = new InputWindow()
   const decoder = new FrameDecoder()
@@ -75,7 +81,7 @@ export const openExecConnection = Effect.fn("GuestChannel.openExec")(function* (
       case FrameType.Exit:
         return finish(frame.payload)
       case FrameType.Eof:
-        return Effect.void
+        return Effect.asVoid(Queue.offer(events, { _tag: "Eof" }))
       default:
         return Effect.fail(failed(`a frame of type ${frame.type} on an exec connection`))
     }
@@ -87,7 +93,11 @@ export const openExecConnection = Effect.fn("GuestChannel.openExec")(function* (
     input.end(undefined)
     if ("error" in exit) return Effect.fail(failed(exit.message))
     const event: ExecEvent =
-      "code" in exit ? { _tag: "Exit", code: exit.code } : { _tag: "Signaled", signal: exit.signal }
+      "code" in exit
+        ? { _tag: "Exit", code: exit.code }
+        : exit.timeout === true
+          ? { _tag: "Exit", code: timedOutCode, timedOut: true }
+          : { _tag: "Signaled", signal: exit.signal }
     return Effect.gen(function* () {
       yield* Queue.offer(events, event)
       yield* Queue.end(events)

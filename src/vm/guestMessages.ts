@@ -42,7 +42,8 @@ const GuestEvent = Schema.Struct({
 /** EXIT: the last frame of an exec connection. */
 const GuestExit = Schema.Union([
   Schema.Struct({ code: Code }),
-  Schema.Struct({ signal: Code }),
+  /** `timeout`: the agent killed it because its time was up. */
+  Schema.Struct({ signal: Code, timeout: Schema.optionalKey(Schema.Boolean) }),
   Schema.Struct({ error: Short, message: Short })
 ])
 
@@ -72,6 +73,28 @@ export const GuestStats = Schema.Struct({
   load: Schema.optionalKey(Count)
 })
 export type GuestStats = typeof GuestStats.Type
+
+/** Why an operation on files failed: what it says on its stream 2. */
+const GuestFileFailure = Schema.Struct({
+  error: Short,
+  path: Schema.String.check(Schema.isMaxLength(16_384)),
+  message: Short
+})
+
+const Whole = Schema.Int.check(Schema.isBetween({ minimum: Number.MIN_SAFE_INTEGER, maximum: Number.MAX_SAFE_INTEGER }))
+const Id = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 0xffff_ffff }))
+
+/** One line of `list` and `stat`. */
+const GuestFileLine = Schema.Struct({
+  name: Short,
+  type: Schema.Literals(["file", "directory", "symlink", "char", "block", "fifo", "socket"]),
+  size: Whole,
+  mode: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 0o7777 })),
+  uid: Id,
+  gid: Id,
+  mtime_ms: Whole,
+  target: Schema.optionalKey(Short)
+})
 
 const utf8 = new TextDecoder()
 
@@ -107,3 +130,5 @@ export const decodeGuestExit = decoder(GuestExit)
 export const decodeGuestBooted = decoder(GuestBooted)
 export const decodeGuestStarted = decoder(GuestStarted)
 export const decodeGuestStats = decoder(GuestStats)
+export const decodeGuestFileFailure = decoder(GuestFileFailure)
+export const decodeGuestFile = decoder(GuestFileLine)
