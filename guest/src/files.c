@@ -101,53 +101,92 @@ static void get(const char *path) {
   }
 }
 
-/* Writes what comes to a nameless or temporary file beside `target` and gives it the name at once: others see the old file
- * or the new one. The target of a link is written, not the link. */
-static void put(const char *path, int64_t mode) {
-  static char chunk[CHUNK], resolved[PATH_MAX], temporary[PATH_MAX + 32], proc[64];
-  struct stat old;
-  const char *target = realpath(path, resolved) ? resolved : path;
-  bool replaces = stat(target, &old) == 0;
-  if (replaces && S_ISDIR(old.st_mode)) files_fail(NULL, path, "", EISDIR);
-  if (replaces && !S_ISREG(old.st_mode)) files_fail("special", path, "it is a device, pipe or socket", 0);
-  const char *slash = strrchr(target, '/');
-  struct text at = TEXT_IN(temporary);
-  text_bytes(&at, target, (size_t)(slash - target) + 1);
-  if (!slash[1]) files_fail(NULL, path, "", replaces ? EEXIST : EISDIR);
-  size_t directory = at.length;
-  text_end(&at);
-  int fd = open(temporary, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
-  bool nameless = fd >= 0;
-  text_add(&at, ".bunker-");
-  text_int(&at, getpid());
-  text_int(&at, now_us());
-  text_end(&at);
-  if (!nameless) fd = open(temporary, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0600);
-  if (fd < 0) {
-    temporary[directory] = 0;
-    files_fail(NULL, errno == ENOENT || errno == ENOTDIR ? temporary : path, "", errno);
-  }
+static void temporary_name(struct new_file *file) {
+  struct text name = TEXT_IN(file->name);
+  text_add(&name, ".bunker-");
+  text_int(&name, getpid());
+  text_add(&name, "-");
+  text_int(&name, now_us());
+  text_end(&name);
+}
+
+/* Without a name where the file system can do that: then nothing is left of a file whose writer was killed. */
+bool files_new(int at, struct new_file *file) {
+  *file->name = 0;
+  file->fd = openat(at, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+  if (file->fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL)) return file->fd >= 0;
+  temporary_name(file);
+  file->fd = openat(at, file->name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0600);
+  return file->fd >= 0;
+}
+
+void files_drop(int at, struct new_file *file) {
+  close(file->fd);
+  if (*file->name) unlinkat(at, file->name, 0);
+}
+
+static bool give_name(int at, int fd, const char *name) {
+  char buffer[40];
+  struct text link = TEXT_IN(buffer);
+  text_add(&link, "/proc/self/fd/");
+  text_int(&link, fd);
+  return linkat(AT_FDCWD, text_end(&link), at, name, AT_SYMLINK_FOLLOW) == 0;
+}
+
+int files_place(int at, struct new_file *file, const char *name) {
   int error = 0;
+  if (!*file->name) {
+    if (give_name(at, file->fd, name)) return close(file->fd) < 0 ? errno : 0;
+    temporary_name(file);
+    if (errno != EEXIST || !give_name(at, file->fd, file->name)) {
+      error = errno;
+      *file->name = 0;
+    }
+  }
+  if (!error && renameat(at, file->name, at, name) < 0) error = errno;
+  if (error) files_drop(at, file);
+  else if (close(file->fd) < 0) error = errno;
+  return error;
+}
+
+/* The file that is written: the target of a link, not the link. */
+static int place_of(const char *path, struct stat *old, bool *replaces, const char **last) {
+  static char resolved[PATH_MAX];
+  if (!realpath(path, resolved)) strcpy(resolved, path);
+  *replaces = stat(resolved, old) == 0;
+  if (*replaces && S_ISDIR(old->st_mode)) files_fail(NULL, path, "", EISDIR);
+  if (*replaces && !S_ISREG(old->st_mode)) files_fail("special", path, "it is a device, pipe or socket", 0);
+  char *slash = strrchr(resolved, '/');
+  if (!slash[1]) files_fail(NULL, path, "", EISDIR);
+  *last = slash + 1;
+  *slash = 0;
+  const char *directory = *resolved ? resolved : "/";
+  int at = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (at < 0) files_fail(NULL, directory, "", errno);
+  return at;
+}
+
+/* Others see the old file or the whole new one. */
+static void put(const char *path, int64_t mode) {
+  static char chunk[CHUNK];
+  struct stat old;
+  struct new_file file;
+  const char *last;
+  bool replaces;
+  int at = place_of(path, &old, &replaces, &last), error = 0;
+  if (!files_new(at, &file)) files_fail(NULL, path, "", errno);
   for (size_t n; !error && (n = files_in(chunk, sizeof chunk)) > 0;)
     for (size_t done = 0; !error && done < n;) {
-      ssize_t written = write(fd, chunk + done, n - done);
+      ssize_t written = write(file.fd, chunk + done, n - done);
       if (written >= 0) done += (size_t)written;
       else if (errno != EINTR) error = errno;
     }
   /* Who may not give a file away keeps it. */
-  if (!error && replaces && fchown(fd, old.st_uid, old.st_gid) < 0 && errno != EPERM) error = errno;
-  if (!error && fchmod(fd, mode >= 0 ? (mode_t)mode : replaces ? old.st_mode & 07777 : 0644) < 0) error = errno;
-  if (!error && nameless) {
-    struct text link = TEXT_IN(proc);
-    text_add(&link, "/proc/self/fd/");
-    text_int(&link, fd);
-    if (linkat(AT_FDCWD, text_end(&link), AT_FDCWD, temporary, AT_SYMLINK_FOLLOW) < 0) error = errno, nameless = true;
-    else nameless = false;
-  }
-  if (!error && (close(fd) < 0 || rename(temporary, target) < 0)) error = errno;
-  if (!error) return;
-  if (!nameless) unlink(temporary);
-  files_fail(NULL, path, "", error);
+  if (!error && replaces && fchown(file.fd, old.st_uid, old.st_gid) < 0 && errno != EPERM) error = errno;
+  if (!error && fchmod(file.fd, mode >= 0 ? (mode_t)mode : replaces ? old.st_mode & 07777 : 0644) < 0) error = errno;
+  if (error) files_drop(at, &file);
+  else error = files_place(at, &file, last);
+  if (error) files_fail(NULL, path, "", error);
 }
 
 static const char *type_of(mode_t mode) {

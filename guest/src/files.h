@@ -1,5 +1,6 @@
 /* File operations, which run in a child of the agent's: what they say goes to its stdout, why they fail to its stderr. */
 #pragma once
+#include <stdbool.h>
 #include <sys/stat.h>
 
 #include "json.h"
@@ -18,5 +19,15 @@ _Noreturn void files_fail(const char *error, const char *what, const char *detai
 void files_out(const void *bytes, size_t n);
 /** Reads up to `n` bytes of stdin, fewer only at its end. */
 size_t files_in(void *bytes, size_t n);
+/** A file that has no name yet, or one of its own. */
+struct new_file {
+  int fd;
+  char name[40]; /* "" while it has none */
+};
+/** Opens a new file in the directory `at`; false with errno. It goes with files_place or files_drop. */
+bool files_new(int at, struct new_file *file);
+/** Gives it its name, in place of any file there, at once; 0 or an errno, and then it is gone. */
+int files_place(int at, struct new_file *file, const char *name);
+void files_drop(int at, struct new_file *file);
 void files_pack(const char *path, bool follow);
 void files_unpack(const char *path, bool owners);

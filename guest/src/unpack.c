@@ -66,23 +66,37 @@ static void dress(int at, const char *last, const struct tree_record *r) {
   if (utimensat(at, last, times, AT_SYMLINK_NOFOLLOW) < 0 && errno != EPERM) fail(errno);
 }
 
+static void dress_file(int fd, const struct tree_record *r) {
+  struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = r->mtime, .tv_nsec = (long)r->mtime_ns}};
+  if (owners && fchown(fd, r->uid, r->gid) < 0) fail(errno);
+  if (fchmod(fd, r->mode) < 0) fail(errno);
+  futimens(fd, times);
+}
+
 static void make_file(int at, const char *last, const struct tree_record *r) {
   static char chunk[CHUNK];
-  clear(at, last);
-  int fd = openat(at, last, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0600);
-  if (fd < 0) fail(errno);
-  for (uint64_t left = r->size; left;) {
+  struct new_file file;
+  int error = 0;
+  if (!files_new(at, &file)) fail(errno);
+  for (uint64_t left = r->size; left && !error;) {
     size_t n = files_in(chunk, left < sizeof chunk ? (size_t)left : sizeof chunk);
-    if (n == 0) malformed();
     left -= n;
-    for (size_t done = 0; done < n;) {
-      ssize_t written = write(fd, chunk + done, n - done);
-      if (written < 0 && errno != EINTR) fail(errno);
+    if (n == 0) {
+      files_drop(at, &file);
+      malformed();
+    }
+    for (size_t done = 0; done < n && !error;) {
+      ssize_t written = write(file.fd, chunk + done, n - done);
       if (written > 0) done += (size_t)written;
+      else if (errno != EINTR) error = errno;
     }
   }
-  if (close(fd) < 0) fail(errno);
-  dress(at, last, r);
+  if (error) {
+    files_drop(at, &file);
+    fail(error);
+  }
+  dress_file(file.fd, r);
+  if ((error = files_place(at, &file, last))) fail(error);
 }
 
 static void make_directory(int at, const char *last) {

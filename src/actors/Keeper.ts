@@ -10,10 +10,12 @@ import { ExecErrors } from "../domain/errors/groups.ts"
 import { ExecFailed } from "../domain/errors/vm.ts"
 import { ExecEvent, ExecRequest, exitCodeOf, MainRequest, mainCommand, mergeEnv, TerminalSize } from "../domain/exec.ts"
 import type { RunDefaults } from "../domain/image.ts"
+import { mergeLimits } from "../domain/rlimits.ts"
 import type { SandboxConfig } from "../domain/sandbox.ts"
 import { TerminationReason } from "../domain/sandbox.ts"
 import type { LogWriter } from "../store/logs.ts"
 import type { ExecHandle, GuestChannel, ExecEvent as GuestEvent } from "../vm/GuestChannel.ts"
+import { fileHandlers, KeeperFiles } from "./keeperFiles.ts"
 import { type MainCommand, mainExec } from "./mainCommand.ts"
 
 /** How a run ended. */
@@ -43,7 +45,7 @@ export class KeeperProtocol extends RpcGroup.make(
   /** The main command has ended with this code, and the sandbox with it. */
   Rpc.make("Finish", { payload: { exitCode: Schema.Int }, success: RunEnd }),
   Rpc.make("Wait", { success: RunEnd })
-) {}
+).merge(KeeperFiles) {}
 
 /** A VM that is up, as its keeper sees it. */
 export interface KeptVm {
@@ -98,7 +100,9 @@ const resolveExec = (request: ExecRequest, vm: Pick<KeptVm, "config" | "image">)
   cwd: request.cwd ?? vm.config.workdir ?? (vm.image.workingDir || "/"),
   user: request.user ?? vm.config.user ?? vm.image.user,
   tty: request.tty,
-  stdin: request.stdin
+  stdin: request.stdin,
+  rlimits: mergeLimits(vm.config.rlimits, request.rlimits),
+  ...(request.timeoutMs === undefined ? {} : { timeoutMs: request.timeoutMs })
 })
 
 /** Runs the sandbox's main command for one owner: what its definition says, else what its image says. */
@@ -198,7 +202,8 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
           })
         ),
       Finish: ({ exitCode }) => Rpc.fork(finish(exitCode)),
-      Wait: () => Rpc.fork(Deferred.await(vm.ended))
+      Wait: () => Rpc.fork(Deferred.await(vm.ended)),
+      ...fileHandlers(vm.channel)
     })
   })
 

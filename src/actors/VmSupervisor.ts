@@ -38,6 +38,7 @@ import { RunEnd } from "./Keeper.ts"
 import { type KeeperAddress, type KeeperOptions, makeKeepers } from "./keepers.ts"
 import { type CreateRequest, makeRecords } from "./records.ts"
 import { Sweeper } from "./Sweeper.ts"
+import { SandboxFiles, sandboxFileHandlers } from "./sandboxFiles.ts"
 import { readLogs } from "./sandboxLogs.ts"
 
 const SIGKILL = 9
@@ -94,7 +95,7 @@ export class VmProtocol extends RpcGroup.make(
   Rpc.make("List", { success: Schema.Array(SandboxInfo), error: StoreErrors }),
   /** What a person should look at in the definitions that are broken or were changed since they were last looked at. */
   Rpc.make("Problems", { success: Schema.Array(MachineProblem), error: StoreErrors })
-) {}
+).merge(SandboxFiles) {}
 
 /** How the newest run ended; completed for a sandbox that went with its end. */
 const recordedEnd = (info: SandboxInfo | undefined): RunEnd =>
@@ -324,7 +325,8 @@ const make = (options: KeeperOptions) =>
         const listed = yield* indexMachines(db, paths)
         return (yield* Effect.forEach(listed.records, current)).map((record) => record.info)
       }),
-      Problems: () => Effect.map(indexMachines(db, paths), ({ problems }) => problems)
+      Problems: () => Effect.map(indexMachines(db, paths), ({ problems }) => problems),
+      ...sandboxFileHandlers(reach)
     })
   })
 

@@ -13,6 +13,7 @@ import { readSettings } from "../domain/settings.ts"
 import type { Program } from "../plugin/bunker.ts"
 import { separateGuestCommand } from "./arguments.ts"
 import * as Attach from "./commands/attach.ts"
+import { cp } from "./commands/cp.ts"
 import * as Archives from "./commands/imageArchives.ts"
 import * as Images from "./commands/images.ts"
 import { logs } from "./commands/logs.ts"
@@ -33,6 +34,7 @@ const commands = [
   Run.exec,
   Attach.attach,
   Attach.shell,
+  cp,
   Manage.stop,
   Manage.restart,
   Manage.kill,

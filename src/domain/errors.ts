@@ -1,5 +1,5 @@
 /** Gathers the errors of all parts, so that doors can match on them exhaustively. */
-export { FileFailed, FileNotFound, PortRefused, PortTaken } from "./errors/guestIo.ts"
+export { CopyFailed, FileFailed, FileNotFound, PortRefused, PortTaken } from "./errors/guestIo.ts"
 export * from "./errors/image.ts"
 export * from "./errors/plugin.ts"
 export * from "./errors/store.ts"

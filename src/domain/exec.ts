@@ -1,6 +1,6 @@
 /** Says how commands are run in a guest and what they answer, the same for every door. Pure. */
 import { Schema } from "effect"
-import { limits } from "./sandbox.ts"
+import { limits, ResourceLimit } from "./sandbox.ts"
 
 const Text = Schema.String.check(Schema.isMaxLength(limits.argumentBytesMax)).check(Schema.isPattern(/^[^\0]*$/))
 const cells = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 65_535 }))
@@ -20,7 +20,11 @@ export const ExecRequest = Schema.Struct({
   /** Present: the command gets a terminal of this size, and all its output is stdout. */
   tty: Schema.NullOr(TerminalSize),
   /** False: the command reads end of file. */
-  stdin: Schema.Boolean
+  stdin: Schema.Boolean,
+  /** Over the sandbox's. */
+  rlimits: Schema.optionalKey(Schema.Array(ResourceLimit).check(Schema.isMaxLength(16))),
+  /** Milliseconds until its process group is killed and it ends with 124, absent for no end. */
+  timeoutMs: Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: limits.durationMsMax })))
 })
 export type ExecRequest = typeof ExecRequest.Type
 
@@ -38,7 +42,8 @@ export const ExecEvent = Schema.TaggedUnion({
   Started: { exec: Schema.Int, pid: Schema.Int },
   Stdout: { data: Schema.Uint8Array },
   Stderr: { data: Schema.Uint8Array },
-  Exit: { code: Schema.Int },
+  /** `timedOut`: it was killed because its time was up, and the code is 124. */
+  Exit: { code: Schema.Int, timedOut: Schema.optionalKey(Schema.Boolean) },
   Signaled: { signal: Schema.Int }
 })
 export type ExecEvent = typeof ExecEvent.Type

@@ -89,7 +89,7 @@ export type TmpfsMount = typeof TmpfsMount.Type
 const PortNumber = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 65_535 }))
 
 /** A port of the guest that the host listens for (`-p`), TCP. */
-const PublishedPort = Schema.Struct({
+export const PublishedPort = Schema.Struct({
   /** Address that the host listens on. */
   hostIp: Schema.String.check(Schema.isMaxLength(45)),
   /** 0: a free one is picked at each start. */
@@ -111,7 +111,7 @@ const RestartPolicy = Schema.Struct({
 export type RestartPolicy = typeof RestartPolicy.Type
 
 /** A limit of setrlimit(2) for the processes of commands (`--rlimit`). */
-const ResourceLimit = Schema.Struct({
+export const ResourceLimit = Schema.Struct({
   resource: Schema.Literals([
     "as",
     "core",

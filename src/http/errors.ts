@@ -27,6 +27,7 @@ const statuses: Statuses = {
   SandboxNotFound: 404,
   FileNotFound: 404,
   FileFailed: 422,
+  CopyFailed: 422,
   PortTaken: 409,
   PortRefused: 502,
   UnknownMessage: 404,

@@ -134,7 +134,15 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       Remove: "sandboxes:remove",
       Inspect: "sandboxes:read",
       List: "sandboxes:read",
-      Problems: "sandboxes:read"
+      Problems: "sandboxes:read",
+      FileRead: "sandboxes:files:read",
+      FileStat: "sandboxes:files:read",
+      FileList: "sandboxes:files:read",
+      FileWrite: "sandboxes:files:write",
+      FileInput: "sandboxes:files:write",
+      FileEnd: "sandboxes:files:write",
+      FileRemove: "sandboxes:files:write",
+      FileMkdir: "sandboxes:files:write"
     },
     layer: () => VmSupervisor.layer(options.keepers),
     routes: [

@@ -89,7 +89,9 @@ describe("a connection to a port of the guest", () => {
       const seen = yield* Deferred.make<string>()
       const port = yield* service((socket) => {
         socket.write("hi")
-        socket.on("error", (error: NodeJS.ErrnoException) => Deferred.doneUnsafe(seen, Effect.succeed(error.code ?? "")))
+        socket.on("error", (error: NodeJS.ErrnoException) =>
+          Deferred.doneUnsafe(seen, Effect.succeed(error.code ?? ""))
+        )
       })
       const scope = yield* Scope.make()
       const dialed = yield* guest.dial(port).pipe(Scope.provide(scope))

@@ -13,7 +13,9 @@ const run = (guest: GuestChannel, script: string, more: Partial<ExecSpec> = {}) 
     Effect.gen(function* () {
       const handle = yield* guest.exec({ ...plain, argv: ["sh", "-c", script], ...more })
       const events = yield* Stream.runCollect(handle.events)
-      const stdout = events.map((event: ExecEvent) => (event._tag === "Stdout" ? Buffer.from(event.data).toString() : ""))
+      const stdout = events.map((event: ExecEvent) =>
+        event._tag === "Stdout" ? Buffer.from(event.data).toString() : ""
+      )
       return { pid: handle.pid, stdout: stdout.join(""), end: events.at(-1) }
     })
   )
@@ -24,13 +26,14 @@ describe("a command with a time limit", () => {
   it.live("is killed with its whole group when its time is up, and ends with 124", () =>
     Effect.gen(function* () {
       const { guest } = yield* nativeAgent
-      const { pid, stdout, end } = yield* run(guest, "trap '' TERM; sleep 1000 & echo $!; sleep 1000", { timeoutMs: 150 })
+      const { pid, stdout, end } = yield* run(guest, "trap '' TERM; sleep 1000 & echo $!; sleep 1000", {
+        timeoutMs: 150
+      })
       expect(end).toEqual({ _tag: "Exit", code: 124, timedOut: true })
       // The orphan is reaped by the agent, right after.
-      yield* Effect.suspend(() => (stillThere([pid, Number(stdout)]).length === 0 ? Effect.void : Effect.fail("there"))).pipe(
-        Effect.retry({ times: 400, schedule: Schedule.spaced(10) }),
-        Effect.orDie
-      )
+      yield* Effect.suspend(() =>
+        stillThere([pid, Number(stdout)]).length === 0 ? Effect.void : Effect.fail("there")
+      ).pipe(Effect.retry({ times: 400, schedule: Schedule.spaced(10) }), Effect.orDie)
     })
   )
 

@@ -1,5 +1,6 @@
 /** Unites errors into what one kind of message may fail with, for protocols. Holds no behaviour. */
 import { Schema } from "effect"
+import * as GuestIo from "./guestIo.ts"
 import * as Image from "./image.ts"
 import * as Store from "./store.ts"
 import * as Vm from "./vm.ts"
@@ -59,6 +60,7 @@ export const CreateErrors = Schema.Union([
   Store.InvalidName,
   Vm.InvalidSpec,
   Vm.MountRefused,
+  GuestIo.PortTaken,
   Vm.AlreadyExists,
   Vm.MachineConfigInvalid,
   // Of the sandbox that is replaced.
@@ -79,6 +81,7 @@ export const StartErrors = Schema.Union([
   Vm.WrongState,
   Vm.AlreadyRunning,
   Vm.MountRefused,
+  GuestIo.PortTaken,
   Vm.EngineUnavailable,
   Vm.LibraryNotFound,
   Vm.KrunCallFailed,
@@ -91,15 +94,17 @@ export type StartError = typeof StartErrors.Type
 /** Running a command in a guest, for its keeper. */
 export const ExecErrors = Schema.Union([Vm.ExecFailed, Vm.GuestChannelFailed])
 
+const files = [GuestIo.FileNotFound, GuestIo.FileFailed] as const
+
+/** Working on files of a guest, for its keeper. */
+export const FileErrors = Schema.Union([...files, Vm.GuestChannelFailed])
+
+const reach = [...named, Vm.WrongState, Vm.ExecFailed, Vm.GuestChannelFailed, Vm.SupervisorUnreachable] as const
 /** Doing something with a sandbox that must be running. */
-export const ReachErrors = Schema.Union([
-  ...named,
-  Vm.WrongState,
-  Vm.ExecFailed,
-  Vm.GuestChannelFailed,
-  Vm.SupervisorUnreachable
-])
+export const ReachErrors = Schema.Union(reach)
 export type ReachError = typeof ReachErrors.Type
 
 /** Stopping and starting again. */
 export const RestartErrors = Schema.Union([...StartErrors.members, Vm.ExecFailed])
+/** Working on files of a sandbox that must be running. */
+export const FileReachErrors = Schema.Union([...reach, ...files])

@@ -48,6 +48,18 @@ const advice: Partial<Record<(typeof fileReasons)[number], string>> = {
 export const fileReason = (word: string | undefined): FileFailed["reason"] =>
   fileReasons.find((reason) => reason === word) ?? "failed"
 
+/** A file or tree could not be copied on the host's side. */
+export class CopyFailed extends Schema.TaggedError<CopyFailed>()("CopyFailed", {
+  /** A path of the host, or what was copied. */
+  path: Schema.String,
+  /** One phrase. */
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `can not copy ${this.path}: ${this.reason}`
+  }
+}
+
 /** Somebody listens on a host port that a sandbox wants to publish. */
 export class PortTaken extends Schema.TaggedError<PortTaken>()("PortTaken", {
   /** `IP:PORT`. */

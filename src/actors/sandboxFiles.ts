@@ -1,0 +1,100 @@
+/**
+ * Files of running sandboxes: the messages of VmSupervisor about them, and what they do with the keeper. Reads and writes no
+ * file of the host (see vm/hostTree.ts).
+ */
+import { Effect, Schema, Stream } from "effect"
+import { Rpc, RpcGroup } from "effect/rpc"
+import { type FileErrors, FileReachErrors, type ReachError } from "../domain/errors/groups.ts"
+import { FileFailed } from "../domain/errors/guestIo.ts"
+import { SupervisorUnreachable } from "../domain/errors/vm.ts"
+import { FileEvent, FileMode, type FileOperation, GuestFile, GuestFilePath } from "../domain/guestFiles.ts"
+import { collectFiles } from "../vm/guestFiles.ts"
+import type { Unreachable } from "./Actor.ts"
+import type { KeeperAddress } from "./keepers.ts"
+
+const target = {
+  name: Schema.String,
+  path: GuestFilePath,
+  /** As for commands; absent: root. */
+  user: Schema.optionalKey(Schema.String.check(Schema.isMaxLength(256)))
+}
+const input = { name: Schema.String, file: Schema.Int }
+const flag = Schema.optionalKey(Schema.Boolean)
+
+export const SandboxFiles = RpcGroup.make(
+  /** Bytes of a file, or, with `tree`, of whatever is there as records of a tree (guest/README.md). */
+  Rpc.make("FileRead", {
+    payload: { ...target, tree: flag, follow: flag },
+    success: FileEvent,
+    error: FileReachErrors,
+    stream: true
+  }),
+  /** Replaces a file at once when its input has ended; with `tree`: makes what the records say below a directory. */
+  Rpc.make("FileWrite", {
+    payload: { ...target, mode: Schema.optionalKey(FileMode), tree: flag, owners: flag },
+    success: FileEvent,
+    error: FileReachErrors,
+    stream: true
+  }),
+  Rpc.make("FileInput", { payload: { ...input, data: Schema.Uint8Array }, error: FileReachErrors }),
+  Rpc.make("FileEnd", { payload: input, error: FileReachErrors }),
+  Rpc.make("FileStat", { payload: { ...target, follow: flag }, success: GuestFile, error: FileReachErrors }),
+  /** The entries of a directory, by name. */
+  Rpc.make("FileList", { payload: target, success: Schema.Array(GuestFile), error: FileReachErrors }),
+  Rpc.make("FileRemove", { payload: { ...target, recursive: flag }, error: FileReachErrors }),
+  /** `recursive`: missing parents, too, and an existing directory is fine. */
+  Rpc.make("FileMkdir", {
+    payload: { ...target, mode: Schema.optionalKey(FileMode), recursive: flag },
+    error: FileReachErrors
+  })
+)
+
+type Request = Omit<FileOperation, "do"> & { readonly name: string }
+
+/** The handlers; `reach` answers the keeper of a sandbox that must be running. */
+export const sandboxFileHandlers = (
+  reach: (name: string, operation: string) => Effect.Effect<KeeperAddress, ReachError>
+) => {
+  const unreachable = (name: string) => ({
+    RpcClientError: (error: { readonly message: string }) =>
+      Effect.fail(new SupervisorUnreachable({ name, reason: error.message }))
+  })
+
+  const run = (what: FileOperation["do"], { name, ...rest }: Request) =>
+    Stream.unwrap(Effect.map(reach(name, "reach files of"), (keeper) => keeper.File({ do: what, ...rest }))).pipe(
+      Stream.catchTags({
+        RpcClientError: (error) => Stream.fail(new SupervisorUnreachable({ name, reason: error.message }))
+      })
+    )
+
+  const bytes = (what: FileOperation["do"], request: Request) =>
+    Stream.flatMap(run(what, request), (event) => (event._tag === "Data" ? Stream.succeed(event.data) : Stream.empty))
+
+  const files = (what: "list" | "stat", request: Request) => collectFiles(request.path, bytes(what, request))
+
+  const stat = (request: Request) =>
+    Effect.flatMap(files("stat", request), ([found]) =>
+      found === undefined
+        ? Effect.fail(new FileFailed({ path: request.path, reason: "failed", detail: "the guest said nothing of it" }))
+        : Effect.succeed(found)
+    )
+
+  const feed = (
+    name: string,
+    send: (keeper: KeeperAddress) => Effect.Effect<void, typeof FileErrors.Type | Unreachable>
+  ) => Rpc.fork(Effect.flatMap(reach(name, "reach files of"), send).pipe(Effect.catchTags(unreachable(name))))
+
+  type Tree = { readonly tree?: boolean }
+  return {
+    FileRead: ({ tree, ...request }: Request & Tree) => Rpc.fork(run(tree === true ? "pack" : "get", request)),
+    FileWrite: ({ tree, ...request }: Request & Tree) => Rpc.fork(run(tree === true ? "unpack" : "put", request)),
+    FileInput: ({ name, file, data }: { readonly name: string; readonly file: number; readonly data: Uint8Array }) =>
+      feed(name, (keeper) => keeper.FileInput({ file, data })),
+    FileEnd: ({ name, file }: { readonly name: string; readonly file: number }) =>
+      feed(name, (keeper) => keeper.FileEnd({ file })),
+    FileStat: (request: Request) => Rpc.fork(stat(request)),
+    FileList: (request: Request) => Rpc.fork(files("list", request)),
+    FileRemove: (request: Request) => Rpc.fork(Stream.runDrain(bytes("remove", request))),
+    FileMkdir: (request: Request) => Rpc.fork(Stream.runDrain(bytes("mkdir", request)))
+  }
+}
