@@ -31,7 +31,7 @@ export const statements = {
 } as const
 
 /** Statements that must look at every row, by their purpose. */
-const listingStatements = {
+export const listingStatements = {
   named:
     "SELECT diff_id AS digest FROM layer UNION ALL SELECT digest FROM manifest UNION ALL SELECT resource FROM content_lease",
   leases: "SELECT token, min(expires_at) AS first FROM content_lease GROUP BY token",
