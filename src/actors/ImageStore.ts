@@ -206,7 +206,11 @@ const make = (sources: ImageSources, options: ImageOptions) =>
       Import: (request) => Rpc.fork(events((emit) => importRootfs(request, emit))),
       Save: ({ references }) => Rpc.fork(save(references)),
       Login: ({ insecure, registry, ...login }) =>
-        Rpc.fork(Effect.flatMap(registryDomain(registry), (domain) => sources.login(domain, login, insecure === true))),
+        Rpc.fork(
+          Effect.flatMap(registryDomain(registry), (domain) =>
+            sources.login(domain, login, insecure === true || options.insecureRegistries?.includes(domain) === true)
+          )
+        ),
       Logout: ({ registry }) =>
         Rpc.fork(Effect.map(Effect.flatMap(registryDomain(registry), sources.logout), (forgotten) => ({ forgotten }))),
       // A layer that must be fetched again holds up nobody else.

@@ -50,6 +50,7 @@ const commands = [
   Images.list,
   Images.imageGroup,
   Images.df,
+  Images.pruneAll,
   Registry.login,
   Registry.logout,
   System.doctor,

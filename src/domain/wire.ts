@@ -86,7 +86,16 @@ const typed = (ast: SchemaAST.AST, text: string): unknown => {
   }
   if (SchemaAST.isBoolean(ast)) return text === "true" ? true : text === "false" ? false : text
   if (SchemaAST.isNumber(ast)) return /^-?\d+(\.\d+)?$/.test(text) ? Number(text) : text
-  return text
+  return SchemaAST.isArrays(ast) || SchemaAST.isObjects(ast) ? parsed(text) : text
+}
+
+/** A list or an object written as JSON; anything else stays text, and is refused for what it is. */
+const parsed = (text: string): unknown => {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return text
+  }
 }
 
 /** Gives texts the types that the fields of the schema have. */

@@ -10,6 +10,7 @@ import { streamSSE } from "hono/streaming"
 import { snakeCase } from "../domain/wire.ts"
 import type { PluginRoute } from "../plugin/Plugin.ts"
 import type { PluginHost, Reply } from "../plugin/PluginHost.ts"
+import { receiveBytes, type SpoolBody, sendBytes } from "./bytes.ts"
 import { statusOf } from "./errors.ts"
 
 /** Most bytes in a request body. */
@@ -22,6 +23,8 @@ export interface HttpOptions {
   readonly host: PluginHost["Service"]
   /** Runs an effect for one request; interrupted when the client goes away. */
   readonly run: <A, E>(effect: Effect.Effect<A, E>, signal: AbortSignal) => Promise<Exit.Exit<A, E>>
+  /** Where uploads wait until they are read. */
+  readonly spool: SpoolBody
   /** True when the service can take work. */
   readonly ready: () => boolean
   /** Receives what clients must not see: defects. */
@@ -123,19 +126,58 @@ const collectEvents = async (c: Context, values: Values, options: HttpOptions): 
   return c.json(failure("TooManyEvents", reason), 422)
 }
 
+/** True for a body that is to be kept as a file. */
+const isUpload = (c: Context, route: PluginRoute): boolean =>
+  route.upload !== undefined && !(c.req.header("content-type") ?? "application/json").includes("json")
+
 const handler = (plugin: string, route: PluginRoute, options: HttpOptions) => async (c: Context) => {
+  if (isUpload(c, route)) return upload(plugin, route, options, c)
   const body = await readBody(c)
   if (body === undefined) return c.json(failure("BadRequest", "the body is not a JSON object"), 400)
+  return dispatch(plugin, route, options, c, body)
+}
+
+/** Keeps the body as a file until the message is answered whole. */
+const upload = async (plugin: string, route: PluginRoute, options: HttpOptions, c: Context): Promise<Response> => {
+  const { file, release } = await receiveBytes(c.req.raw, options.spool, options.run)
+  if (Exit.isSuccess(file)) return dispatch(plugin, route, options, c, { [route.upload!]: file.value }, release)
+  Effect.runFork(release)
+  return toResponse(c, file.cause, options)
+}
+
+const dispatch = async (
+  plugin: string,
+  route: PluginRoute,
+  options: HttpOptions,
+  c: Context,
+  body: Readonly<Record<string, unknown>>,
+  release: Effect.Effect<void> = Effect.void
+): Promise<Response> => {
   const letter = {
     plugin,
     message: route.message,
     payload: merge(route.defaults ?? {}, body),
     text: { ...c.req.query(), ...c.req.param() }
   }
-  const exit = await options.run(options.host.send(letter), c.req.raw.signal)
+  const exit = await options.run(
+    options.host.send(letter).pipe(
+      Effect.onError(() => release),
+      Effect.tap((reply) => (reply._tag === "One" ? release : Effect.void)),
+      Effect.map(
+        (reply): Reply => (reply._tag === "Many" ? { ...reply, values: Stream.ensuring(reply.values, release) } : reply)
+      )
+    ),
+    c.req.raw.signal
+  )
   if (Exit.isFailure(exit)) return toResponse(c, exit.cause, options)
   const reply = exit.value
   if (reply._tag === "Many") {
+    if (route.download !== undefined) {
+      const bytes = reply.plain as Stream.Stream<Uint8Array, { readonly _tag: string }>
+      const failed = (exit: Exit.Exit<void, unknown>) =>
+        Exit.isFailure(exit) ? toResponse(c, exit.cause, options) : c.body(null)
+      return sendBytes(bytes, route.download, options.run, c.req.raw.signal, failed)
+    }
     const wantsEvents = (c.req.header("accept") ?? "").includes("text/event-stream")
     return wantsEvents ? streamEvents(c, reply.values, options) : collectEvents(c, reply.values, options)
   }
@@ -155,7 +197,12 @@ export const makeApp = (options: HttpOptions): Hono => {
     maxSize: bodyBytesMax,
     onError: (c) => c.json(failure("BodyTooLarge", `the body has more than ${bodyBytesMax} bytes`), 413)
   })
-  app.use(limit)
+  const uploads = options.host.plugins.flatMap((plugin) => plugin.routes.filter((route) => route.upload !== undefined))
+  app.use((c, next) =>
+    uploads.some((route) => route.method === c.req.method && route.path === c.req.path && isUpload(c, route))
+      ? next()
+      : limit(c, next)
+  )
   app.get("/healthz", (c) => c.json({ ok: true }))
   app.get("/readyz", (c) =>
     options.ready() ? c.json({ ok: true }) : c.json(failure("NotReady", "shutting down"), 503)

@@ -7,6 +7,8 @@ import { AlreadyServing, StoreFailed } from "../domain/errors/store.ts"
 import { PluginHost } from "../plugin/PluginHost.ts"
 import { ensureDirectory, fileError } from "../store/files.ts"
 import { tryFileLock } from "../store/lock.ts"
+import { Paths } from "../store/Paths.ts"
+import { spool } from "../store/spool.ts"
 import { makeApp } from "./app.ts"
 
 /** Serves until the scope closes. A stale socket of a server that was killed is replaced; a living server's is not. */
@@ -18,12 +20,14 @@ export const serveHttp = Effect.fn("Http.serve")(function* (options: {
   yield* checkSocketPath(socket)
   if (!(yield* tryFileLock(`${socket}.lock`))) return yield* new AlreadyServing({ socket })
   const host = yield* PluginHost
+  const { temporary } = yield* Paths
   const run = Effect.runPromiseExitWith(yield* Effect.context<never>())
   let open = true
   const app = makeApp({
     version: options.version,
     host,
     run: (effect, signal) => run(effect, { signal }),
+    spool: (body) => spool(temporary, body),
     ready: () => open,
     report: (cause) => console.error(`bunker: internal error: ${Cause.pretty(cause)}`)
   })
@@ -54,7 +58,12 @@ export const serveHttp = Effect.fn("Http.serve")(function* (options: {
  * Bun's own limit of ten seconds would cut whoever waits for a sandbox to end. It holds for unix sockets, too,
  * though Bun's types leave the option out there.
  */
-const unlimited = <Options extends object>(options: Options): Options => ({ ...options, idleTimeout: 0 })
+const unlimited = <Options extends object>(options: Options): Options => ({
+  ...options,
+  idleTimeout: 0,
+  // The application has bounds of its own; uploads go to the disk.
+  maxRequestBodySize: Number.MAX_SAFE_INTEGER
+})
 
 /** Longest path of a socket, in bytes (unix(7)). */
 const socketPathMax = 107

@@ -19,6 +19,13 @@ export interface PluginRoute<Tag extends string = string> {
   readonly status?: number
   /** Payload (in the keys of the wire) under what the request says; objects in it are merged key by key. */
   readonly defaults?: Readonly<Record<string, unknown>>
+  /** Media type of an answer that is plain bytes: the message streams `Uint8Array`. */
+  readonly download?: string
+  /**
+   * Field of the payload that gets the path of a private file with the request's body, of any length, when its media type is not
+   * JSON; the other fields then come from the query.
+   */
+  readonly upload?: string
 }
 
 /** One CLI command, `bunker NAME ARGUMENT…`: each argument is a field of the message's payload. */

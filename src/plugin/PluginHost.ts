@@ -39,7 +39,12 @@ export interface HostOptions {
 /** An answer as JSON with snake_case keys: `One` for plain messages, `Many` for streaming ones. */
 export type Reply =
   | { readonly _tag: "One"; readonly value: unknown }
-  | { readonly _tag: "Many"; readonly values: Stream.Stream<unknown, { readonly _tag: string }> }
+  | {
+      readonly _tag: "Many"
+      readonly values: Stream.Stream<unknown, { readonly _tag: string }>
+      /** The same before encoding. */
+      readonly plain: Stream.Stream<unknown, { readonly _tag: string }>
+    }
 
 /** `UnknownMessage`, `PermissionDenied`, `InvalidInput`, or an error of the message's own. */
 export type SendError = { readonly _tag: string; readonly message: string }
@@ -154,8 +159,8 @@ const make = (
     const answer = address[message]!(payload)
     if (RpcSchema.isStreamSchema(rpc.successSchema)) {
       const { success } = rpc.successSchema
-      const values = Stream.map(answer as Stream.Stream<unknown, SendError>, (value) => toWire(success, value))
-      return { _tag: "Many", values } as const
+      const plain = answer as Stream.Stream<unknown, SendError>
+      return { _tag: "Many", values: Stream.map(plain, (value) => toWire(success, value)), plain } as const
     }
     const value = yield* answer as Effect.Effect<unknown, SendError>
     const nothing = SchemaAST.isVoid(rpc.successSchema.ast)

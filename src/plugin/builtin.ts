@@ -102,8 +102,9 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
         message: "Pull",
         defaults: { policy: "if-missing", insecure: false }
       },
-      { method: "POST", path: "/v1/images/load", message: "Load" },
-      { method: "POST", path: "/v1/images/import", message: "Import" },
+      { method: "POST", path: "/v1/images/load", message: "Load", upload: "path" },
+      { method: "POST", path: "/v1/images/import", message: "Import", upload: "path" },
+      { method: "POST", path: "/v1/images/save", message: "Save", download: "application/x-tar" },
       { method: "POST", path: "/v1/images/prune", message: "Prune" },
       { method: "POST", path: "/v1/registries/login", message: "Login" },
       { method: "POST", path: "/v1/registries/logout", message: "Logout" }

@@ -87,6 +87,12 @@ describe.skipIf(!built)("images without a registry", () => {
     expect(pruned).toBe(rehearsed)
     expect(JSON.parse(pruned)).toMatchObject({ image_refs_removed: 1, fsmeta_removed: 1, vmdk_removed: 1 })
     expect(await home.must(["image", "prune"])).toBe("0 images and 0 layers removed, 0 B freed\n")
+    await home.must(["load", "-q", archive])
+    expect(await home.must(["prune", "--dry-run"])).toMatch(/^would remove 2 images and 4 layers and free \d/)
+    expect(JSON.parse(await home.must(["prune", "--json"]))).toMatchObject({
+      sandboxes: { removed: 0 },
+      images: { image_refs_removed: 2 }
+    })
     expect(await home.must(["images", "--json"])).toBe("[]\n")
     expect(problems(home)).toEqual([])
   })

@@ -82,6 +82,7 @@ const setUp = async () => {
     version: "1.2.3",
     host,
     run: (effect, signal) => runtime.runPromiseExit(effect, { signal }) as Promise<Exit.Exit<never, never>>,
+    spool: () => Effect.die("unused"),
     ready: () => true,
     report: (cause) => void reported.push(String(cause))
   })

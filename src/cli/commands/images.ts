@@ -2,9 +2,10 @@
 import { Clock, Effect, Option, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { ImageStore } from "../../actors/ImageStore.ts"
+import { Sweeper } from "../../actors/Sweeper.ts"
 import { type CollectReport, ImageHandle, ImageInspection } from "../../domain/image.ts"
 import { parsePlatform } from "../../domain/platform.ts"
-import { formatAge, formatBytes, print, printJson, table } from "../output.ts"
+import { formatAge, formatBytes, print, printJson, say, table } from "../output.ts"
 import { familiar, progressStyle, showProgress } from "../progress.ts"
 import { askSecret, NoAnswer, readSecret } from "../prompt.ts"
 import { withBunker } from "../session.ts"
@@ -144,6 +145,31 @@ const prune = Command.make(
     yield* print(json ? JSON.stringify(report) : describeReport(report, dryRun))
   })
 ).pipe(Command.withDescription("Remove every image that no sandbox is made from, and what crashes left in the cache."))
+
+export const pruneAll = Command.make(
+  "prune",
+  { dryRun: flag("dry-run", undefined, "Say what would go, and remove nothing"), json: jsonFlag },
+  Effect.fn("Cli.prune")(function* ({ dryRun, json }) {
+    const body = Effect.gen(function* () {
+      // First: what a dead sandbox held is free afterwards.
+      const swept = yield* (yield* Sweeper).Sweep({ force: true, dryRun })
+      const images = yield* (yield* ImageStore).Prune({ dryRun })
+      if (json) return yield* print(JSON.stringify({ sandboxes: swept, images }))
+      if (swept === null) yield* say("another process is sweeping sandboxes; only images were looked at")
+      else if (swept.removed > 0) {
+        const leftovers = `leftovers of ${swept.removed} dead sandbox${swept.removed === 1 ? "" : "es"}`
+        yield* print(dryRun ? `would remove ${leftovers}` : `${leftovers} removed`)
+      }
+      yield* print(describeReport(images, dryRun))
+    })
+    return yield* withBunker(body, { sweep: false })
+  })
+).pipe(
+  Command.withDescription(
+    "Give back all space that nothing needs: leftovers of dead sandboxes, then every image that no sandbox is made from. Stopped sandboxes are kept, see 'bunker rm'."
+  ),
+  Command.withShortDescription("Give back space")
+)
 
 export const imageGroup = Command.make("image").pipe(
   Command.withDescription("Inspect and remove images."),
