@@ -52,22 +52,33 @@ const make = (sources: ImageSources, options: ImageOptions) =>
       return found
     })
 
-    /** The recorded image as it may be used without the network, put in order if need be; undefined when it may not. */
-    const cached = Effect.fnUntraced(function* (reference: string, platform: Platform | undefined) {
+    /** The record of an image of the wanted platform whose layers are all here. */
+    const complete = Effect.fnUntraced(function* (reference: string, platform: Platform | undefined) {
       const found = yield* findImage(db, reference)
       if (found === undefined || (platform !== undefined && platformScore(platform, found.image) === undefined))
         return undefined
       const layers = yield* imageLayers(db, found.manifestId)
       if (layers.length !== found.image.layerCount || !layers.every(files.isWhole)) return undefined
+      return { ...found, diffIds: layers.map((layer) => layer.diffId) }
+    })
+
+    /** The recorded image as it may be used without the network, put in order if need be; undefined when it may not. */
+    const cached = Effect.fnUntraced(function* (reference: string, platform: Platform | undefined) {
+      const found = yield* complete(reference, platform)
+      if (found === undefined) return undefined
       const { manifestDigest } = found.image
-      const diffIds = layers.map((layer) => layer.diffId)
-      if (!files.isAssembled(manifestDigest, diffIds)) {
-        yield* Effect.scoped(
+      if (!files.isAssembled(manifestDigest, found.diffIds)) {
+        const assembled = yield* Effect.scoped(
           Effect.gen(function* () {
-            yield* (yield* holdContent(leases)).add([manifestDigest, ...diffIds])
-            yield* files.assemble(manifestDigest, diffIds)
+            yield* (yield* holdContent(leases)).add([manifestDigest, ...found.diffIds])
+            // Looked up again: it may have been removed before the lease held it.
+            const held = yield* complete(reference, platform)
+            if (held?.image.manifestDigest !== manifestDigest) return false
+            yield* files.assemble(manifestDigest, held.diffIds)
+            return true
           })
         )
+        if (!assembled) return undefined
       }
       return (yield* touchImage(db, found, yield* Clock.currentTimeMillis)) ? found.image : undefined
     })

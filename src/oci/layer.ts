@@ -75,10 +75,10 @@ export const toFailure =
       const entry = cause.entry === undefined ? {} : { entry: readable(cause.entry) }
       return new LayerRejected({ layer, reason: cause.reason, ...entry })
     }
-    const { code, syscall } = (cause ?? {}) as { readonly code?: unknown; readonly syscall?: unknown }
+    const { code, path, syscall } = (cause ?? {}) as Partial<Record<"code" | "path" | "syscall", unknown>>
     if (code === "ENOSPC" || code === "EDQUOT") return new DiskFull({ path: outPath })
     if (typeof code === "string" && typeof syscall === "string") {
-      return new StoreFailed({ operation: syscall, path: outPath, reason: code })
+      return new StoreFailed({ operation: syscall, path: typeof path === "string" ? path : outPath, reason: code })
     }
     throw cause
   }

@@ -23,15 +23,30 @@ import { config } from "../support/sandboxes.ts"
 
 const support = (name: string) => JSON.stringify(path.join(import.meta.dir, "../support", name))
 
+const source = (name: string) => JSON.stringify(path.join(import.meta.dir, "../../src", name))
+
+/** How long processes pull and prune against each other; BUNKER_TEST_SOAK_SECONDS for longer than the suite's time. */
+const soakMs = Number(process.env["BUNKER_TEST_SOAK_SECONDS"] ?? 5) * 1000
+
 /** Runs the body of an async generator function over the store of `home` in a process of its own; answers what it wrote. */
 const inProcess = async (home: string, body: string): Promise<string> => {
   const script = `
     import { Effect } from "effect"
-    import { existsSync } from "node:fs"
-    import { ImageStore } from ${JSON.stringify(path.join(import.meta.dir, "../../src/actors/ImageStore.ts"))}
+    import { readFileSync, statSync } from "node:fs"
+    import path from "node:path"
+    /** Every file that a disk is made of is there, whole. */
+    const mustBeWhole = (disk) => {
+      const extents = [...readFileSync(disk, "utf8").matchAll(/^RW (\\d+) FLAT "([^"]+)" 0$/gm)]
+      if (extents.length < 2) throw new Error(disk + " is no disk")
+      for (const [, sectors, name] of extents)
+        if (statSync(path.resolve(path.dirname(disk), name)).size !== sectors * 512) throw new Error(name + " is not whole")
+    }
+    import { ImageStore } from ${source("actors/ImageStore.ts")}
     import { imageStoreOver, pullAll } from ${support("imageStore.ts")}
     import { homeAt } from ${support("home.ts")}
-    const program = Effect.gen(function* () { const store = yield* ImageStore; ${body} })
+    import { LeaseManager } from ${source("actors/LeaseManager.ts")}
+    import { leaseToken } from ${source("store/leaseToken.ts")}
+    const program = Effect.gen(function* () { const store = yield* ImageStore; const leases = yield* LeaseManager; ${body} })
     const over = imageStoreOver(homeAt(${JSON.stringify(home)}))
     await Effect.runPromise(program.pipe(Effect.provide(over), Effect.scoped))`
   const child = Bun.spawn([process.execPath, "-e", script], { cwd: import.meta.dir, stdout: "pipe", stderr: "pipe" })
@@ -41,7 +56,7 @@ const inProcess = async (home: string, body: string): Promise<string> => {
 
 describe.skipIf(!hasRegistryTools)("several processes", () => {
   it.live(
-    "six that pull one image at once download each layer once",
+    "eight that pull one image at once download each layer once",
     () =>
       Effect.gen(function* () {
         const registry = yield* startRegistry()
@@ -52,8 +67,8 @@ describe.skipIf(!hasRegistryTools)("several processes", () => {
         const body = `
           const events = yield* pullAll({ reference: "${proxy.host}/team/big:1", policy: "always" })
           process.stdout.write(events.at(-1)._tag)`
-        const said = yield* Effect.promise(() => Promise.all(Array.from({ length: 6 }, () => inProcess(home, body))))
-        expect(said).toEqual(Array.from({ length: 6 }, () => "Done"))
+        const said = yield* Effect.promise(() => Promise.all(Array.from({ length: 8 }, () => inProcess(home, body))))
+        expect(said).toEqual(Array.from({ length: 8 }, () => "Done"))
         for (const { descriptor } of image.layers) {
           const gets = proxy.requests.filter((request) => request.path.endsWith(`/blobs/${descriptor.digest}`))
           expect(gets).toHaveLength(1)
@@ -91,23 +106,34 @@ describe.skipIf(!hasRegistryTools)("several processes", () => {
           let state = ${seed + process * 7919}
           const random = (n) => ((state = (state * 1103515245 + 12345) % 2147483648) >> 8) % n
           const names = ["first:1", "second:1", "again:1"]
-          const end = Date.now() + 10_000
+          const end = Date.now() + ${soakMs}
           let rounds = 0
           while (Date.now() < end) {
             rounds += 1
             const reference = "${registry.host}/team/" + names[random(3)]
-            const what = random(5)
+            const what = random(6)
             if (what < 2) yield* pullAll({ reference, policy: what === 0 ? "always" : "if-missing" })
+            else if (what === 5) {
+              const token = leaseToken()
+              const leased = yield* store.Lease({ reference, token, durationMs: 60_000 }).pipe(Effect.option)
+              if (leased._tag === "Some") {
+                for (let look = 0; look < 5; look += 1) {
+                  mustBeWhole(leased.value.disk)
+                  yield* Effect.sleep(1 + random(5))
+                }
+              }
+              yield* leases.DropContent({ token })
+            }
             else if (what === 2) yield* store.Prune({})
             else if (what === 3) yield* store.Remove({ reference, force: false }).pipe(
               Effect.catchTags({ ImageNotFound: () => Effect.void, ImageInUse: () => Effect.void }))
             else {
               const leased = yield* store.Lease({ reference: "gone", sandboxId: ${sandboxId}, token: "t${process}", durationMs: 1000 })
-              if (!existsSync(leased.disk)) throw new Error("the sandbox lost its disk")
+              mustBeWhole(leased.disk)
             }
           }
           process.stdout.write("rounds " + rounds)`
-        const said = yield* Effect.promise(() => Promise.all([0, 1, 2].map((each) => inProcess(home, body(each)))))
+        const said = yield* Effect.promise(() => Promise.all([0, 1, 2, 3].map((each) => inProcess(home, body(each)))))
         for (const words of said) expect(words).toMatch(/^rounds \d+$/)
         console.log(said.join(", "))
         yield* Effect.gen(function* () {
@@ -116,6 +142,6 @@ describe.skipIf(!hasRegistryTools)("several processes", () => {
         }).pipe(Effect.provide(imageStoreOver(homeAt(home))))
         expect(problemsIn(home)).toEqual([])
       }).pipe(Effect.scoped),
-    60_000
+    soakMs + 60_000
   )
 })
