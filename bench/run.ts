@@ -20,6 +20,11 @@ const benches: Readonly<Record<string, { readonly about: string; readonly run: (
     about: "guest boot by kernel words, in the KVM lab (a quarter of a minute a boot)",
     run: async () => (await import("./kernel/kernel.ts")).benchKernel()
   },
+  images: {
+    about:
+      "cold pulls from a local registry against skopeo + umoci and microsandbox; warm persists; prune of 1,000 images",
+    run: async () => (await import("./images/images.ts")).benchImages()
+  },
   cli: {
     about: "start-up time and memory of the compiled program and of ./bunker",
     run: async () => (await import("./cli/cli.ts")).benchCli()

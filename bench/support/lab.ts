@@ -17,7 +17,7 @@ export const image = "localhost/bench/hello:1"
 
 /** Runs `script` of bench/ in the lab; answers the directory with what it left in /out, and the seconds that it took. */
 export const inLab = async (script: string, environment: Readonly<Record<string, string>>) => {
-  const cache = process.env["BUNKER_LAB_CACHE"] ?? path.join(os.homedir(), ".cache/bunker-lab")
+  const cache = cacheDirectory()
   const kernel = process.env["LAB_KERNEL"] ?? path.join(cache, "kernel")
   const kit = path.join(cache, "bench-kit")
   if (!fs.existsSync(path.join(kernel, "boot"))) must(["test/lab/lab.sh", "--fetch-kernel", kernel])
@@ -115,6 +115,12 @@ const fillKit = async (kit: string): Promise<void> => {
     fs.rmSync(work, { recursive: true, force: true })
   }
 }
+
+/** Where what benches install and build is kept. */
+const cacheDirectory = () => process.env["BUNKER_LAB_CACHE"] ?? path.join(os.homedir(), ".cache/bunker-lab")
+
+/** The peer's program on this machine. */
+export const peerProgram = (): string => path.join(installPeer(path.join(cacheDirectory(), "bench-peer")), "bin/msb")
 
 /** Directory of the peer's package, installed once with an exact version. */
 const installPeer = (scratch: string): string => {

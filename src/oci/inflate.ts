@@ -36,15 +36,20 @@ export class Inflater {
   #head: Uint8Array = new Uint8Array(0)
   #engine: Engine | undefined
   #frames: ZstdFrames | undefined
+  /** Came out of the engine and was not handed on yet; a piece or two. */
+  readonly #inflated: Array<Uint8Array> = []
   #taken = 0
   #given = 0
   #failure: unknown
   #wake: (() => void) | undefined
   #ended = false
 
-  /** `onBytes` gets each inflated piece, valid only during the call; what it throws ends the stream. */
+  /**
+   * `onBytes` gets each inflated piece, valid only during the call; no other comes before the promise that it may answer resolves.
+   * What it throws or rejects with ends the stream.
+   */
   constructor(
-    readonly onBytes: (bytes: Uint8Array) => void,
+    readonly onBytes: (bytes: Uint8Array) => Promise<void> | undefined,
     readonly limits: InflateLimits = INFLATE_LIMITS
   ) {}
 
@@ -52,7 +57,7 @@ export class Inflater {
     return this.#compression
   }
 
-  /** Takes the next compressed bytes. Resolves when more may come; rejects with `RejectedInput` or what `onBytes` threw. */
+  /** Takes the next compressed bytes, which nobody may change afterwards. Resolves when more may come; rejects with `RejectedInput` or what `onBytes` threw. */
   async push(bytes: Uint8Array): Promise<void> {
     if (this.#compression === undefined) {
       this.#head = this.#head.length === 0 ? bytes : Buffer.concat([this.#head, bytes])
@@ -71,6 +76,7 @@ export class Inflater {
     if (engine === undefined) return
     engine.end()
     while (!this.#ended && this.#failure === undefined) await this.#signal()
+    this.#deliver()
     this.#check()
     if (this.#compression === "gzip" && engine.bytesWritten !== this.#taken) {
       throw new RejectedInput("there is data after the end of the gzip stream")
@@ -92,17 +98,14 @@ export class Inflater {
   }
 
   #open(compression: "gzip" | "zstd"): void {
-    const options = { chunkSize: 512 * 1024 }
+    const options = { chunkSize: 128 * 1024 }
     const engine: Engine = compression === "gzip" ? zlib.createGunzip(options) : zlib.createZstdDecompress(options)
     if (compression === "zstd") this.#frames = new ZstdFrames()
     this.#engine = engine
     engine.on("data", (bytes: Buffer) => {
-      if (this.#failure !== undefined) return
-      try {
-        this.#emit(bytes)
-      } catch (cause) {
-        this.#fail(cause)
-      }
+      this.#inflated.push(bytes)
+      // Later, when the engine has begun with its next piece on its own thread.
+      if (this.#inflated.length === 1) queueMicrotask(() => this.#deliver())
     })
     engine.on("drain", () => this.#wake?.())
     engine.on("end", () => {
@@ -112,6 +115,24 @@ export class Inflater {
     engine.on("error", (cause: Error) =>
       this.#fail(new RejectedInput(`the ${compression} stream is corrupt: ${cause.message}`))
     )
+  }
+
+  /** Hands on what came out; makes the engine wait when the taker has to. */
+  #deliver(): void {
+    for (const bytes of this.#inflated.splice(0)) {
+      if (this.#failure !== undefined) return
+      try {
+        const wait = this.#emit(bytes)
+        if (wait === undefined) continue
+        this.#engine?.pause()
+        wait.then(
+          () => this.#engine?.resume(),
+          (cause) => this.#fail(cause)
+        )
+      } catch (cause) {
+        this.#fail(cause)
+      }
+    }
   }
 
   #fail(cause: unknown): void {
@@ -133,14 +154,14 @@ export class Inflater {
     })
   }
 
-  #emit(bytes: Uint8Array): void {
+  #emit(bytes: Uint8Array): Promise<void> | undefined {
     this.#given += bytes.length
     const { bytesMax, ratioFreeBytes, ratioMax } = this.limits
     if (this.#given > bytesMax) throw new RejectedInput(`it inflates to more than ${bytesMax} bytes`)
     if (this.#given > ratioFreeBytes && this.#given > this.#taken * ratioMax) {
       throw new RejectedInput(`it inflates to more than ${ratioMax} times its size`)
     }
-    this.onBytes(bytes)
+    return this.onBytes(bytes)
   }
 
   async #feed(bytes: Uint8Array): Promise<void> {
@@ -149,8 +170,7 @@ export class Inflater {
     const engine = this.#engine
     if (engine === undefined) return this.#emit(bytes)
     this.#frames?.push(bytes)
-    // The engine reads on another thread while the caller may reuse its buffer.
-    const accepted = engine.write(Buffer.from(bytes))
+    const accepted = engine.write(bytes)
     if (!accepted) while (engine.writableNeedDrain && this.#failure === undefined) await this.#signal()
     this.#check()
   }

@@ -8,7 +8,7 @@ import { CryptoHasher } from "bun"
 import { Effect, Stream } from "effect"
 import { DigestMismatch, LayerRejected } from "../domain/errors/image.ts"
 import { DiskFull, StoreFailed } from "../domain/errors/store.ts"
-import { FileOutput } from "./erofs/output.ts"
+import { QueuedOutput } from "./erofs/output.ts"
 import { layerUuid } from "./erofs/seal.ts"
 import { INFLATE_LIMITS, Inflater } from "./inflate.ts"
 import { LayerWriter } from "./layer-writer.ts"
@@ -87,7 +87,7 @@ export const toFailure =
 class Conversion {
   readonly #stored = new CryptoHasher("sha256")
   readonly #tar = new CryptoHasher("sha256")
-  readonly #out: FileOutput
+  readonly #out: QueuedOutput
   readonly #writer: LayerWriter
   readonly #inflater: Inflater
   #compressedBytes = 0
@@ -99,11 +99,12 @@ class Conversion {
     readonly options: ConvertOptions
   ) {
     const limits = { ...LAYER_LIMITS, ...options.limits }
-    this.#out = new FileOutput(fd)
+    this.#out = new QueuedOutput(fd)
     this.#writer = new LayerWriter(this.#out, limits)
     this.#inflater = new Inflater((bytes) => {
       if (this.#inflater.compression !== "none") this.#tar.update(bytes)
       this.#writer.tar.push(bytes)
+      return this.#out.room()
     }, limits)
   }
 
@@ -132,13 +133,15 @@ class Conversion {
     if (!endMark && this.source.diffId === undefined)
       throw new RejectedInput("the tar has no end mark: it may have been cut")
     this.#writer.finish(Buffer.from(layerUuid(diffId), "hex"))
+    await this.#out.settled()
     return { diffId, blobDigest, mediaType, compressedBytes: this.#compressedBytes, erofsBytes: this.#out.position }
   }
 
   /** After this nothing more reaches the file, whose descriptor may soon belong to another. */
-  close(): void {
+  async close(): Promise<void> {
     this.#closed = true
     this.#inflater.close()
+    await this.#out.settled().catch(() => undefined)
   }
 
   #mismatch(what: string, expected: string, actual: string): never {
@@ -198,7 +201,7 @@ export const convertLayer: <E>(
       })
     ).pipe(
       Effect.andThen(Effect.tryPromise({ try: () => conversion.finish(), catch: failure })),
-      Effect.ensuring(Effect.sync(() => conversion.close()))
+      Effect.ensuring(Effect.promise(() => conversion.close()))
     )
   })
 })

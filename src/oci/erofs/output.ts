@@ -1,4 +1,7 @@
-/** Takes the bytes of an image in order, with one late overwrite of its start. To a file in large writes, or to memory. */
+/**
+ * Takes the bytes of an image in order, with one late overwrite of its start. To a file in large writes, at once or behind the
+ * caller's back, or to memory.
+ */
 import fs from "node:fs"
 import { BLOCK, roundUp } from "./format.ts"
 
@@ -14,6 +17,8 @@ export interface Output {
 }
 
 const BUFFER = 1 << 20
+/** Buffers that may wait for the disk before the caller waits for them. */
+const QUEUE = 3
 const ZEROS = new Uint8Array(64 * 1024)
 
 abstract class Buffered implements Output {
@@ -34,13 +39,14 @@ const writeAll = (fd: number, bytes: Uint8Array, position: number): void => {
   for (let done = 0; done < bytes.length; ) done += fs.writeSync(fd, bytes, done, bytes.length - done, position + done)
 }
 
-/** Writes to an open file in pieces of 1 MiB; the caller opens, syncs and closes it. Throws what node:fs throws. */
-export class FileOutput extends Buffered {
-  readonly #buffer = Buffer.allocUnsafeSlow(BUFFER)
+/** Fills a buffer of 1 MiB after the other; `put` gets each with its place in the file, and answers the next to fill. */
+abstract class Pieces extends Buffered {
+  #buffer = Buffer.allocUnsafeSlow(BUFFER)
   #held = 0
   constructor(readonly fd: number) {
     super()
   }
+  protected abstract put(buffer: Buffer<ArrayBuffer>, length: number, position: number): Buffer<ArrayBuffer>
   write(bytes: Uint8Array): void {
     this.position += bytes.length
     for (let from = 0; from < bytes.length; ) {
@@ -54,12 +60,73 @@ export class FileOutput extends Buffered {
   /** `ahead` is how much of `position` is not in the buffer yet, negative. */
   #flush(ahead: number): void {
     const end = this.position + ahead
-    writeAll(this.fd, this.#buffer.subarray(0, this.#held), end - this.#held)
+    this.#buffer = this.put(this.#buffer, this.#held, end - this.#held)
     this.#held = 0
   }
-  finish(start: Uint8Array): void {
+  protected flushRest(): void {
     if (this.#held > 0) this.#flush(0)
+  }
+}
+
+/** Writes to an open file at once; the caller opens, syncs and closes it. Throws what node:fs throws. */
+export class FileOutput extends Pieces {
+  protected put(buffer: Buffer<ArrayBuffer>, length: number, position: number): Buffer<ArrayBuffer> {
+    writeAll(this.fd, buffer.subarray(0, length), position)
+    return buffer
+  }
+  finish(start: Uint8Array): void {
+    this.flushRest()
     writeAll(this.fd, start, 0)
+  }
+}
+
+/**
+ * Writes to an open file on threads of the pool while the caller goes on. It must wait for `room` whenever there is something to
+ * wait for, and for `settled` before it syncs or closes the file. Both reject with what the first failed write said.
+ */
+export class QueuedOutput extends Pieces {
+  readonly #free: Array<Buffer<ArrayBuffer>> = []
+  readonly #waiting: Array<() => void> = []
+  #writing = 0
+  #failure: unknown
+  #start: Uint8Array | undefined
+
+  /** Undefined while more can be taken; otherwise resolves when it can. */
+  room(): Promise<void> | undefined {
+    if (this.#failure === undefined && this.#writing <= QUEUE) return undefined
+    return this.#until(() => this.#writing <= QUEUE)
+  }
+  /** Resolves when all that was taken is in the file; needed also after a failure, since writes may still go on. */
+  async settled(): Promise<void> {
+    await this.#until(() => this.#writing === 0)
+    const start = this.#start
+    if (start === undefined) return
+    this.#start = undefined
+    this.put(Buffer.from(start), start.length, 0)
+    await this.#until(() => this.#writing === 0)
+  }
+  finish(start: Uint8Array): void {
+    this.flushRest()
+    this.#start = start
+  }
+  protected put(buffer: Buffer<ArrayBuffer>, length: number, position: number): Buffer<ArrayBuffer> {
+    this.#writing += 1
+    this.#continue(buffer, 0, length, position)
+    return this.#free.pop() ?? Buffer.allocUnsafeSlow(BUFFER)
+  }
+  #continue(buffer: Buffer<ArrayBuffer>, from: number, length: number, position: number): void {
+    fs.write(this.fd, buffer, from, length - from, position + from, (cause, count) => {
+      if (cause === null && from + count < length) return this.#continue(buffer, from + count, length, position)
+      if (cause !== null) this.#failure ??= cause
+      this.#writing -= 1
+      if (buffer.length === BUFFER) this.#free.push(buffer)
+      for (const wake of this.#waiting.splice(0)) wake()
+    })
+  }
+  async #until(reached: () => boolean): Promise<void> {
+    // Not before its own writes ended: the descriptor may be closed after this.
+    while (!reached()) await new Promise<void>((resolve) => this.#waiting.push(resolve))
+    if (this.#failure !== undefined) throw this.#failure
   }
 }
 
