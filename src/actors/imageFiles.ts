@@ -19,7 +19,7 @@ import { Database, type DatabaseError } from "../store/Database.ts"
 import { attemptFile, diskUsage, type FileError, ingest, isLeftover, removeBelow, writeAtomic } from "../store/files.ts"
 import { type Collected, collectOrphans, namedResources, wantsManifest } from "../store/imageCollection.ts"
 import { layerBytes } from "../store/images.ts"
-import { fileLock, tryFileLock, unlinkHeldLock } from "../store/lock.ts"
+import { fileLock, isLocked, tryFileLock, unlinkHeldLock } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 
 /** Most entries of one directory that a sweep looks at. */
@@ -28,6 +28,9 @@ const sweepEntriesMax = 100_000
 const blockBytes = 4096
 
 const digestPattern = /^([0-9a-f]{64})\.(?:erofs|vmdk|json|lock)$/
+
+/** What is kept of a download that was cut, by the diff id of its layer; see `Paths.partial`. */
+const partPattern = /^([0-9a-f]{64})\.[0-9a-f]{16}\.part$/
 
 const sizeOf = (file: string): number | undefined => fs.statSync(file, { throwIfNoEntry: false })?.size
 
@@ -207,7 +210,9 @@ export const makeImageFiles = Effect.gen(function* () {
     const now = yield* Clock.currentTimeMillis
     for (const name of entriesOf(paths.temporary)) {
       const file = path.join(paths.temporary, name)
-      if (isLeftover(file, now)) yield* take("temporaries", file)
+      const partOf = partPattern.exec(name)?.[1]
+      const abandoned = partOf !== undefined && !isLocked(paths.lockFile(Digest.make(`sha256:${partOf}`)))
+      if (abandoned || isLeftover(file, now)) yield* take("temporaries", file)
     }
     return toReport(gone, tally, tally.layers - named)
   })

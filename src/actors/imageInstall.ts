@@ -5,7 +5,8 @@
  * that is fetched until the record names it; a failed or interrupted install leaves no file that no record names.
  */
 
-import { Clock, Effect, type Redacted, type Scope } from "effect"
+import fs from "node:fs"
+import { Cause, Clock, Effect, Exit, Option, type Redacted, type Scope } from "effect"
 import { Digest, isDigest } from "../domain/digest.ts"
 import type { InstallError, LoginError } from "../domain/errors/groups.ts"
 import { ManifestInvalid } from "../domain/errors/image.ts"
@@ -16,9 +17,10 @@ import type { RunConfig } from "../domain/imageChanges.ts"
 import type { ImageLimits, ImageOptions } from "../domain/imageOptions.ts"
 import type { Platform } from "../domain/platform.ts"
 import { parseReference, type Reference } from "../domain/reference.ts"
-import { convertLayer, type LayerLimits } from "../oci/layer.ts"
+import { type ConvertOptions, convertLayer, type LayerLimits } from "../oci/layer.ts"
 import type { LoginStored } from "../oci/login.ts"
 import type { ImageSource, ResolvedImage, ResolvedLayer, SourceError } from "../oci/source.ts"
+import { type SpoolPolicy, spooled } from "../oci/spool.ts"
 import { Database } from "../store/Database.ts"
 import { ingest } from "../store/files.ts"
 import { freeDeadLeases } from "../store/imageCollection.ts"
@@ -64,6 +66,8 @@ export interface ImageSources {
   readonly login: (domain: string, login: Login, insecure: boolean) => Effect.Effect<LoginStored, LoginError>
   /** Forgets a registry's login; answers whether there was one. */
   readonly logout: (domain: string) => Effect.Effect<boolean, LoginError>
+  /** When a download is worth keeping for another try; see oci/spool.ts. */
+  readonly spool?: Partial<SpoolPolicy>
 }
 
 /** Layers that move at once. */
@@ -99,6 +103,29 @@ export const makeInstaller = Effect.fnUntraced(function* (
   const paths = yield* Paths
   const leases = yield* LeaseManager
 
+  /** Brings a layer's bytes into an image, going on from what an earlier try kept. The caller holds the layer's lock. */
+  const convert = (source: ImageSource, layer: KnownLayer, temporary: string, options: ConvertOptions) => {
+    const partial = paths.partial(layer.diffId, Digest.make(layer.digest))
+    const forget = () => fs.rmSync(partial, { force: true })
+    let resumed = false
+    const attempt = Effect.gen(function* () {
+      const { rest } = source
+      if (rest === undefined) return yield* convertLayer({ ...layer, bytes: source.blob(layer) }, temporary, options)
+      const { bytes, kept } = yield* spooled(partial, layer.sizeBytes, (from) => rest(layer, from), sources.spool)
+      resumed = kept > 0
+      return yield* convertLayer({ ...layer, bytes }, temporary, options)
+    }).pipe(Effect.scoped)
+    return attempt.pipe(
+      // What was kept may be wrong, and the rest right: once more from the start.
+      Effect.catchTag(["DigestMismatch", "LayerRejected"], (error) => {
+        if (!resumed) return Effect.fail(error)
+        forget()
+        return attempt
+      }),
+      Effect.onExit((exit) => (wasCut(exit) ? Effect.void : Effect.sync(forget)))
+    )
+  }
+
   const fetchLayer = Effect.fn("ImageStore.layer")(
     function* (source: ImageSource, layer: KnownLayer, emit: Emit) {
       const { digest, diffId } = layer
@@ -121,9 +148,7 @@ export const makeInstaller = Effect.fnUntraced(function* (
         paths.temporary,
         paths.layerImage(diffId),
         (temporary) =>
-          convertLayer({ ...layer, bytes: source.blob(layer) }, temporary, { onBytes, limits }).pipe(
-            Effect.tap(() => reach("layer.converted"))
-          ),
+          Effect.tap(convert(source, layer, temporary, { onBytes, limits }), () => reach("layer.converted")),
         {
           kind: "layer",
           record: (converted) => {
@@ -240,6 +265,12 @@ export const makeInstaller = Effect.fnUntraced(function* (
 })
 
 export type Installer = Effect.Success<ReturnType<typeof makeInstaller>>
+
+/** True when another try can go on from what was kept: the network failed, or somebody lost patience. */
+const wasCut = (exit: Exit.Exit<unknown, { readonly _tag: string }>): boolean =>
+  Exit.isFailure(exit) &&
+  (Cause.hasInterruptsOnly(exit.cause) ||
+    Option.exists(Cause.findErrorOption(exit.cause), (error) => error._tag === "RegistryUnavailable"))
 
 const asStored = (layer: LayerInfo): KnownLayer => ({
   mediaType: layer.mediaType,

@@ -98,7 +98,7 @@ export class Inflater {
   }
 
   #open(compression: "gzip" | "zstd"): void {
-    const options = { chunkSize: 128 * 1024 }
+    const options = { chunkSize: 64 * 1024 }
     const engine: Engine = compression === "gzip" ? zlib.createGunzip(options) : zlib.createZstdDecompress(options)
     if (compression === "zstd") this.#frames = new ZstdFrames()
     this.#engine = engine

@@ -230,14 +230,15 @@ export const registrySource = (reference: Reference, options: RegistryOptions = 
     // The last one is the registry itself, so its error is the one that people see.
     return yield* Effect.firstSuccessOf(tries)
   })
-  const blob = (layer: ResolvedLayer): Stream.Stream<Uint8Array, SourceError> =>
+  const rest = (layer: ResolvedLayer, from: number): Stream.Stream<Uint8Array, SourceError> =>
     Stream.suspend(() => {
-      const progress: Progress = { received: 0, attempts: 0 }
+      const progress: Progress = { received: from, attempts: 0 }
       const [first, ...others] = [...endpoints.slice(preferred), ...endpoints.slice(0, preferred)].map((candidate) =>
         candidate.blob(layer, progress)
       )
-      const bytes = others.reduce((sofar, next) => Stream.catch(sofar, () => next), first ?? Stream.empty)
-      return verified(`layer ${layer.digest} of ${canonicalReference(reference)}`, layer, bytes)
+      return others.reduce((sofar, next) => Stream.catch(sofar, () => next), first ?? Stream.empty)
     })
-  return { resolve, blob }
+  const blob = (layer: ResolvedLayer): Stream.Stream<Uint8Array, SourceError> =>
+    verified(`layer ${layer.digest} of ${canonicalReference(reference)}`, layer, rest(layer, 0))
+  return { resolve, blob, rest }
 }

@@ -58,4 +58,9 @@ export interface ImageSource {
   readonly resolve: (platform: Platform) => Effect.Effect<ResolvedImage, SourceError>
   /** Bytes as stored (compressed); length and sha256 are checked, and more bytes than announced stop the stream at once. */
   readonly blob: (layer: ResolvedLayer) => Stream.Stream<Uint8Array, SourceError>
+  /**
+   * The same from a byte on, for who checks length and digest of the whole. Absent where the bytes are at hand anyway, so that
+   * nothing is gained by keeping them.
+   */
+  readonly rest?: (layer: ResolvedLayer, from: number) => Stream.Stream<Uint8Array, SourceError>
 }

@@ -61,6 +61,8 @@ export class Paths extends Context.Service<
     readonly documents: (manifest: Digest) => CheckedPath
     readonly vmdk: (manifest: Digest) => CheckedPath
     readonly lockFile: (digest: Digest) => CheckedPath
+    /** What a download of a layer's blob brought before the network was cut. */
+    readonly partial: (diffId: Digest, blob: Digest) => CheckedPath
     readonly sandbox: (name: SafeName) => SandboxPaths
     readonly run: (sandboxId: number) => RunPaths
   }
@@ -107,6 +109,7 @@ const make = Effect.fnUntraced(function* (home: string): Effect.fn.Return<Paths[
     fsmeta: (manifest) => at("cache", "fsmeta", `${digestHex(manifest)}.erofs`),
     documents: (manifest) => at("cache", "fsmeta", `${digestHex(manifest)}.json`),
     vmdk: (manifest) => at("cache", "vmdk", `${digestHex(manifest)}.vmdk`),
+    partial: (diffId, blob) => at("cache", "tmp", `${digestHex(diffId)}.${digestHex(blob).slice(0, 16)}.part`),
     lockFile: (digest) => at("cache", "locks", `${digestHex(digest)}.lock`),
     sandbox: (name) => ({
       directory: at("sandboxes", name),

@@ -1,13 +1,13 @@
 /**
  * A process over a home that does one thing to its images and kills itself with SIGKILL at the step that BUNKER_TEST_FAILPOINT
- * names; without one it ends with 0. usage: failpointChild HOME pull|load|remove|prune|sweep [REFERENCE or PATH]
+ * names; without one it ends with 0. BUNKER_TEST_KEEP_ALL makes it keep what any download brings. usage: failpointChild HOME pull|load|remove|prune|sweep [REFERENCE or PATH]
  */
 import { Effect, Layer } from "effect"
 import { ImageStore } from "../../src/actors/ImageStore.ts"
 import { Sweeper } from "../../src/actors/Sweeper.ts"
 import { Failpoint } from "../../src/domain/failpoint.ts"
 import { homeAt } from "./home.ts"
-import { imageStoreOver, loadAll, pullAll } from "./imageStore.ts"
+import { imageStoreOver, keepAll, loadAll, pullAll } from "./imageStore.ts"
 
 const [home, action, what = ""] = process.argv.slice(2) as [string, string, string?]
 const fatal = process.env["BUNKER_TEST_FAILPOINT"]
@@ -20,7 +20,7 @@ const actions: Readonly<Record<string, Effect.Effect<unknown, unknown, ImageStor
   sweep: Sweeper.use((sweeper) => sweeper.Sweep({ force: true }))
 }
 
-const store = imageStoreOver(homeAt(home))
+const store = imageStoreOver(homeAt(home), [], {}, process.env["BUNKER_TEST_KEEP_ALL"] === undefined ? {} : keepAll)
 await Effect.runPromise(
   actions[action]!.pipe(
     Effect.provide(Layer.provideMerge(Sweeper.layer(), store)),

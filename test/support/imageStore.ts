@@ -25,23 +25,30 @@ const realSources: ImageSources = {
   logout: () => Effect.die("unused")
 }
 
+/** Keeps what a download brings however quick the network is. */
+export const keepAll: Partial<ImageSources> = { spool: { heldBytes: 100_000, worthMs: 0 } }
+
 /** One statement as a spy saw it; `transaction` for what ran inside one. */
 export interface Seen {
   readonly kind: "read" | "write" | "transaction"
   readonly sql: string
 }
 
-/** The store over `home` (Paths and Database); `seen` collects its statements. */
+/** The store over `home` (Paths and Database); `seen` collects its statements, `sources` replaces some of the real ones. */
 export const imageStoreOver = <E>(
   home: Layer.Layer<Database | import("../../src/store/Paths.ts").Paths, E>,
   seen: Array<Seen> = [],
-  options: ImageOptions = {}
+  options: ImageOptions = {},
+  sources: Partial<ImageSources> = {}
 ) => {
   const spied = Layer.effect(
     Database,
     Database.use((db) => Effect.succeed(spyOn(db, seen)))
   ).pipe(Layer.provideMerge(home))
-  return ImageStore.layer(realSources, options).pipe(Layer.provideMerge(LeaseManager.layer), Layer.provideMerge(spied))
+  return ImageStore.layer({ ...realSources, ...sources }, options).pipe(
+    Layer.provideMerge(LeaseManager.layer),
+    Layer.provideMerge(spied)
+  )
 }
 
 const spyOn = (db: Service, seen: Array<Seen>): Service => ({

@@ -43,8 +43,13 @@ const writeAll = (fd: number, bytes: Uint8Array, position: number): void => {
 abstract class Pieces extends Buffered {
   #buffer = Buffer.allocUnsafeSlow(BUFFER)
   #held = 0
-  constructor(readonly fd: number) {
+  /** Writing begins at `position`. */
+  constructor(
+    readonly fd: number,
+    position = 0
+  ) {
     super()
+    this.position = position
   }
   protected abstract put(buffer: Buffer<ArrayBuffer>, length: number, position: number): Buffer<ArrayBuffer>
   write(bytes: Uint8Array): void {
@@ -100,7 +105,7 @@ export class QueuedOutput extends Pieces {
   async settled(): Promise<void> {
     await this.#until(() => this.#writing === 0)
     const start = this.#start
-    if (start === undefined) return
+    if (start === undefined || start.length === 0) return
     this.#start = undefined
     this.put(Buffer.from(start), start.length, 0)
     await this.#until(() => this.#writing === 0)
