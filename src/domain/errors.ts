@@ -2,5 +2,6 @@
 export { CopyFailed, FileFailed, FileNotFound, PortRefused, PortTaken } from "./errors/guestIo.ts"
 export * from "./errors/image.ts"
 export * from "./errors/plugin.ts"
+export * from "./errors/session.ts"
 export * from "./errors/store.ts"
 export * from "./errors/vm.ts"

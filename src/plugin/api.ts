@@ -5,6 +5,7 @@
 export { type Address, layerLocal } from "../actors/Actor.ts"
 export { ImageStore } from "../actors/ImageStore.ts"
 export { LeaseManager } from "../actors/LeaseManager.ts"
+export { SessionStore } from "../actors/SessionStore.ts"
 export { Sweeper } from "../actors/Sweeper.ts"
 export { VmSupervisor } from "../actors/VmSupervisor.ts"
 export { definePlugin, type Plugin, type PluginCommand, type PluginRoute } from "./Plugin.ts"

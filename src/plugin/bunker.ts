@@ -8,6 +8,7 @@ import path from "node:path"
 import { Effect, Layer } from "effect"
 import type { ImageStore } from "../actors/ImageStore.ts"
 import type { LeaseManager } from "../actors/LeaseManager.ts"
+import type { SessionStore } from "../actors/SessionStore.ts"
 import type { Sweeper } from "../actors/Sweeper.ts"
 import type { VmSupervisor } from "../actors/VmSupervisor.ts"
 import type { PluginInvalid } from "../domain/errors/plugin.ts"
@@ -35,7 +36,16 @@ export interface Program {
 }
 
 /** Everything that a door may use. */
-export type Bunker = PluginHost | ImageStore | VmSupervisor | Sweeper | LeaseManager | Database | Paths | Engines
+export type Bunker =
+  | PluginHost
+  | ImageStore
+  | VmSupervisor
+  | SessionStore
+  | Sweeper
+  | LeaseManager
+  | Database
+  | Paths
+  | Engines
 
 /** Which plugins a process builds: only Bunker's own, which nothing in the home can break, or the owner's, too. */
 export type PluginChoice = "own" | "all"

@@ -6,12 +6,22 @@ import { bunkerLayer, type Program } from "../plugin/bunker.ts"
 
 export { ImageStore } from "../actors/ImageStore.ts"
 export { LeaseManager } from "../actors/LeaseManager.ts"
+export { SessionStore } from "../actors/SessionStore.ts"
 export { Sweeper } from "../actors/Sweeper.ts"
 export { VmSupervisor } from "../actors/VmSupervisor.ts"
 export * from "../domain/errors.ts"
 export { ExecEvent, ExecRequest } from "../domain/exec.ts"
 export { ImageEvent, ImageHandle, ImageInspection } from "../domain/image.ts"
 export { SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
+export {
+  CollectionReport,
+  SessionGraph,
+  SessionHead,
+  SessionInfo,
+  SessionNode,
+  SessionSummary,
+  VacuumReport
+} from "../domain/session.ts"
 
 /** This checkout as the program that runners and keepers are started from. */
 const program: Program = {

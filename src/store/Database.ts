@@ -1,11 +1,11 @@
 /**
- * Opens the one database of a home directory and runs statements in it: WAL, immediate transactions, a busy timeout.
- * Knows no table; applies migrations at open (see migrations.ts).
+ * Opens SQLite files and runs statements in them: WAL, immediate transactions, a busy timeout. `Database` is the one database of a
+ * home directory, migrated at open (see migrations.ts); `connect` opens any other file (see session/). Knows no table.
  *
  * Invariant: a transaction is a synchronous function, so no other fiber of this process can run inside it and no lock is
  * ever held across an await.
  */
-import { type SQLQueryBindings, Database as Sqlite } from "bun:sqlite"
+import { type SQLQueryBindings, Database as Sqlite, type Statement } from "bun:sqlite"
 import fs from "node:fs"
 import { Clock, Context, Effect, Layer, Result } from "effect"
 import {
@@ -68,7 +68,83 @@ export class Database extends Context.Service<Database, Service>()("bunker/Datab
     Layer.effect(Database, open(file, migrations))
 }
 
-const toError = (operation: string, file: string, cause: unknown): DatabaseError => {
+/** An open file. Everything is synchronous and throws what SQLite says (see `databaseError`). */
+export interface Connection extends Transaction {
+  /** Rows one by one; no other statement may change what it reads meanwhile. */
+  readonly iterate: <Row>(sql: string, parameters?: Parameters) => Iterable<Row>
+  /** Runs statements without parameters and without answers, transactions included. */
+  readonly script: (sql: string) => void
+  readonly inTransaction: () => boolean
+  readonly close: () => void
+}
+
+export interface ConnectOptions {
+  /** Make the file when it is missing; default false. */
+  readonly create?: boolean
+  /** `FULL`: what was committed survives a loss of power; `NORMAL`: the end of the process. */
+  readonly synchronous: "FULL" | "NORMAL"
+}
+
+/** Statements that stay prepared. */
+const preparedMax = 256
+
+/** Opens a file, mode 0600, with WAL and a busy timeout. Each statement's text is prepared once: use texts that are constants. */
+export const connect = (file: string, options: ConnectOptions): Connection => {
+  const sqlite = new Sqlite(file, { readwrite: true, create: options.create === true, strict: true })
+  const statements = new Map<string, Statement<unknown, Array<SQLQueryBindings>>>()
+  try {
+    sqlite.run(`PRAGMA busy_timeout=${busyTimeoutMs}`)
+    sqlite.run("PRAGMA journal_mode=WAL")
+    sqlite.run(`PRAGMA synchronous=${options.synchronous}`)
+    sqlite.run("PRAGMA foreign_keys=ON")
+    if (options.create === true) fs.chmodSync(file, 0o600)
+  } catch (cause) {
+    sqlite.close()
+    throw cause
+  }
+  const prepared = (sql: string) => {
+    const known = statements.get(sql)
+    if (known !== undefined) return known
+    const statement = sqlite.prepare<unknown, Array<SQLQueryBindings>>(sql)
+    if (statements.size < preparedMax) statements.set(sql, statement)
+    return statement
+  }
+  const values = (parameters: Parameters = []) => parameters as Array<SQLQueryBindings>
+  return {
+    all: <Row>(sql: string, parameters?: Parameters) => prepared(sql).all(...values(parameters)) as Array<Row>,
+    get: <Row>(sql: string, parameters?: Parameters) =>
+      (prepared(sql).get(...values(parameters)) ?? undefined) as Row | undefined,
+    run: (sql, parameters) => prepared(sql).run(...values(parameters)).changes,
+    iterate: <Row>(sql: string, parameters?: Parameters) =>
+      prepared(sql).iterate(...values(parameters)) as IterableIterator<Row>,
+    script: (sql) => void sqlite.run(sql),
+    inTransaction: () => sqlite.inTransaction,
+    close: () => {
+      for (const statement of statements.values()) statement.finalize()
+      statements.clear()
+      sqlite.close()
+    }
+  }
+}
+
+/** `BEGIN IMMEDIATE`, the body, `COMMIT`; a failure that the body answers, and anything that it throws, rolls back. */
+export const immediate = <A, E>(
+  connection: Pick<Connection, "script" | "inTransaction">,
+  body: () => Result.Result<A, E>
+): Result.Result<A, E> => {
+  connection.script("BEGIN IMMEDIATE")
+  try {
+    const result = body()
+    connection.script(Result.isSuccess(result) ? "COMMIT" : "ROLLBACK")
+    return result
+  } catch (cause) {
+    if (connection.inTransaction()) connection.script("ROLLBACK")
+    throw cause
+  }
+}
+
+/** What SQLite threw, as an error that says what to do. */
+export const databaseError = (operation: string, file: string, cause: unknown): DatabaseError => {
   const code = String((cause as { readonly code?: unknown })?.code ?? "")
   const reason = cause instanceof Error ? cause.message : String(cause)
   if (code === "SQLITE_FULL") return new DiskFull({ path: file })
@@ -79,47 +155,17 @@ const toError = (operation: string, file: string, cause: unknown): DatabaseError
 }
 
 const open = Effect.fnUntraced(function* (file: string, migrations: ReadonlyArray<Migration>) {
-  const sqlite = yield* Effect.acquireRelease(
+  const connection = yield* Effect.acquireRelease(
     Effect.try({
-      try: () => {
-        const handle = new Sqlite(file, { create: true, strict: true })
-        try {
-          handle.run(`PRAGMA busy_timeout=${busyTimeoutMs}`)
-          handle.run("PRAGMA journal_mode=WAL")
-          handle.run("PRAGMA synchronous=NORMAL")
-          handle.run("PRAGMA foreign_keys=ON")
-          fs.chmodSync(file, 0o600)
-          return handle
-        } catch (cause) {
-          handle.close()
-          throw cause
-        }
-      },
-      catch: (cause) => toError("open", file, cause)
+      try: () => connect(file, { create: true, synchronous: "NORMAL" }),
+      catch: (cause) => databaseError("open", file, cause)
     }),
     (handle) => Effect.sync(() => handle.close())
   )
-  const tx: Transaction = {
-    all: <Row>(sql: string, parameters: Parameters = []) =>
-      sqlite.query(sql).all(...(parameters as Array<SQLQueryBindings>)) as Array<Row>,
-    get: <Row>(sql: string, parameters: Parameters = []) =>
-      (sqlite.query(sql).get(...(parameters as Array<SQLQueryBindings>)) ?? undefined) as Row | undefined,
-    run: (sql, parameters = []) => sqlite.query(sql).run(...(parameters as Array<SQLQueryBindings>)).changes
-  }
+  const tx: Transaction = connection
   const attempt = <A>(operation: string, run: () => A): Effect.Effect<A, DatabaseError> =>
-    Effect.try({ try: run, catch: (cause) => toError(operation, file, cause) })
-  const immediate = <A, E>(body: () => Result.Result<A, E>): Result.Result<A, E> => {
-    sqlite.run("BEGIN IMMEDIATE")
-    try {
-      const result = body()
-      sqlite.run(Result.isSuccess(result) ? "COMMIT" : "ROLLBACK")
-      return result
-    } catch (cause) {
-      if (sqlite.inTransaction) sqlite.run("ROLLBACK")
-      throw cause
-    }
-  }
-  const target: MigrationTarget = { ...tx, script: (sql) => void sqlite.run(sql), immediate }
+    Effect.try({ try: run, catch: (cause) => databaseError(operation, file, cause) })
+  const target: MigrationTarget = { ...connection, immediate: (body) => immediate(connection, body) }
   const now = yield* Clock.currentTimeMillis
   const deadline = yield* attempt("read the install lease", () => installDeadline(target, now))
   if (deadline !== undefined) return yield* new InstallInProgress({ deadline })
@@ -131,7 +177,7 @@ const open = Effect.fnUntraced(function* (file: string, migrations: ReadonlyArra
     run: (sql, parameters) => attempt(sql, () => tx.run(sql, parameters)),
     transaction: (body) =>
       Effect.flatMap(
-        attempt("transaction", () => immediate(() => body(tx))),
+        attempt("transaction", () => immediate(connection, () => body(tx))),
         Effect.fromResult
       ),
     schemaVersion,

@@ -5,6 +5,7 @@ import { Context, Effect, Layer, Schema } from "effect"
 import { type Digest, digestHex } from "../domain/digest.ts"
 import { HomeUnusable } from "../domain/errors/store.ts"
 import type { SafeName } from "../domain/name.ts"
+import { type SessionId, sessionStem } from "../domain/session.ts"
 import { ensureDirectory, type FileError } from "./files.ts"
 
 /** An absolute path built here from checked parts. */
@@ -40,6 +41,14 @@ export interface RunPaths {
   readonly keeperLock: CheckedPath
 }
 
+/** The files of one session. */
+export interface SessionPaths {
+  readonly database: CheckedPath
+  /** Beside it while it is open (SQLite, "Write-Ahead Logging"). */
+  readonly wal: CheckedPath
+  readonly shm: CheckedPath
+}
+
 export class Paths extends Context.Service<
   Paths,
   {
@@ -54,6 +63,9 @@ export class Paths extends Context.Service<
     readonly vmdks: CheckedPath
     readonly sandboxes: CheckedPath
     readonly runs: CheckedPath
+    readonly sessions: CheckedPath
+    /** Held by whoever makes or removes a session's file. */
+    readonly sessionsLock: CheckedPath
     readonly serverSocket: CheckedPath
     readonly layerImage: (diffId: Digest) => CheckedPath
     readonly fsmeta: (manifest: Digest) => CheckedPath
@@ -65,6 +77,9 @@ export class Paths extends Context.Service<
     readonly partial: (diffId: Digest, blob: Digest) => CheckedPath
     readonly sandbox: (name: SafeName) => SandboxPaths
     readonly run: (sandboxId: number) => RunPaths
+    readonly session: (id: SessionId) => SessionPaths
+    /** The same by the name that a listing of `sessions` gave: `<stem>.db`. */
+    readonly sessionFile: (name: string) => SessionPaths
   }
 >()("bunker/Paths") {
   /** Creates what is missing below `home`, mode 0700. Fails with `HomeUnusable` where it can not be used. */
@@ -91,6 +106,7 @@ const make = Effect.fnUntraced(function* (home: string): Effect.fn.Return<Paths[
     fsmetas: at("cache", "fsmeta"),
     vmdks: at("cache", "vmdk"),
     sandboxes: at("sandboxes"),
+    sessions: at("sessions"),
     runs: at("run")
   }
   yield* Effect.forEach([root, ...Object.values(directories)], ensureDirectory).pipe(
@@ -99,8 +115,19 @@ const make = Effect.fnUntraced(function* (home: string): Effect.fn.Return<Paths[
       () => new HomeUnusable({ path: root, reason: "there is something else than a directory on its path" })
     )
   )
+  const sessionFile = (name: string): SessionPaths => {
+    const file = path.basename(name)
+    return {
+      database: at("sessions", file),
+      wal: at("sessions", `${file}-wal`),
+      shm: at("sessions", `${file}-shm`)
+    }
+  }
   return {
     home: at(),
+    sessionsLock: at("cache", "locks", "sessions.lock"),
+    session: (id) => sessionFile(`${sessionStem(id)}.db`),
+    sessionFile,
     database: at("bunker.db"),
     userConfig: at("bunker.config.ts"),
     serverSocket: at("bunker.sock"),

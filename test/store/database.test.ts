@@ -159,7 +159,8 @@ describe("migrations", () => {
         expect(schema()).toEqual(before.pop() as Array<unknown>)
       }
       sqlite.close()
-      expect(readdirSync(path.join(import.meta.dir, "../../migrations")).toSorted()).toEqual(
+      const files = readdirSync(path.join(import.meta.dir, "../../migrations")).filter((name) => name.endsWith(".sql"))
+      expect(files.toSorted()).toEqual(
         builtIn.map((each) => `${String(each.version).padStart(4, "0")}_${each.name}.sql`)
       )
       return yield* Effect.void
