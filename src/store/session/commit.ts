@@ -53,7 +53,7 @@ export interface Committed {
 const nodeText = ({ node }: SessionNode): string => (isTooDeep(node) ? "" : canonicalJson(node))
 
 /** sha256 of what a turn says, whatever the order of keys. What it expects of the head is not part of it. */
-export const payloadHash = (commit: Commit): string => {
+const payloadHash = (commit: Commit): string => {
   const graph = commit.nodes ?? commit.replace ?? []
   const hasher = new Bun.CryptoHasher("sha256")
   const artifacts = (commit.artifacts ?? []).map(({ artifactRef, blobRef, kind }) => [artifactRef, blobRef, kind])
