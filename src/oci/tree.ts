@@ -245,6 +245,8 @@ export class LayerTree {
         throw new RejectedInput("the target of a symbolic link is empty or has more than 4095 bytes", entry.path)
       }
       inode.target = entry.linkName
+      // As Linux makes every link, whatever a builder noted.
+      inode.mode = S_IFLNK | 0o777
     }
     if (entry.type === "char" || entry.type === "block") {
       if (entry.devMajor < 0 || entry.devMajor > 0xfff || entry.devMinor < 0 || entry.devMinor > 0xfffff) {
