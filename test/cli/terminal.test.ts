@@ -1,0 +1,237 @@
+/** A person at a real terminal (tmux): shells in sandboxes, attaching, leaving, and a terminal that is whole afterwards. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { existsSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import { engine, Home, program } from "../support/bunker.ts"
+import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+
+const busybox = busyboxPath()
+const missing = [
+  ...(existsSync(program) ? [] : ["dist/bunker ('bun run build' makes it)"]),
+  ...(busybox === undefined ? ["a static busybox (apt-get install busybox-static)"] : []),
+  ...(Bun.which("tmux") === null ? ["tmux (apt-get install tmux)"] : []),
+  ...(engine === "qemu" && Bun.which("qemu-system-x86_64") === null
+    ? ["qemu-system-x86_64 (apt-get install qemu-system-x86)"]
+    : [])
+]
+if (missing.length > 0) console.warn(`skipped: sandboxes at a terminal; missing: ${missing.join(", ")}`)
+const timeoutMs = 120_000
+const image = "test/busybox:1"
+
+/** One terminal with the host's shell in it. */
+class Screen {
+  private readonly server = `bk-${crypto.randomUUID().slice(0, 8)}`
+
+  constructor(home: Home) {
+    const env = home.environment({ TERM: "xterm-256color", PS1: "host$ ", ENV: "" })
+    this.tmux(env, "new-session", "-d", "-x", "100", "-y", "30", "sh")
+  }
+
+  keys(...keys: ReadonlyArray<string>): void {
+    this.tmux(undefined, "send-keys", ...keys)
+  }
+
+  /** Types a line and Enter. */
+  line(text: string): void {
+    this.tmux(undefined, "send-keys", "-l", text)
+    this.keys("Enter")
+  }
+
+  /** Presses a key until the screen shows it: a shell that has not started its command yet takes the key for itself. */
+  async press(key: string, what: string): Promise<void> {
+    for (let tries = 0; tries < 100 && !this.text().includes(what); tries += 1) {
+      this.keys(key)
+      await Bun.sleep(300)
+    }
+    await this.sees(what)
+  }
+
+  text(...flags: ReadonlyArray<string>): string {
+    return this.tmux(undefined, "capture-pane", "-p", "-J", ...flags)
+  }
+
+  ask(format: string): string {
+    return this.tmux(undefined, "display-message", "-p", format).trim()
+  }
+
+  resize(cols: number, rows: number): void {
+    this.tmux(undefined, "resize-window", "-x", String(cols), "-y", String(rows))
+  }
+
+  /** Waits until the screen shows it. */
+  async sees(what: string | RegExp): Promise<string> {
+    const deadline = Date.now() + 60_000
+    while (Date.now() < deadline) {
+      const text = this.text()
+      if (typeof what === "string" ? text.includes(what) : what.test(text)) return text
+      await Bun.sleep(50)
+    }
+    throw new Error(`the terminal does not show ${what}:\n${this.text()}`)
+  }
+
+  /** The host's shell is back, and its terminal as shells expect it. */
+  async isWhole(): Promise<void> {
+    const mark = `whole-${crypto.randomUUID().slice(0, 6)}`
+    const settings = "stty -a | tr -s ' ;' '\\n\\n' | grep -c -x -E 'icanon|echo|isig|opost'"
+    this.line(`${settings}; echo ${mark.slice(0, 6)}""${mark.slice(6)}`)
+    const text = await this.sees(mark)
+    expect(text).toMatch(/\n4\n/)
+    expect({ alternate: this.ask("#{alternate_on}"), cursor: this.ask("#{cursor_flag}") }).toEqual({
+      alternate: "0",
+      cursor: "1"
+    })
+  }
+
+  close(): void {
+    this.tmux(undefined, "kill-server")
+  }
+
+  private tmux(env: Record<string, string> | undefined, ...words: ReadonlyArray<string>): string {
+    const { stdout, stderr, exitCode } = Bun.spawnSync(["tmux", "-f", "/dev/null", "-L", this.server, ...words], {
+      ...(env === undefined ? {} : { env }),
+      stdout: "pipe",
+      stderr: "pipe"
+    })
+    if (exitCode !== 0) throw new Error(`tmux ${words[0]}: ${stderr.toString()}`)
+    return stdout.toString()
+  }
+}
+
+describe.skipIf(missing.length > 0)("at a terminal", () => {
+  let home: Home
+  beforeAll(async () => {
+    home = new Home()
+    const archive = path.join(home.directory, "image.tar")
+    writeFileSync(archive, busyboxArchive(busybox!))
+    await home.must(["load", archive])
+  }, timeoutMs)
+  afterAll(() => home.dispose(), timeoutMs)
+
+  const it = (name: string, body: (screen: Screen) => Promise<void>) =>
+    test(
+      name,
+      async () => {
+        const screen = new Screen(home)
+        try {
+          await body(screen)
+        } finally {
+          screen.close()
+        }
+      },
+      timeoutMs
+    )
+
+  it("run -it gives a shell with colours, size, Ctrl-C, Ctrl-Z and Ctrl-D", async (screen) => {
+    screen.line(`'${program}' run -q -it ${image} sh; echo "code=$?"`)
+    await screen.sees("~ #")
+    screen.line("stty size; printf '\\033[31mred\\033[0m\\n'")
+    await screen.sees("30 100")
+    await screen.sees(/^red$/m)
+    expect(screen.text("-e")).toContain("\x1b[31mred")
+    screen.resize(77, 22)
+    screen.line("sleep 0.2; stty size")
+    await screen.sees("22 77")
+    screen.line("sleep 1000; echo after=$?")
+    await screen.press("C-c", "^C")
+    screen.line("echo still-$((40 + 2))")
+    await screen.sees("still-42")
+    screen.line("sleep 1000")
+    await screen.press("C-z", "Stopped")
+    screen.line("kill -9 %1; wait; exit 6")
+    await screen.sees("code=6")
+    await screen.isWhole()
+    screen.line(`'${program}' run -q -it ${image} sh; echo "second=$?"`)
+    await screen.sees(/# $|#\n/m)
+    screen.keys("C-d")
+    await screen.sees("second=")
+    await screen.isWhole()
+  })
+
+  it("attach joins the main command for several, Ctrl-P Ctrl-Q leaves it, its end ends all", async (screen) => {
+    await home.must(["run", "-d", "-it", "--name", "shared", image, "sh"])
+    const other = new Screen(home)
+    try {
+      for (const each of [screen, other]) each.line(`'${program}' attach shared; echo "code=$?"`)
+      await Bun.sleep(300)
+      screen.keys("Enter")
+      await screen.sees("#")
+      await other.sees("#")
+      screen.line("echo to-$((1 + 1))-both")
+      await screen.sees("to-2-both")
+      await other.sees("to-2-both")
+      screen.keys("C-p", "C-q")
+      await screen.sees("code=0")
+      await screen.isWhole()
+      other.line("echo goes-$((1 + 1))-on")
+      await other.sees("goes-2-on")
+      expect(await home.must(["logs", "shared"])).toContain("goes-2-on")
+      screen.line(`clear; '${program}' attach shared; echo "code=$?"`)
+      await Bun.sleep(500)
+      other.line("exit 9")
+      await other.sees("code=9")
+      await screen.sees("code=9")
+    } finally {
+      other.close()
+    }
+    expect(await home.must(["wait", "shared"])).toBe("9\n")
+    const refused = await home.bunker(["attach", "shared"])
+    expect(refused).toMatchObject({ code: 125, stderr: expect.stringContaining("bunker start shared") })
+    await home.must(["rm", "shared"])
+  })
+
+  it("shell opens a login shell, and the terminal is whole after the guest or the client was killed", async (screen) => {
+    await home.must(["create", "--name", "machine", image])
+    await home.must(["start", "machine"])
+    screen.line(`'${program}' shell machine; echo "code=$?"`)
+    await screen.sees("#")
+    screen.line("echo $0; tty")
+    await screen.sees(/-?(ash|sh)\n/)
+    screen.line("printf '\\033[?1049h\\033[?25l\\033[?2004hfull-screen'; sleep 1000")
+    await screen.sees(/^full-screen/m)
+    expect(screen.ask("#{alternate_on}")).toBe("1")
+    process.kill(JSON.parse(await home.must(["inspect", "machine"]))[0].pid, "SIGKILL")
+    await screen.sees("code=125")
+    await screen.isWhole()
+
+    await home.must(["restart", "machine"])
+    screen.line(`clear; '${program}' shell machine; echo "code=$?"`)
+    await screen.sees("#")
+    screen.line("printf '\\033[?1049hagain'; sleep 1000")
+    await screen.sees(/^again/m)
+    const shells = Bun.spawnSync(["pgrep", "-f", `${program} shell machine`])
+      .stdout.toString()
+      .trim()
+      .split("\n")
+    for (const signal of ["SIGTERM", "SIGTERM"]) {
+      for (const pid of shells) process.kill(Number(pid), signal)
+      await Bun.sleep(100)
+    }
+    await screen.sees("code=143")
+    await screen.isWhole()
+    await home.must(["rm", "-f", "machine"])
+  })
+
+  test(
+    "restart keeps what was written, wait waits for several, a watcher that does not read holds up nobody",
+    async () => {
+      await home.must(["create", "--name", "kept", image, "sh", "-c", "echo up; sleep 1000"])
+      await home.must(["start", "kept"])
+      await home.must(["exec", "kept", "sh", "-c", "echo bytes > /root/f"])
+      expect(await home.must(["restart", "kept"])).toBe("kept\n")
+      expect(await home.must(["exec", "kept", "cat", "/root/f"])).toBe("bytes\n")
+      await home.must(["rm", "-f", "kept"])
+
+      const flood = "sleep 1; yes 0123456789abcde | head -c 20000000; exit 3"
+      await home.must(["run", "-d", "--name", "loud", image, "sh", "-c", flood])
+      await home.must(["run", "-d", "--rm", "--name", "quiet", image, "sh", "-c", "sleep 1; exit 4"])
+      const stalled = home.start(["attach", "loud"])
+      const waiting = home.must(["wait", "loud", "quiet"])
+      expect(await waiting).toBe("3\n4\n")
+      stalled.kill("SIGKILL")
+      const logged = await home.bunker(["logs", "loud"])
+      expect(logged.stdout.length).toBe(20_000_000)
+      await home.must(["rm", "loud"])
+    },
+    timeoutMs
+  )
+})
