@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,6 +54,11 @@ void stats_write(struct text *t) {
     int64_t ticks;
     at = number_at(at, &ticks);
     field(t, times[i], ticks);
+  }
+  struct statfs root;
+  if (statfs("/", &root) == 0) {
+    field(t, "disk_total", (int64_t)root.f_blocks * root.f_bsize);
+    field(t, "disk_free", (int64_t)root.f_bfree * root.f_bsize);
   }
   field(t, "ticks_per_second", sysconf(_SC_CLK_TCK));
   at = read_file("/proc/loadavg", buffer, sizeof buffer);

@@ -17,6 +17,7 @@ import type { LogWriter } from "../store/logs.ts"
 import type { ExecHandle, GuestChannel, ExecEvent as GuestEvent } from "../vm/GuestChannel.ts"
 import { fileHandlers, KeeperFiles } from "./keeperFiles.ts"
 import { type MainCommand, mainExec } from "./mainCommand.ts"
+import { KeeperStats, type Measured, sampleStats } from "./sandboxStats.ts"
 
 /** How a run ended. */
 export class RunEnd extends Schema.Class<RunEnd>("RunEnd")({
@@ -45,7 +46,7 @@ export class KeeperProtocol extends RpcGroup.make(
   /** The main command has ended with this code, and the sandbox with it. */
   Rpc.make("Finish", { payload: { exitCode: Schema.Int }, success: RunEnd }),
   Rpc.make("Wait", { success: RunEnd })
-).merge(KeeperFiles) {}
+).merge(KeeperFiles, KeeperStats) {}
 
 /** A VM that is up, as its keeper sees it. */
 export interface KeptVm {
@@ -59,6 +60,7 @@ export interface KeptVm {
   /** Says why the VM is about to end; the first reason stays. */
   readonly expect: (end: RunEnd) => void
   readonly kill: Effect.Effect<void>
+  readonly measured: Measured
 }
 
 const stopRequested = new RunEnd({
@@ -203,6 +205,7 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
         ),
       Finish: ({ exitCode }) => Rpc.fork(finish(exitCode)),
       Wait: () => Rpc.fork(Deferred.await(vm.ended)),
+      Sample: () => Rpc.fork(sampleStats(vm.measured, running.size + (main.handle() === undefined ? 0 : 1))),
       ...fileHandlers(vm.channel)
     })
   })

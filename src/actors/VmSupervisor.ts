@@ -40,6 +40,7 @@ import { type CreateRequest, makeRecords } from "./records.ts"
 import { Sweeper } from "./Sweeper.ts"
 import { SandboxFiles, sandboxFileHandlers } from "./sandboxFiles.ts"
 import { readLogs } from "./sandboxLogs.ts"
+import { SandboxStatsMessages, statsHandlers } from "./sandboxStats.ts"
 
 const SIGKILL = 9
 /** Time for a sandbox that is replaced to end in order, in milliseconds. */
@@ -95,7 +96,7 @@ export class VmProtocol extends RpcGroup.make(
   Rpc.make("List", { success: Schema.Array(SandboxInfo), error: StoreErrors }),
   /** What a person should look at in the definitions that are broken or were changed since they were last looked at. */
   Rpc.make("Problems", { success: Schema.Array(MachineProblem), error: StoreErrors })
-).merge(SandboxFiles) {}
+).merge(SandboxFiles, SandboxStatsMessages) {}
 
 /** How the newest run ended; completed for a sandbox that went with its end. */
 const recordedEnd = (info: SandboxInfo | undefined): RunEnd =>
@@ -326,6 +327,7 @@ const make = (options: KeeperOptions) =>
         return (yield* Effect.forEach(listed.records, current)).map((record) => record.info)
       }),
       Problems: () => Effect.map(indexMachines(db, paths), ({ problems }) => problems),
+      ...statsHandlers(reach),
       ...sandboxFileHandlers(reach)
     })
   })

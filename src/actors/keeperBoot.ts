@@ -297,7 +297,14 @@ const keepRecords = Effect.fnUntraced(function* (
     image: image.config,
     ended,
     expect: (end) => void (expected ??= end),
-    kill: vm.kill
+    kill: vm.kill,
+    measured: {
+      name: info.name,
+      cpus: info.config.cpus,
+      pid: vm.identity.pid,
+      directory: paths.sandbox(info.name).directory,
+      channel
+    }
   }
 })
 

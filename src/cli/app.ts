@@ -22,6 +22,7 @@ import { migrate } from "./commands/migrate.ts"
 import * as Registry from "./commands/registry.ts"
 import * as Run from "./commands/run.ts"
 import { valuedFlags } from "./commands/sandboxFlags.ts"
+import { stats } from "./commands/stats.ts"
 import * as System from "./commands/system.ts"
 import { ExitWith, explain, harmless, lastWords, outputFailure, print, say } from "./output.ts"
 import { pluginCommands } from "./pluginCommands.ts"
@@ -42,6 +43,7 @@ const commands = [
   Manage.ps,
   Manage.inspect,
   logs,
+  stats,
   Manage.wait,
   Images.pull,
   Archives.load,

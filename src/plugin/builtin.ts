@@ -125,6 +125,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       RunMain: "sandboxes:exec",
       Attach: "sandboxes:exec",
       Logs: "sandboxes:logs",
+      Stats: "sandboxes:read",
       Input: "sandboxes:exec",
       CloseInput: "sandboxes:exec",
       Signal: "sandboxes:exec",
@@ -164,7 +165,8 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
         path: "/v1/sandboxes/:name/logs",
         message: "Logs",
         defaults: { source: "main", follow: false }
-      }
+      },
+      { method: "GET", path: "/v1/sandboxes/:name/stats", message: "Stats", defaults: { watch: false } }
     ]
   }),
   definePlugin({

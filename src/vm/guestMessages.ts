@@ -61,6 +61,9 @@ export const GuestStats = Schema.Struct({
   uptime_ms: Count,
   memory_total: Schema.optionalKey(Count),
   memory_available: Schema.optionalKey(Count),
+  /** Of the file system at `/`. */
+  disk_total: Schema.optionalKey(Count),
+  disk_free: Schema.optionalKey(Count),
   cpu_user: Schema.optionalKey(Count),
   cpu_nice: Schema.optionalKey(Count),
   cpu_system: Schema.optionalKey(Count),

@@ -190,6 +190,18 @@ suite(`sandboxes (${engine})`, () => {
     })
   })
 
+  describe("stats", () => {
+    it("measures guest and host", async () => {
+      const [sample] = JSON.parse(await home.must(["stats", "--json", "m"]))
+      expect(sample).toMatchObject({ name: "m", cpus: 1, network_received: 0 })
+      const { guest_memory_used, guest_memory_total, host_memory, guest_disk_total, host_disk } = sample
+      expect(guest_memory_total).toBeGreaterThan(400 * 1024 * 1024)
+      expect(guest_memory_used).toBeLessThan(guest_memory_total)
+      for (const bytes of [host_memory, guest_disk_total, host_disk]) expect(bytes).toBeGreaterThan(1024 * 1024)
+      for (const ms of [sample.guest_cpu_ms, sample.host_cpu_ms, sample.uptime_ms]) expect(ms).toBeGreaterThan(0)
+    })
+  })
+
   describe("isolation", () => {
     it("has no way out to a network", async () => {
       expect((await sh("ip route")).stdout).toBe("")

@@ -1,0 +1,32 @@
+/** Says what is measured of a running sandbox. Pure. */
+import { Schema } from "effect"
+
+/** One sample. Bytes; milliseconds. */
+export const SandboxStats = Schema.Struct({
+  name: Schema.String,
+  /** When it was taken, unix milliseconds. */
+  time: Schema.Int,
+  cpus: Schema.Int,
+  /** Time since the guest's kernel started. */
+  uptimeMs: Schema.Int,
+  /** Time that all of the guest's processors together were busy. */
+  guestCpuMs: Schema.Int,
+  /** Processor time of the VM's process on the host; emulation costs more than the guest sees. */
+  hostCpuMs: Schema.Int,
+  /** What the guest can not give away. */
+  guestMemoryUsed: Schema.Int,
+  guestMemoryTotal: Schema.Int,
+  /** Resident memory of the VM's process on the host, guest pages included. */
+  hostMemory: Schema.Int,
+  /** Of the guest's root file system. */
+  guestDiskUsed: Schema.Int,
+  guestDiskTotal: Schema.Int,
+  /** Blocks of the host's disk under it: the writable disk and the logs. */
+  hostDisk: Schema.Int,
+  /** Bytes that published ports and allowed connections brought to the guest. */
+  networkReceived: Schema.Int,
+  networkSent: Schema.Int,
+  /** Commands that run in it, the main command included. */
+  commands: Schema.Int
+})
+export type SandboxStats = typeof SandboxStats.Type
