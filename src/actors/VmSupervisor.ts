@@ -36,6 +36,7 @@ import { findSandbox, type SandboxRecord } from "../store/sandboxes.ts"
 import { type Address, layerLocal, type Unreachable } from "./Actor.ts"
 import { RunEnd } from "./Keeper.ts"
 import { type KeeperAddress, type KeeperOptions, makeKeepers } from "./keepers.ts"
+import { withPorts } from "./ports.ts"
 import { type CreateRequest, makeRecords } from "./records.ts"
 import { Sweeper } from "./Sweeper.ts"
 import { SandboxFiles, sandboxFileHandlers } from "./sandboxFiles.ts"
@@ -321,10 +322,10 @@ const make = (options: KeeperOptions) =>
       Finish: ({ name, exitCode }) => viaKeeper(name, (keeper) => keeper.Finish({ exitCode })),
       Wait: ({ name }) => Rpc.fork(wait(name)),
       Remove: ({ name, force }) => Rpc.fork(remove(name, force)),
-      Inspect: ({ name }) => Effect.map(find(name), ({ info }) => info),
+      Inspect: ({ name }) => Effect.map(find(name), ({ info }) => withPorts(paths, info)),
       List: Effect.fn("VmSupervisor.list")(function* () {
         const listed = yield* indexMachines(db, paths)
-        return (yield* Effect.forEach(listed.records, current)).map((record) => record.info)
+        return (yield* Effect.forEach(listed.records, current)).map((record) => withPorts(paths, record.info))
       }),
       Problems: () => Effect.map(indexMachines(db, paths), ({ problems }) => problems),
       ...statsHandlers(reach),

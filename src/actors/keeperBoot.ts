@@ -35,6 +35,7 @@ import { ensureUpper } from "../vm/upper.ts"
 import { openConsole } from "./collectConsole.ts"
 import { type KeptVm, RunEnd } from "./Keeper.ts"
 import { realHome, settleMounts } from "./mounts.ts"
+import { publishPorts } from "./ports.ts"
 import { Sweeper } from "./Sweeper.ts"
 
 /** Longest time from the start of a VM to its agent's hello, in milliseconds; emulation is slower. */
@@ -73,6 +74,7 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
   yield* ensureDirectory(own.logs)
   yield* ensureDirectory(run.directory)
   yield* claimKeeper(run.keeperLock, info)
+  const ports = yield* publishPorts(info, false)
   if (!(yield* beginStart(db, info.id, yield* Clock.currentTimeMillis, boot.restartAt))) {
     return yield* new WrongState({
       name: info.name,
@@ -109,7 +111,9 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
     yield* prepareGuest(channel, info, mounts.guest).pipe(
       Effect.mapError((error) => explain(error, info, own.consoleLog))
     )
-    return yield* keepRecords(info, boot.image, vm, channel)
+    const kept = yield* keepRecords(info, boot.image, vm, channel)
+    yield* ports.open(kept)
+    return kept
   }).pipe(Effect.onError((cause) => recordBootFailure(info, cause.toString())))
 })
 
@@ -118,6 +122,7 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (boot: Boot, identity
   const { info } = boot
   const run = yield* Effect.map(Paths, (paths) => paths.run(info.id))
   yield* claimKeeper(run.keeperLock, info)
+  const ports = yield* publishPorts(info, true)
   const engine = (yield* Engines).get(info.engine === "krun" ? "krun" : "qemu")
   const transport = yield* engine.attach({ runDir: run.directory })
   const channel = yield* Effect.andThen(connectGuest(transport), (found) =>
@@ -139,7 +144,9 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (boot: Boot, identity
     Effect.sync(() => signalProcess(identity, SIGKILL)),
     exited
   )
-  return yield* keepRecords(info, boot.image, { identity, transport, exited, kill: Effect.asVoid(kill) }, channel)
+  const kept = yield* keepRecords(info, boot.image, { identity, transport, exited, kill: Effect.asVoid(kill) }, channel)
+  yield* ports.open(kept)
+  return kept
 })
 
 /** One keeper at a time: the lock is held as long as this process keeps the VM. */

@@ -11,6 +11,7 @@ import { AlreadyExists, ImageMoved, InvalidSpec, SandboxNotFound } from "../doma
 import { mountProblem } from "../domain/mounts.ts"
 import type { SafeName } from "../domain/name.ts"
 import { parseName } from "../domain/name.ts"
+import { portProblem } from "../domain/ports.ts"
 import { canonicalReference, parseReference } from "../domain/reference.ts"
 import type { SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
@@ -26,6 +27,7 @@ import { ImageStore } from "./ImageStore.ts"
 import { makeImageFiles } from "./imageFiles.ts"
 import { contentLeaseMs, LeaseManager } from "./LeaseManager.ts"
 import { settleMounts } from "./mounts.ts"
+import { checkPorts } from "./ports.ts"
 import { removeDirectories } from "./Sweeper.ts"
 
 export interface CreateRequest {
@@ -129,9 +131,15 @@ export const makeRecords = Effect.gen(function* () {
     }
     const problem = mountProblem(config)
     if (problem !== undefined) return yield* new InvalidSpec({ field: "mounts", reason: problem })
+    const clash = portProblem(config.ports ?? [])
+    if (clash !== undefined) return yield* new InvalidSpec({ field: "ports", reason: clash })
     yield* settleMounts(config).pipe(Effect.provideService(Paths, paths))
     const before = yield* findMachine(db, paths, name)
     if (before !== undefined && request.replace !== true) return yield* new AlreadyExists({ name })
+    yield* checkPorts(config, before?.info).pipe(
+      Effect.provideService(Paths, paths),
+      Effect.provideService(Database, db)
+    )
     // The lease keeps the image until the sandbox's own row does.
     yield* leasing({ reference: image }, (manifestDigest) =>
       Effect.gen(function* () {

@@ -9,6 +9,8 @@ const cells = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 65_535 })
 export const TerminalSize = Schema.Struct({ cols: cells, rows: cells })
 export type TerminalSize = typeof TerminalSize.Type
 
+const timeoutMs = Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: limits.durationMsMax })))
+
 export const ExecRequest = Schema.Struct({
   argv: Schema.NonEmptyArray(Text).check(Schema.isMaxLength(limits.argvMax)),
   /** `KEY=value`, over the sandbox's and the image's. */
@@ -24,7 +26,7 @@ export const ExecRequest = Schema.Struct({
   /** Over the sandbox's. */
   rlimits: Schema.optionalKey(Schema.Array(ResourceLimit).check(Schema.isMaxLength(16))),
   /** Milliseconds until its process group is killed and it ends with 124, absent for no end. */
-  timeoutMs: Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: limits.durationMsMax })))
+  timeoutMs
 })
 export type ExecRequest = typeof ExecRequest.Type
 
@@ -32,7 +34,9 @@ export type ExecRequest = typeof ExecRequest.Type
 export const MainRequest = Schema.Struct({
   /** Present: it gets a terminal of this size. */
   tty: Schema.NullOr(TerminalSize),
-  stdin: Schema.Boolean
+  stdin: Schema.Boolean,
+  /** As for other commands. */
+  timeoutMs
 })
 export type MainRequest = typeof MainRequest.Type
 

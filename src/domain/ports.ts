@@ -33,7 +33,7 @@ export const parsePort = (text: string): PublishedPort | string => {
 }
 
 /** `IP:PORT`, as addresses are written. */
-const formatAddress = (hostIp: string, hostPort: number): string =>
+export const formatAddress = (hostIp: string, hostPort: number): string =>
   hostIp.includes(":") ? `[${hostIp}]:${hostPort}` : `${hostIp}:${hostPort}`
 
 /** `127.0.0.1:8080->80`. */

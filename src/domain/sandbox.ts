@@ -196,6 +196,8 @@ export class SandboxInfo extends Schema.Class<SandboxInfo>("SandboxInfo")({
   restartCount: Schema.Int,
   /** When its policy starts it again, null when it does not. */
   restartAt: Schema.NullOr(Schema.Int),
+  /** Host ports that are listened on now, free ones with the number that was picked; absent where none is. */
+  ports: Schema.optionalKey(Schema.Array(PublishedPort)),
   pid: Schema.NullOr(Schema.Int),
   engine: Schema.NullOr(Schema.String),
   startedAt: Schema.NullOr(Schema.Int),

@@ -39,6 +39,8 @@ export interface RunPaths {
   readonly keeperLog: CheckedPath
   /** Held by the process that keeps the VM. */
   readonly keeperLock: CheckedPath
+  /** The host ports that are listened on, as JSON. */
+  readonly ports: CheckedPath
 }
 
 /** The files of one session. */
@@ -155,7 +157,8 @@ const make = Effect.fnUntraced(function* (home: string): Effect.fn.Return<Paths[
       directory: at("run", String(sandboxId)),
       keeperSocket: at("run", String(sandboxId), "keeper.sock"),
       keeperLog: at("run", String(sandboxId), "keeper.log"),
-      keeperLock: at("run", String(sandboxId), "keeper.lock")
+      keeperLock: at("run", String(sandboxId), "keeper.lock"),
+      ports: at("run", String(sandboxId), "ports.json")
     })
   }
 })

@@ -106,6 +106,8 @@ export interface GuestChannel {
     readonly signal: number
     readonly graceMs: number
   }) => Effect.Effect<void, GuestChannelFailed>
+  /** Connections to ports that are worth opening at once; the rest of the places is for commands and files. */
+  readonly streamsMax: number
   readonly ping: Effect.Effect<void, GuestChannelFailed>
   readonly stats: Effect.Effect<GuestStats, GuestChannelFailed>
   /** Sets the guest's clock to the host's. */
@@ -118,6 +120,9 @@ export interface GuestChannel {
 
 /** Arguments and variables of one exec; the agent's JSON reader is bounded. */
 const stringsMax = 16_000
+
+/** Slots of a transport that has few, which connections to ports leave to commands and files. */
+const slotsKept = 8
 
 const execReasons = ["not_found", "not_executable", "bad_cwd", "bad_user", "limit"] as const
 
@@ -230,6 +235,7 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
     file: (operation) => openFile(open, operation),
     dial: (port) => dialGuest(open, port),
     poweroff,
+    streamsMax: Math.max(1, (transport.slots ?? Number.POSITIVE_INFINITY) - slotsKept),
     ping: Effect.asVoid(ask("ping", {})),
     stats: stats.pipe(Effect.withSpan("GuestChannel.stats")),
     syncClock: Effect.flatMap(unixNs, (unix_ns) => Effect.asVoid(ask("time", { unix_ns }))),

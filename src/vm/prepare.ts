@@ -20,8 +20,12 @@ const RUN_DIR_BYTES_MAX = 90
 /** Name of the socket that the guest's vsock port leads to. */
 export const guestSocket = (runDir: string): string => path.join(runDir, "guest.sock")
 
-/** Slots of a qemu VM: one for control, eight for what runs at the same time. */
-const SLOT_COUNT = 9
+/**
+ * Slots of a qemu VM: one for control, sixteen for what runs at the same time. virtio-serial has room for thirty, but each takes
+ * 4 MiB of memory.
+ */
+const SLOT_COUNT = 17
+/** Unix sockets of the slots, in their order. */
 export const slotSockets = (runDir: string): ReadonlyArray<string> =>
   Array.from({ length: SLOT_COUNT }, (_, index) => path.join(runDir, `slot${index}.sock`))
 

@@ -67,7 +67,8 @@ export const makeQemuEngine = (options: EngineOptions): Engine => {
   return {
     kind: "qemu",
     available,
-    attach: ({ runDir }) => slotTransport(slotSockets(runDir)),
+    // Another version may have started it with fewer slots.
+    attach: ({ runDir }) => slotTransport(slotSockets(runDir).filter((slot) => fs.existsSync(slot))),
     spawn: Effect.fn("QemuEngine.spawn")(function* (config) {
       const file = yield* findQemu(options)
       yield* checkAgent("qemu", options)

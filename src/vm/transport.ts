@@ -25,6 +25,8 @@ export interface GuestTransport {
   readonly exec: (exec: number) => Effect.Effect<ExecPlace, GuestChannelFailed, Scope.Scope>
   /** One pipe serves every host process in turn, so that a HELLO must be asked for. Absent: false. */
   readonly persistent?: boolean
+  /** Places for connections besides control, absent where there is no end of them. */
+  readonly slots?: number
   /** The agent has closed its end of a slot. */
   readonly slotFreed?: (slot: number) => Effect.Effect<void>
 }
@@ -192,6 +194,7 @@ export const slotTransport = Effect.fn("Vm.slotTransport")(function* (
 
   return {
     persistent: true,
+    slots: execPaths.length,
     slotFreed: (slot) => {
       const done = freed.get(slot)
       return done === undefined ? Effect.void : Effect.asVoid(Deferred.succeed(done, undefined))

@@ -3,6 +3,7 @@ import { Clock, Effect, Fiber, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
 import type { MachineProblem } from "../../domain/machine.ts"
+import { formatPort } from "../../domain/ports.ts"
 import { isLive, SandboxInfo } from "../../domain/sandbox.ts"
 import { forEachName, formatAge, harmless, print, printJson, say, table } from "../output.ts"
 import { familiar } from "../progress.ts"
@@ -126,15 +127,18 @@ export const ps = Command.make(
       if (json) return yield* printJson(SandboxInfos, shown)
       if (quiet) return yield* Effect.forEach(shown, (info) => print(info.name), { discard: true })
       const now = yield* Clock.currentTimeMillis
+      const publishes = shown.some((info) => (info.ports ?? []).length > 0)
       const rows = shown.map((info) => [
         info.name,
         familiar(info.config.image),
         `${info.status}${isLive(info.status) ? "" : describeEnd(info)}`,
         info.engine ?? "-",
         formatAge(info.createdAt, now),
+        ...(publishes ? [(info.ports ?? []).map(formatPort).join(", ") || "-"] : []),
         commandOf(info)
       ])
-      yield* print(table(["NAME", "IMAGE", "STATUS", "ENGINE", "CREATED", "COMMAND"], rows))
+      const ports = publishes ? ["PORTS"] : []
+      yield* print(table(["NAME", "IMAGE", "STATUS", "ENGINE", "CREATED", ...ports, "COMMAND"], rows))
     })
     return yield* withBunker(body)
   })

@@ -9,12 +9,22 @@ import { parsePlatform } from "../../domain/platform.ts"
 import type { SandboxInfo } from "../../domain/sandbox.ts"
 import { Engines } from "../../vm/Engine.ts"
 import { readEnvironment } from "../arguments.ts"
+import { readLimits, readTimeout } from "../ioFlags.ts"
 import { ExitWith, forEachName, print, say } from "../output.ts"
 import { progressStyle, showProgress } from "../progress.ts"
 import { withBunker } from "../session.ts"
 import { attach, checkTerminal } from "../terminal.ts"
 import { explainBrokenChannel } from "./brokenChannel.ts"
-import { commandArgument, commandFlags, imageArgument, sandboxFlags, terminalFlags, toConfig } from "./sandboxFlags.ts"
+import {
+  commandArgument,
+  commandFlags,
+  imageArgument,
+  rlimitFlag,
+  sandboxFlags,
+  terminalFlags,
+  timeoutFlag,
+  toConfig
+} from "./sandboxFlags.ts"
 
 interface ImageChoice {
   readonly image: string
@@ -64,11 +74,16 @@ export const run = Command.make(
       Flag.withDescription("Remove the sandbox at its end; the default unless --name or -d is given"),
       Flag.withDefault(false)
     ),
+    timeout: timeoutFlag,
     image: imageArgument,
     command: commandArgument
   },
   Effect.fn("Cli.run")(function* (flags) {
     if (!flags.detach) yield* checkTerminal(flags.tty)
+    const time = yield* readTimeout(flags.timeout)
+    if (flags.detach && time.timeoutMs !== undefined) {
+      return yield* new InvalidSpec({ field: "--timeout", reason: "it is for runs in the foreground; leave -d away" })
+    }
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
       const images = yield* ImageStore
@@ -96,7 +111,7 @@ export const run = Command.make(
           name: info.name,
           interactive,
           tty,
-          events: (size) => vms.RunMain({ name: info.name, how: { tty: size, stdin: interactive } })
+          events: (size) => vms.RunMain({ name: info.name, how: { tty: size, stdin: interactive, ...time } })
         }).pipe(Effect.catchTag("GuestChannelFailed", (error) => explainBrokenChannel(info.name, error)))
         yield* vms.Finish({ name: info.name, exitCode: exit ?? 0 })
         return exit ?? 0
@@ -163,6 +178,8 @@ export const exec = Command.make(
   {
     ...commandFlags,
     ...terminalFlags,
+    rlimit: rlimitFlag,
+    timeout: timeoutFlag,
     name: Argument.String("name").pipe(Argument.withDescription("Running sandbox")),
     command: Argument.String("command").pipe(Argument.withDescription("Command and its arguments"), Argument.atLeast(1))
   },
@@ -174,7 +191,9 @@ export const exec = Command.make(
         env: yield* readEnvironment(flags.env, flags.envFile, process.env),
         ...(Option.isSome(flags.workdir) ? { cwd: flags.workdir.value } : {}),
         ...(Option.isSome(flags.user) ? { user: flags.user.value } : {}),
-        stdin: flags.interactive
+        stdin: flags.interactive,
+        ...(yield* readLimits(flags.rlimit)),
+        ...(yield* readTimeout(flags.timeout))
       } as const
       const vms = yield* VmSupervisor
       const code = yield* attach({
@@ -196,4 +215,6 @@ export const exec = Command.make(
 )
 
 /** Words of `exec` after which a value follows. */
-export const execValuedFlags: ReadonlySet<string> = new Set("--env -e --env-file --workdir -w --user -u".split(" "))
+export const execValuedFlags: ReadonlySet<string> = new Set(
+  "--env -e --env-file --workdir -w --user -u --rlimit --timeout".split(" ")
+)

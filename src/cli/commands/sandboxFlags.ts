@@ -5,6 +5,7 @@ import { InvalidSpec } from "../../domain/errors/vm.ts"
 import { EngineKind, type SandboxConfig, SandboxConfig as SandboxConfigSchema } from "../../domain/sandbox.ts"
 import { wireIssues } from "../../domain/wire.ts"
 import { parseMebibytes, readEnvironment, readLabels, readMounts } from "../arguments.ts"
+import { readLimits, readPorts } from "../ioFlags.ts"
 import { Session } from "../session.ts"
 
 const optionalText = (name: string, description: string) =>
@@ -32,6 +33,14 @@ export const commandFlags = {
   user: optionalText("user", "name, uid, name:group or uid:gid").pipe(Flag.withAlias("u"))
 }
 
+export const timeoutFlag = optionalText(
+  "timeout",
+  "Kill the command and end with 124 after this time: 30s, 5m or seconds"
+)
+
+/** `--rlimit`, for run, create and exec. */
+export const rlimitFlag = repeated("rlimit", "NAME=SOFT[:HARD], like nofile=1024:2048, for commands")
+
 export const terminalFlags = {
   interactive: off("interactive", "Pass stdin to the command").pipe(Flag.withAlias("i")),
   tty: off("tty", "Give the command a terminal").pipe(Flag.withAlias("t"))
@@ -55,6 +64,10 @@ export const sandboxFlags = {
   hostname: optionalText("hostname", "Host name in the guest; default: the sandbox's name"),
   volume: repeated("volume", "HOST:GUEST[:ro], a directory or file of this machine").pipe(Flag.withAlias("v")),
   tmpfs: repeated("tmpfs", "/path[:size=64m], a directory in the guest's memory"),
+  publish: repeated("publish", "[HOST_IP:]HOST_PORT:GUEST_PORT, tcp; 0 takes a free host port").pipe(
+    Flag.withAlias("p")
+  ),
+  rlimit: rlimitFlag,
   label: repeated("label", "KEY=value, for your own use").pipe(Flag.withAlias("l")),
   engine: Flag.String("engine").pipe(
     Flag.withDescription("auto, krun (KVM) or qemu (emulation, slower); default BUNKER_ENGINE, else auto"),
@@ -72,7 +85,7 @@ export const commandArgument = Argument.String("command").pipe(
 
 /** Words after which a value follows, for the search of the image in `run` and `create`. */
 export const valuedFlags: ReadonlySet<string> = new Set(
-  "--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname --label -l --volume -v --tmpfs --engine --log-level".split(
+  "--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname --label -l --volume -v --tmpfs --publish -p --rlimit --timeout --engine --log-level".split(
     " "
   )
 )
@@ -91,6 +104,8 @@ interface Parsed {
   readonly hostname: Option.Option<string>
   readonly volume: ReadonlyArray<string>
   readonly tmpfs: ReadonlyArray<string>
+  readonly publish: ReadonlyArray<string>
+  readonly rlimit: ReadonlyArray<string>
   readonly label: ReadonlyArray<string>
   readonly engine: Option.Option<string>
   readonly interactive: boolean
@@ -112,7 +127,9 @@ const flagOf: Readonly<Record<string, string>> = {
   user: "--user",
   hostname: "--hostname",
   mounts: "-v",
-  tmpfs: "--tmpfs"
+  tmpfs: "--tmpfs",
+  ports: "-p",
+  rlimits: "--rlimit"
 }
 
 /** Checks every value and names the flag of the first that is out of bounds. */
@@ -144,6 +161,8 @@ export const toConfig = Effect.fnUntraced(function* (parsed: Parsed, endsWithCom
     engine,
     endsWithCommand,
     labels: yield* readLabels(parsed.label),
+    ...(yield* readPorts(parsed.publish)),
+    ...(yield* readLimits(parsed.rlimit)),
     ...(yield* readMounts(parsed.volume, parsed.tmpfs, process.cwd())),
     ...(parsed.tty ? { tty: true } : {}),
     ...(parsed.interactive ? { openStdin: true } : {})
