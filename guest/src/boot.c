@@ -14,6 +14,7 @@
 #include "agent.h"
 #include "control.h"
 #include "mounts.h"
+#include "power.h"
 #include "shares.h"
 
 bool boot_set_clock(const char *unix_ns) {
@@ -99,6 +100,12 @@ static bool run(const struct json *doc, struct text *why) {
   return true;
 }
 
+/* Absent or wrong: no limit. */
+static int64_t limit_of(const struct json *doc, const char *name) {
+  int64_t ms = 0;
+  return json_integer(doc, json_get(doc, json_get(doc, 0, "limits"), name), 1, INT64_MAX / 2, &ms) ? ms : 0;
+}
+
 void boot_request(const struct json *doc, int64_t request, uint32_t generation) {
   char buffer[400];
   struct text why = TEXT_IN(buffer);
@@ -108,6 +115,7 @@ void boot_request(const struct json *doc, int64_t request, uint32_t generation) 
     agent_log("boot failed", text_end(&why));
     return control_reply_error(request, generation, "failed", text_end(&why));
   }
+  if (!already) power_limit(limit_of(doc, "max_ms"), limit_of(doc, "idle_ms"));
   agent.booted = true;
   text_add(&why, "\"phases\":{\"mount_us\":");
   text_int(&why, already ? 0 : now_us() - started);

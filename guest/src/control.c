@@ -223,6 +223,8 @@ static bool op_sync(const struct json *doc, int64_t id) {
   return true;
 }
 
+bool control_has_host(void) { return control.state == CONN_OPEN && control.greeted; }
+
 void control_reaped(pid_t pid) {
   for (int i = 0; i < SYNC_MAX; i++) {
     if (syncs[i].pid != pid) continue;

@@ -14,6 +14,8 @@ void control_reply_error(int64_t request, uint32_t generation, const char *error
 void control_reply_pid(int64_t request, uint32_t generation, int64_t pid);
 /** Tells the host that a virtio slot can carry another exec. */
 void control_slot_free(int slot);
+/** A process of the host looks after this machine. */
+bool control_has_host(void);
 /** A child of the agent's has ended. */
 void control_reaped(pid_t pid);
 /** Moves what is queued for at most `ms`, and waits as long for the host to say that it has seen it. */

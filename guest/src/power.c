@@ -13,11 +13,13 @@
 #include "control.h"
 #include "exec.h"
 
-enum { TERM_MS = 500, KILL_MS = 2000, FAREWELL_MS = 500 };
+enum { TERM_MS = 500, KILL_MS = 2000, FAREWELL_MS = 500, LIMIT_GRACE_MS = 5000, IDLE_LOOK_MS = 1000 };
 
 static enum { POWER_ON, POWER_GRACE, POWER_TERM, POWER_KILL } state;
 static int64_t deadline, asked;
 static uint32_t asked_on;
+/* For a machine that no process of the host looks after any more; with one, the host is earlier. */
+static int64_t ends_at, idle_limit, used_at;
 
 static void signal_rest(int signal) {
   if (agent.native) exec_signal_all(signal);
@@ -27,6 +29,12 @@ static void signal_rest(int signal) {
 static void enter(int next, int64_t ms) {
   state = next;
   deadline = now_ms() + ms;
+}
+
+void power_limit(int64_t max_ms, int64_t idle_ms) {
+  used_at = now_ms();
+  ends_at = max_ms > 0 ? used_at + max_ms : 0;
+  idle_limit = idle_ms;
 }
 
 void power_request(int signal, int64_t grace_ms, int64_t request, uint32_t generation) {
@@ -52,7 +60,19 @@ static _Noreturn void end(void) {
 }
 
 void power_poll(int *timeout) {
-  if (state != POWER_ON) timer_at(timeout, deadline);
+  if (state != POWER_ON) return timer_at(timeout, deadline);
+  if (ends_at) timer_at(timeout, ends_at);
+  /* Use ends without a word to us. */
+  if (idle_limit) timer_at(timeout, now_ms() + IDLE_LOOK_MS);
+}
+
+static void watch_limits(void) {
+  int64_t now = now_ms();
+  if (idle_limit && (control_has_host() || exec_living() > 0)) used_at = now;
+  bool late = ends_at && now >= ends_at, idle = idle_limit && now - used_at >= idle_limit;
+  if (!late && !idle) return;
+  agent_log("powering off by itself", late ? "max_duration_exceeded" : "idle_timeout");
+  power_request(SIGTERM, LIMIT_GRACE_MS, 0, 0);
 }
 
 /* Every process of the machine is a child of the agent's, sooner or later. */
@@ -62,6 +82,7 @@ static bool no_children(void) {
 }
 
 void power_service(void) {
+  if (state == POWER_ON) watch_limits();
   if (state == POWER_ON) return;
   bool childless = no_children(), late = now_ms() >= deadline;
   if (state == POWER_GRACE && (late || exec_living() == 0)) {

@@ -43,10 +43,22 @@ export class KeeperProtocol extends RpcGroup.make(
   /** Graceful within `timeoutMs`, then SIGKILL; answers when the VM has ended and that is recorded. */
   Rpc.make("Stop", { payload: { timeoutMs: Schema.Int }, success: RunEnd }),
   Rpc.make("Kill", { success: RunEnd }),
+  /** Takes no new commands, and stops when the last one has ended; answers then. */
+  Rpc.make("Drain", { payload: { timeoutMs: Schema.Int }, success: RunEnd }),
+  /** Somebody uses the sandbox: it is not idle. */
+  Rpc.make("Touch"),
   /** The main command has ended with this code, and the sandbox with it. */
   Rpc.make("Finish", { payload: { exitCode: Schema.Int }, success: RunEnd }),
   Rpc.make("Wait", { success: RunEnd })
 ).merge(KeeperFiles, KeeperStats) {}
+
+/** Who uses a VM. */
+export interface VmUse {
+  /** Commands that run now, without the main command. */
+  commands: number
+  /** Grows with every use that is no command: traffic on a port, a file, a touch. */
+  touches: number
+}
 
 /** A VM that is up, as its keeper sees it. */
 export interface KeptVm {
@@ -59,6 +71,11 @@ export interface KeptVm {
   readonly ended: Deferred.Deferred<RunEnd>
   /** Says why the VM is about to end; the first reason stays. */
   readonly expect: (end: RunEnd) => void
+  readonly use: VmUse
+  /** Says that the sandbox is used now: it does not count as idle. */
+  readonly activity: () => void
+  /** Records that it is about to end in order. */
+  readonly markDraining: Effect.Effect<void>
   readonly kill: Effect.Effect<void>
   readonly measured: Measured
 }
@@ -69,6 +86,7 @@ const stopRequested = new RunEnd({
   reason: "shutdown_requested",
   detail: null
 })
+const drainRequested = new RunEnd({ exitCode: null, exitSignal: null, reason: "drain_requested", detail: null })
 const killRequested = new RunEnd({ exitCode: null, exitSignal: "SIGKILL", reason: "signal", detail: null })
 
 export const commandEnded = (exitCode: number) =>
@@ -126,12 +144,34 @@ export interface Records {
   /** Log of every exec. */
   readonly execs: LogWriter
 }
+const ending = new ExecFailed({ reason: "failed", detail: "the sandbox is ending and takes no new commands" })
+
+/** How often a draining sandbox looks whether its last command has ended. */
+const drainLookMs = 50
+
+/** Ends a VM in order within `timeoutMs`, then with SIGKILL; answers when it has ended and that is recorded. */
+export const stopVm = Effect.fn("Keeper.stop")(function* (vm: KeptVm, end: RunEnd, timeoutMs: number) {
+  const deadline = (yield* Clock.currentTimeMillis) + timeoutMs
+  vm.expect(end)
+  yield* vm.markDraining
+  const asked = vm.channel.poweroff({
+    signal: stopSignalOf(vm.image),
+    graceMs: Math.max(0, Math.round(timeoutMs * 0.7))
+  })
+  yield* asked.pipe(Effect.ignore, Effect.timeoutOption(timeoutMs))
+  const left = Math.max(0, deadline - (yield* Clock.currentTimeMillis))
+  const ended = yield* Effect.timeoutOption(Deferred.await(vm.ended), left)
+  if (ended._tag === "Some") return ended.value
+  yield* vm.kill
+  return yield* Deferred.await(vm.ended)
+})
 
 /** The behaviour over a VM that is up. */
 export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
   Effect.sync(() => {
     const running = new Map<number, ExecHandle>()
     let sequence = execs.lastExec
+    let refusing = false
 
     const find = (id: number): Effect.Effect<ExecHandle, ExecFailed> => {
       const handle = id === mainExec ? main.handle() : running.get(id)
@@ -140,20 +180,32 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
         : Effect.succeed(handle)
     }
 
+    /** Whoever takes this stream uses the sandbox: the main command in the foreground, a file. */
+    const counted = <A, E, R>(stream: Stream.Stream<A, E, R>): Stream.Stream<A, E, R> =>
+      Stream.suspend(() => {
+        vm.use.commands += 1
+        return Stream.ensuring(
+          stream,
+          Effect.sync(() => void (vm.use.commands -= 1))
+        )
+      })
+
     const start = (request: ExecRequest) =>
       Stream.unwrap(
         Effect.gen(function* () {
+          if (refusing) return yield* ending
           const scope = yield* Scope.make()
           const id = (sequence += 1)
           yield* Effect.addFinalizer(() =>
             Effect.suspend(() => {
-              running.delete(id)
+              if (running.delete(id)) vm.use.commands -= 1
               return Scope.close(scope, Exit.void)
             })
           )
           const handle = yield* vm.channel.exec(resolveExec(request, vm)).pipe(Scope.provide(scope))
           running.set(id, handle)
           yield* execs.write("start", request.argv[0], id)
+          vm.use.commands += 1
           return Stream.concat(
             Stream.succeed(ExecEvent.cases.Started.make({ exec: id, pid: handle.pid })),
             handle.events.pipe(
@@ -164,38 +216,37 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
         })
       )
 
-    const stop = Effect.fn("Keeper.stop")(function* (timeoutMs: number) {
-      const deadline = (yield* Clock.currentTimeMillis) + timeoutMs
-      vm.expect(stopRequested)
-      const asked = vm.channel.poweroff({
-        signal: stopSignalOf(vm.image),
-        graceMs: Math.max(0, Math.round(timeoutMs * 0.7))
-      })
-      yield* asked.pipe(Effect.ignore, Effect.timeoutOption(timeoutMs))
-      const left = Math.max(0, deadline - (yield* Clock.currentTimeMillis))
-      const ended = yield* Effect.timeoutOption(Deferred.await(vm.ended), left)
-      if (ended._tag === "Some") return ended.value
-      yield* vm.kill
-      return yield* Deferred.await(vm.ended)
+    /** A command that comes before everything has ended keeps the sandbox up no longer. */
+    const drain = Effect.fn("Keeper.drain")(function* (timeoutMs: number) {
+      refusing = true
+      yield* vm.markDraining
+      const idle = Effect.sleep(drainLookMs).pipe(Effect.repeat({ while: () => vm.use.commands > 0 }))
+      yield* Effect.raceFirst(idle, Deferred.await(vm.ended))
+      return yield* stopVm(vm, drainRequested, timeoutMs)
     })
 
     const finish = Effect.fn("Keeper.finish")(function* (exitCode: number) {
       vm.expect(commandEnded(exitCode))
       if (vm.ephemeral) yield* vm.kill
-      else yield* stop(finishTimeoutMs)
+      else yield* stopVm(vm, commandEnded(exitCode), finishTimeoutMs)
       return yield* Deferred.await(vm.ended)
     })
 
     return KeeperProtocol.of({
       Exec: (request) => Rpc.fork(start(request)),
-      RunMain: (how) => Rpc.fork(runMain(vm, main, how)),
+      RunMain: (how) => Rpc.fork(counted(runMain(vm, main, how))),
       Attach: () => Rpc.fork(main.watch),
       // Out of the mailbox: a command that reads nothing stalls only the sender of its own input.
       Input: ({ exec: id, data }) => Rpc.fork(Effect.flatMap(find(id), (handle) => handle.write(data))),
       CloseInput: ({ exec: id }) => Rpc.fork(Effect.flatMap(find(id), (handle) => handle.closeStdin)),
       Signal: ({ exec: id, signal }) => Effect.flatMap(find(id), (handle) => handle.signal(signal)),
       Resize: ({ exec: id, size }) => Effect.flatMap(find(id), (handle) => handle.resize(size.cols, size.rows)),
-      Stop: ({ timeoutMs }) => Rpc.fork(stop(timeoutMs)),
+      Stop: ({ timeoutMs }) => {
+        refusing = true
+        return Rpc.fork(stopVm(vm, stopRequested, timeoutMs))
+      },
+      Drain: ({ timeoutMs }) => Rpc.fork(drain(timeoutMs)),
+      Touch: () => Effect.sync(vm.activity),
       Kill: () =>
         Rpc.fork(
           Effect.suspend(() => {
@@ -206,7 +257,7 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
       Finish: ({ exitCode }) => Rpc.fork(finish(exitCode)),
       Wait: () => Rpc.fork(Deferred.await(vm.ended)),
       Sample: () => Rpc.fork(sampleStats(vm.measured, running.size + (main.handle() === undefined ? 0 : 1))),
-      ...fileHandlers(vm.channel)
+      ...fileHandlers(vm.channel, counted)
     })
   })
 

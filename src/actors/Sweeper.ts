@@ -6,11 +6,12 @@
  * Invariants: every update is conditional on the status that was read; a directory goes before its row, so that a crash leaves
  * something for the next sweep to find; a VM that somebody keeps is that keeper's to record.
  */
+import fs from "node:fs"
 import { Clock, Context, Effect, Option, Result, Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import { DatabaseErrors } from "../domain/errors/groups.ts"
 import { SafeName } from "../domain/name.ts"
-import { isLive, isTerminal, type SandboxInfo, type Status } from "../domain/sandbox.ts"
+import { isLive, isTerminal, type SandboxInfo, type Status, type TerminationReason } from "../domain/sandbox.ts"
 import { Database, type DatabaseError } from "../store/Database.ts"
 import { removeBelow } from "../store/files.ts"
 import { hasForgottenRoot } from "../store/imageCollection.ts"
@@ -113,16 +114,43 @@ const startingMaxMs = 10_000
 export const decide = (
   record: Pick<SandboxRecord, "info" | "process" | "hasRunningRun">,
   alive: boolean,
-  nowMs: number
+  nowMs: number,
+  selfEnd: () => TerminationReason | undefined = () => undefined
 ): { readonly to: "stopped" | "crashed"; readonly end: Termination } | undefined => {
   const { status, updatedAt } = record.info
   if (!isLive(status) || alive) return undefined
   const stopped = { to: "stopped", end: { ...crashed, reason: "shutdown_requested" } } as const
   if (status === "draining") return stopped
-  if (record.hasRunningRun) return { to: "crashed", end: crashed }
+  if (record.hasRunningRun) {
+    const reason = selfEnd()
+    return reason === undefined
+      ? { to: "crashed", end: crashed }
+      : { to: "stopped", end: { ...crashed, reason, detail: "its agent powered off by itself" } }
+  }
   // Without a run it is still starting, unless whoever started it is long gone.
   const abandoned = status === "starting" && nowMs - updatedAt > startingMaxMs
   return abandoned ? { to: "crashed", end: { ...crashed, reason: "boot_failed" } } : undefined
+}
+
+/** The limit for which the agent of a VM without a keeper ended it: its last words on the console. */
+const selfEnded = (consoleLog: string): TerminationReason | undefined => {
+  try {
+    const fd = fs.openSync(consoleLog, "r")
+    try {
+      const tail = Buffer.alloc(4096)
+      const { size } = fs.fstatSync(fd)
+      const read = fs.readSync(fd, tail, 0, tail.length, Math.max(0, size - tail.length))
+      const [, reason] =
+        /bunker-agent: powering off by itself:? (max_duration_exceeded|idle_timeout)/.exec(
+          tail.toString("latin1", 0, read)
+        ) ?? []
+      return reason as TerminationReason | undefined
+    } finally {
+      fs.closeSync(fd)
+    }
+  } catch {
+    return undefined
+  }
 }
 
 const make = (options: SweeperOptions) =>
@@ -141,7 +169,7 @@ const make = (options: SweeperOptions) =>
       const { info } = record
       const now = yield* Clock.currentTimeMillis
       const alive = record.process !== undefined && isAlive(record.process)
-      const decision = decide(record, alive, now)
+      const decision = decide(record, alive, now, () => selfEnded(paths.sandbox(info.name).consoleLog))
       if (decision === undefined || isLocked(paths.run(info.id).keeperLock)) return false
       return dryRun || (yield* terminate(db, info.id, [info.status], decision.to, decision.end, now))
     })

@@ -32,7 +32,7 @@ import { Database } from "../store/Database.ts"
 import { indexMachines, settleMachine } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive, signalProcess } from "../store/processes.ts"
-import { findSandbox, type SandboxRecord } from "../store/sandboxes.ts"
+import { cancelRestart, findSandbox, type SandboxRecord } from "../store/sandboxes.ts"
 import { type Address, layerLocal, type Unreachable } from "./Actor.ts"
 import { RunEnd } from "./Keeper.ts"
 import { type KeeperAddress, type KeeperOptions, makeKeepers } from "./keepers.ts"
@@ -87,6 +87,10 @@ export class VmProtocol extends RpcGroup.make(
   Rpc.make("Resize", { payload: { ...Command, size: TerminalSize }, error: ReachErrors }),
   Rpc.make("Stop", { payload: { ...Named, timeoutMs: Schema.Int }, success: RunEnd, error: ReachErrors }),
   Rpc.make("Kill", { payload: Named, success: RunEnd, error: ReachErrors }),
+  /** Takes no new commands, and stops when the last one has ended; answers then. */
+  Rpc.make("Drain", { payload: { ...Named, timeoutMs: Schema.Int }, success: RunEnd, error: ReachErrors }),
+  /** Says that a sandbox is used: its idle time begins anew. */
+  Rpc.make("Touch", { payload: Named, error: ReachErrors }),
   /** Stops it in order when it runs, and boots it in the background. */
   Rpc.make("Restart", { payload: { ...Named, timeoutMs: Schema.Int }, success: SandboxInfo, error: RestartErrors }),
   /** The main command of a foreground run has ended: ends the sandbox, which records the code. */
@@ -95,6 +99,8 @@ export class VmProtocol extends RpcGroup.make(
   Rpc.make("Remove", { payload: { ...Named, force: Schema.Boolean }, error: ReachErrors }),
   Rpc.make("Inspect", { payload: Named, success: SandboxInfo, error: SandboxLookupErrors }),
   Rpc.make("List", { success: Schema.Array(SandboxInfo), error: StoreErrors }),
+  /** Puts everything right that crashes left: adopts VMs without keepers, records dead ones, starts again what its policy says. */
+  Rpc.make("Recover", { error: StoreErrors }),
   /** What a person should look at in the definitions that are broken or were changed since they were last looked at. */
   Rpc.make("Problems", { success: Schema.Array(MachineProblem), error: StoreErrors })
 ).merge(SandboxFiles, SandboxStatsMessages) {}
@@ -116,12 +122,24 @@ const make = (options: KeeperOptions) =>
     const keepers = yield* makeKeepers(options)
     const records = yield* makeRecords
 
-    /** The record as it truly is: a sandbox whose process is gone is put right first. */
-    const current = Effect.fnUntraced(function* (record: SandboxRecord) {
+    /** The record as it truly is: a sandbox whose process is gone is put right first, and starts again if its policy says so. */
+    const current = Effect.fnUntraced(function* (before: SandboxRecord) {
+      const record = yield* putRight(before)
       const { info } = record
-      const suspicious = isLive(info.status) && !(record.process !== undefined && isAlive(record.process))
+      if (info.restartAt === null || (yield* keepers.isAwaited(info.id)) || (yield* keepers.isKept(info.id)))
+        return record
+      yield* Effect.ignore(keepers.leave(info, "restart"))
+      return record
+    })
+
+    const putRight = Effect.fnUntraced(function* (record: SandboxRecord) {
+      const { info } = record
+      const alive = record.process !== undefined && isAlive(record.process)
+      // A start that nobody goes on with can not be taken over: the guest is not what it should be yet.
+      const suspicious = isLive(info.status) && (!alive || info.status === "starting")
       if (!suspicious || (yield* keepers.isKept(info.id))) return record
-      yield* sweeper.Reconcile({ name: info.name }).pipe(Effect.catchTag("RpcClientError", Effect.die))
+      if (alive) yield* killByRecord(record)
+      else yield* sweeper.Reconcile({ name: info.name }).pipe(Effect.catchTag("RpcClientError", Effect.die))
       if (!info.ephemeral) yield* Effect.ignore(settleMachine(db, paths, info.name))
       return (yield* findSandbox(db, info.name)) ?? record
     })
@@ -141,6 +159,16 @@ const make = (options: KeeperOptions) =>
       )
       yield* remove(name, true)
     })
+
+    /** All records as they truly are; a VM that lives without a keeper gets one. */
+    const list = Effect.gen(function* () {
+      const listed = yield* indexMachines(db, paths)
+      const records = yield* Effect.forEach(listed.records, current)
+      for (const { info } of records) {
+        if (isLive(info.status) && !(yield* keepers.isKept(info.id))) yield* Effect.ignore(keepers.leave(info, "adopt"))
+      }
+      return records.map((record) => withPorts(paths, record.info))
+    }).pipe(Effect.withSpan("VmSupervisor.list"))
 
     const start = Effect.fn("VmSupervisor.start")(function* (text: string, detached: boolean) {
       const { info } = yield* find(text)
@@ -235,6 +263,8 @@ const make = (options: KeeperOptions) =>
 
     const kill = Effect.fn("VmSupervisor.kill")(function* (text: string) {
       const record = yield* find(text)
+      const { info } = record
+      if (info.restartAt !== null && (yield* cancelRestart(db, info.id))) return recordedEnd(info)
       if (!isLive(record.info.status)) {
         return yield* new WrongState({
           name: record.info.name,
@@ -252,6 +282,7 @@ const make = (options: KeeperOptions) =>
 
     const stop = Effect.fn("VmSupervisor.stop")(function* (text: string, timeoutMs: number) {
       const { info } = yield* find(text)
+      if (info.restartAt !== null && (yield* cancelRestart(db, info.id))) return recordedEnd(info)
       if (!isLive(info.status)) {
         return yield* new WrongState({
           name: info.name,
@@ -262,6 +293,12 @@ const make = (options: KeeperOptions) =>
       }
       const keeper = yield* reach(text, "stop")
       return yield* untilEnded(info, keeper.Stop({ timeoutMs }))
+    })
+
+    const drain = Effect.fn("VmSupervisor.drain")(function* (text: string, timeoutMs: number) {
+      const keeper = yield* reach(text, "drain")
+      const { info } = yield* find(text)
+      return yield* untilEnded(info, keeper.Drain({ timeoutMs }))
     })
 
     const wait = Effect.fn("VmSupervisor.wait")(function* (text: string) {
@@ -319,14 +356,14 @@ const make = (options: KeeperOptions) =>
       Resize: ({ name, exec: id, size }) => viaKeeper(name, (keeper) => keeper.Resize({ exec: id, size })),
       Stop: ({ name, timeoutMs }) => Rpc.fork(stop(name, timeoutMs)),
       Kill: ({ name }) => Rpc.fork(kill(name)),
+      Drain: ({ name, timeoutMs }) => Rpc.fork(drain(name, timeoutMs)),
+      Touch: ({ name }) => viaKeeper(name, (keeper) => keeper.Touch()),
       Finish: ({ name, exitCode }) => viaKeeper(name, (keeper) => keeper.Finish({ exitCode })),
       Wait: ({ name }) => Rpc.fork(wait(name)),
       Remove: ({ name, force }) => Rpc.fork(remove(name, force)),
       Inspect: ({ name }) => Effect.map(find(name), ({ info }) => withPorts(paths, info)),
-      List: Effect.fn("VmSupervisor.list")(function* () {
-        const listed = yield* indexMachines(db, paths)
-        return (yield* Effect.forEach(listed.records, current)).map((record) => withPorts(paths, record.info))
-      }),
+      List: () => list,
+      Recover: () => Effect.asVoid(list),
       Problems: () => Effect.map(indexMachines(db, paths), ({ problems }) => problems),
       ...statsHandlers(reach),
       ...sandboxFileHandlers(reach)

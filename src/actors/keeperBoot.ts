@@ -34,6 +34,7 @@ import type { GuestTransport } from "../vm/transport.ts"
 import { ensureUpper } from "../vm/upper.ts"
 import { openConsole } from "./collectConsole.ts"
 import { type KeptVm, RunEnd } from "./Keeper.ts"
+import { agentSlackMs } from "./limits.ts"
 import { realHome, settleMounts } from "./mounts.ts"
 import { publishPorts } from "./ports.ts"
 import { Sweeper } from "./Sweeper.ts"
@@ -252,6 +253,11 @@ const consoleTail = (file: string): string => {
 }
 
 /** Clock, host name, root file system: everything before the first command. */
+const agentLimits = ({ maxDurationMs, idleTimeoutMs }: SandboxInfo["config"]) => ({
+  ...(maxDurationMs === undefined ? {} : { max_ms: maxDurationMs + agentSlackMs }),
+  ...(idleTimeoutMs === undefined ? {} : { idle_ms: idleTimeoutMs + agentSlackMs })
+})
+
 const prepareGuest = (channel: GuestChannel, info: SandboxInfo, mounts: ReadonlyArray<GuestMount>) => {
   const hostname = info.config.hostname ?? info.name.slice(0, 63)
   return channel.boot({
@@ -259,6 +265,7 @@ const prepareGuest = (channel: GuestChannel, info: SandboxInfo, mounts: Readonly
     upper: info.ephemeral ? { kind: "tmpfs" } : { kind: "ext4", device: "/dev/vdc" },
     hostname,
     mounts,
+    limits: agentLimits(info.config),
     hosts: `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t${hostname}\n`
   })
 }
@@ -274,6 +281,7 @@ const keepRecords = Effect.fnUntraced(function* (
   const sweeper = yield* Sweeper
   const ended = yield* Deferred.make<RunEnd>()
   let expected: RunEnd | undefined
+  const use = { commands: 0, touches: 0 }
   const paths = yield* Paths
   const console_ = yield* openConsole(paths.sandbox(info.name))
   const settle = settleDefinition(info)
@@ -304,6 +312,11 @@ const keepRecords = Effect.fnUntraced(function* (
     image: image.config,
     ended,
     expect: (end) => void (expected ??= end),
+    use,
+    activity: () => void (use.touches += 1),
+    markDraining: Effect.asVoid(
+      Effect.ignore(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, "draining", now)))
+    ),
     kill: vm.kill,
     measured: {
       name: info.name,

@@ -17,8 +17,11 @@ export const KeeperFiles = RpcGroup.make(
   Rpc.make("FileEnd", { payload: file, error: FileErrors })
 )
 
-/** The handlers over a channel. */
-export const fileHandlers = (channel: GuestChannel) => {
+/** The handlers over a channel; `counted` notes that an operation uses the sandbox for as long as it runs. */
+export const fileHandlers = (
+  channel: GuestChannel,
+  counted: <A, E, R>(stream: Stream.Stream<A, E, R>) => Stream.Stream<A, E, R>
+) => {
   const running = new Map<number, FileConnection>()
   let sequence = 0
 
@@ -50,7 +53,7 @@ export const fileHandlers = (channel: GuestChannel) => {
     )
 
   return {
-    File: (operation: FileOperation) => Rpc.fork(start(operation)),
+    File: (operation: FileOperation) => Rpc.fork(counted(start(operation))),
     FileInput: (input: { readonly file: number; readonly data: Uint8Array }) =>
       Rpc.fork(Effect.flatMap(find(input.file), (connection) => connection.write(input.data))),
     FileEnd: (input: { readonly file: number }) =>

@@ -5,7 +5,7 @@
 
 import fs from "node:fs"
 import net from "node:net"
-import { Effect, Exit, Layer, Schema, Scope } from "effect"
+import { Clock, Effect, Exit, Layer, Result, Schedule, Schema, Scope } from "effect"
 import type { RpcGroup } from "effect/rpc"
 import { type StartError, StartErrors } from "../domain/errors/groups.ts"
 import { SupervisorUnreachable } from "../domain/errors/vm.ts"
@@ -24,6 +24,7 @@ import { ImageStore } from "./ImageStore.ts"
 import { KeeperProtocol, type KeptVm, keeperBehaviour, type Records } from "./Keeper.ts"
 import { adoptVm, bootVm } from "./keeperBoot.ts"
 import { contentLeaseMs, LeaseManager } from "./LeaseManager.ts"
+import { enforceLimits } from "./limits.ts"
 import { makeMainCommand } from "./mainCommand.ts"
 import type { Sweeper } from "./Sweeper.ts"
 
@@ -53,11 +54,15 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
   const context = yield* Effect.context<
     Database | Paths | Engines | ImageStore | LeaseManager | Sweeper | Scope.Scope
   >()
-  const known = new Map<string, { readonly address: KeeperAddress; readonly scope: Scope.Closeable }>()
+  /** `inode` of the socket of a keeper in another process, undefined for one in this. */
+  const known = new Map<
+    string,
+    { readonly address: KeeperAddress; readonly scope: Scope.Closeable; readonly inode: number | undefined }
+  >()
 
-  const remember = (info: SandboxInfo, address: KeeperAddress, own: Scope.Closeable) =>
+  const remember = (info: SandboxInfo, address: KeeperAddress, own: Scope.Closeable, inode?: number) =>
     Effect.as(
-      Effect.sync(() => known.set(info.name, { address, scope: own })),
+      Effect.sync(() => known.set(info.name, { address, scope: own, inode })),
       address
     )
   const forget = (name: string) =>
@@ -107,11 +112,35 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
     if (!report.ok) return yield* report.error
   })
 
+  /** Starts a keeper process for what was left behind, and waits for nothing: whoever comes too late ends by itself. */
+  const leave = Effect.fn("Keepers.leave")(function* (info: SandboxInfo, what: "adopt" | "restart") {
+    const run = paths.run(info.id)
+    yield* ensureDirectory(run.directory)
+    yield* attemptFile("start a keeper for", run.keeperLog, () => {
+      const log = fs.openSync(run.keeperLog, "a", 0o600)
+      try {
+        const command = [...options.keeperCommand, info.name, `--${what}`]
+        Bun.spawn(command, {
+          cwd: "/",
+          env: { ...options.keeperEnv },
+          stdio: ["ignore", "ignore", log],
+          detached: true
+        }).unref()
+      } finally {
+        fs.closeSync(log)
+      }
+    })
+  })
+
   /** The keeper that answers now, here or in another process. */
   const existing = Effect.fnUntraced(function* (info: SandboxInfo) {
-    const here = known.get(info.name)
-    if (here !== undefined) return here.address
     const { keeperSocket } = paths.run(info.id)
+    const inode = inodeOf(keeperSocket)
+    const here = known.get(info.name)
+    if (here !== undefined && (here.inode === undefined || (here.inode === inode && (yield* answers(keeperSocket)))))
+      return here.address
+    // Another keeper has taken over since.
+    yield* forget(info.name)
     if (!(yield* answers(keeperSocket))) {
       return yield* new SupervisorUnreachable({ name: info.name, reason: "nobody listens on its socket" })
     }
@@ -120,7 +149,7 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
       Scope.provide(own),
       Effect.mapError((error) => new SupervisorUnreachable({ name: info.name, reason: error.message }))
     )
-    return yield* remember(info, address, own)
+    return yield* remember(info, address, own, inode)
   })
 
   /** The same; a VM that lives without a keeper gets a new one first. */
@@ -131,10 +160,19 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
           const record = yield* findSandbox(db, info.name)
           const alive = record?.process !== undefined && isAlive(record.process)
           if (!alive) return yield* new SupervisorUnreachable({ name: info.name, reason: "its process is gone" })
-          yield* spawn(info, true).pipe(
-            Effect.mapError((error) => new SupervisorUnreachable({ name: info.name, reason: error.message }))
+          const adopted = yield* Effect.result(spawn(info, true))
+          // Somebody else may be adopting it right now.
+          const found = yield* Effect.result(
+            existing(info).pipe(
+              Effect.retry({
+                while: () => isLocked(paths.run(info.id).keeperLock),
+                schedule: Schedule.spaced("50 millis")
+              })
+            )
           )
-          return yield* existing(info)
+          if (Result.isSuccess(found)) return found.success
+          if (Result.isSuccess(adopted)) return yield* found.failure
+          return yield* new SupervisorUnreachable({ name: info.name, reason: adopted.failure.message })
         })
       )
     )
@@ -143,13 +181,16 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
   /** True while a process keeps the VM: it will record the end itself. */
   const isKept = (id: number) => Effect.sync(() => isLocked(paths.run(id).keeperLock))
 
-  return { host, spawn, existing, address, isKept }
+  /** True while a process waits to start it again. */
+  const isAwaited = (id: number) => Effect.sync(() => isLocked(paths.run(id).restartLock))
+
+  return { host, spawn, leave, existing, address, isKept, isAwaited }
 })
 
 /** Boots or adopts in this process and serves the keeper to others; the scope keeps both. */
 export const hostVm = Effect.fnUntraced(function* (
   info: SandboxInfo,
-  how: { readonly adopt: boolean; readonly dieWithParent: boolean }
+  how: { readonly adopt: boolean; readonly dieWithParent: boolean; readonly restartAt?: number }
 ) {
   const db = yield* Database
   const paths = yield* Paths
@@ -164,7 +205,8 @@ export const hostVm = Effect.fnUntraced(function* (
       // What it was made from, whatever the tag names now.
       sandboxId: info.id
     })
-    const boot = { info, image, dieWithParent: how.dieWithParent }
+    const { dieWithParent, restartAt } = how
+    const boot = { info, image, dieWithParent, ...(restartAt === undefined ? {} : { restartAt }) }
     if (!how.adopt) return yield* bootVm(boot)
     const record = yield* findSandbox(db, info.name)
     if (record?.process === undefined)
@@ -177,6 +219,8 @@ export const hostVm = Effect.fnUntraced(function* (
   const { keeperSocket } = paths.run(info.id)
   yield* attemptFile("remove", keeperSocket, () => fs.rmSync(keeperSocket, { force: true }))
   yield* serve(address, keeperSocket)
+  const startedAt = (yield* findSandbox(db, info.name))?.info.startedAt
+  yield* Effect.forkScoped(enforceLimits(vm, startedAt ?? (yield* Clock.currentTimeMillis)))
   return { vm, address, main: records.main }
 })
 
@@ -188,6 +232,8 @@ const startKeeperActor = Effect.fnUntraced(function* (vm: KeptVm, records: Recor
 const serve = Effect.fnUntraced(function* (address: KeeperAddress, socket: string) {
   yield* Effect.orDie(Layer.build(serveUnix(address, KeeperProtocol, socket)))
 })
+
+const inodeOf = (file: string): number | undefined => fs.statSync(file, { throwIfNoEntry: false })?.ino
 
 /** True when a process listens on a unix socket. */
 const answers = (socket: string): Effect.Effect<boolean> =>

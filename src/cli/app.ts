@@ -39,6 +39,7 @@ const commands = [
   Manage.stop,
   Manage.restart,
   Manage.kill,
+  Manage.touch,
   Manage.remove,
   Manage.ps,
   Manage.inspect,

@@ -1,6 +1,7 @@
 /** Gives commands the settings of this process and the whole Bunker over them, built when first asked for. */
 import { Context, Effect } from "effect"
 import { Sweeper } from "../actors/Sweeper.ts"
+import { VmSupervisor } from "../actors/VmSupervisor.ts"
 import type { Settings } from "../domain/settings.ts"
 import { type Bunker, bunkerLayer, type PluginChoice, type Program } from "../plugin/bunker.ts"
 
@@ -9,7 +10,10 @@ export class Session extends Context.Service<
   { readonly settings: Settings; readonly program: Program; readonly debug: boolean }
 >()("bunker/Session") {}
 
-const startupSweep = Sweeper.use((sweeper) => sweeper.Sweep({ force: false }))
+/** Whoever sweeps in this window also looks after what crashes left running. */
+const startupSweep = Sweeper.use((sweeper) => sweeper.Sweep({ force: false })).pipe(
+  Effect.flatMap((report) => (report === null ? Effect.void : VmSupervisor.use((vms) => vms.Recover())))
+)
 
 /**
  * Runs a command with everything it may use, beside the bounded startup sweep. Plugins of the home's owner are built

@@ -146,7 +146,10 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       FileInput: "sandboxes:files:write",
       FileEnd: "sandboxes:files:write",
       FileRemove: "sandboxes:files:write",
-      FileMkdir: "sandboxes:files:write"
+      FileMkdir: "sandboxes:files:write",
+      Recover: "sandboxes:sweep",
+      Drain: "sandboxes:stop",
+      Touch: "sandboxes:exec"
     },
     layer: () => VmSupervisor.layer(options.keepers),
     routes: [
@@ -158,6 +161,8 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       { method: "POST", path: "/v1/sandboxes/:name/stop", message: "Stop", defaults: { timeout_ms: 10_000 } },
       { method: "POST", path: "/v1/sandboxes/:name/restart", message: "Restart", defaults: { timeout_ms: 10_000 } },
       { method: "POST", path: "/v1/sandboxes/:name/kill", message: "Kill" },
+      { method: "POST", path: "/v1/sandboxes/:name/drain", message: "Drain", defaults: { timeout_ms: 10_000 } },
+      { method: "POST", path: "/v1/sandboxes/:name/touch", message: "Touch" },
       { method: "POST", path: "/v1/sandboxes/:name/wait", message: "Wait" },
       { method: "POST", path: "/v1/sandboxes/:name/exec", message: "Exec", defaults: newCommand },
       {

@@ -41,6 +41,8 @@ export interface RunPaths {
   readonly keeperLock: CheckedPath
   /** The host ports that are listened on, as JSON. */
   readonly ports: CheckedPath
+  /** Held by the process that waits to start the sandbox again. */
+  readonly restartLock: CheckedPath
 }
 
 /** The files of one session. */
@@ -158,6 +160,7 @@ const make = Effect.fnUntraced(function* (home: string): Effect.fn.Return<Paths[
       keeperSocket: at("run", String(sandboxId), "keeper.sock"),
       keeperLog: at("run", String(sandboxId), "keeper.log"),
       keeperLock: at("run", String(sandboxId), "keeper.lock"),
+      restartLock: at("run", String(sandboxId), "restart.lock"),
       ports: at("run", String(sandboxId), "ports.json")
     })
   }

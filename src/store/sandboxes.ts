@@ -241,6 +241,10 @@ export const vmIdOwner = (db: Database, vmId: string, name: SafeName) =>
 export const planned = (db: Database, id: number, count: number, restartAt: number) =>
   db.run(statements.setPlanned, [count, restartAt, id])
 
+/** Takes back a planned restart; answers whether there was one. */
+export const cancelRestart = (db: Database, id: number) =>
+  Effect.map(db.run(statements.cancelRestart, [id]), (n) => n === 1)
+
 /**
  * Moves a sandbox to `starting`: asked for, which begins a new row of attempts, or as the restart that was planned for
  * `restartAt` and not taken back. Answers whether it did.

@@ -26,6 +26,8 @@ export interface BootRequest {
   readonly resolv?: string
   /** In the order given. */
   readonly mounts?: ReadonlyArray<GuestMount>
+  /** When the agent ends the machine by itself, in milliseconds: from the boot; without a host and without a command. */
+  readonly limits?: { readonly max_ms?: number; readonly idle_ms?: number }
 }
 
 /** Something that the agent mounts in the sandbox's root; a missing target is made. */
@@ -157,8 +159,8 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
   })
 
   const boot = Effect.fn("GuestChannel.boot")(function* (request: BootRequest) {
-    const { root, upper, hostname, hosts, resolv, mounts } = request
-    const value = yield* ask("boot", { root, upper, hostname, hosts, resolv, mounts, unix_ns: yield* unixNs })
+    const { root, upper, hostname, hosts, resolv, mounts, limits } = request
+    const value = yield* ask("boot", { root, upper, hostname, hosts, resolv, mounts, limits, unix_ns: yield* unixNs })
     const booted = decodeGuestBooted(value)
     if (booted === undefined) return yield* malformed("boot")
     return { phases: booted.phases, already: booted.already ?? false }

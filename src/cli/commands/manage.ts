@@ -7,6 +7,7 @@ import { formatPort } from "../../domain/ports.ts"
 import { isLive, SandboxInfo } from "../../domain/sandbox.ts"
 import { forEachName, formatAge, harmless, print, printJson, say, table } from "../output.ts"
 import { familiar } from "../progress.ts"
+import { describeStatus, parseFilters } from "../psView.ts"
 import { withBunker } from "../session.ts"
 
 const names = Argument.String("name").pipe(Argument.withDescription("Sandbox"), Argument.atLeast(1))
@@ -33,12 +34,14 @@ export const stop = Command.make(
       Flag.withDescription("Seconds until it is killed; default 10"),
       Flag.withDefault(10)
     ),
+    drain: flag("drain", undefined, "Let the commands that run end first, and take no new ones"),
     name: names
   },
-  Effect.fn("Cli.stop")(function* ({ name, time }) {
-    return yield* withBunker(
-      VmSupervisor.use((vms) => toEach(name, (each) => vms.Stop({ name: each, timeoutMs: Math.max(0, time) * 1000 })))
-    )
+  Effect.fn("Cli.stop")(function* ({ drain, name, time }) {
+    const timeoutMs = Math.max(0, time) * 1000
+    const end = (vms: VmSupervisor["Service"], each: string) =>
+      drain ? vms.Drain({ name: each, timeoutMs }) : vms.Stop({ name: each, timeoutMs })
+    return yield* withBunker(VmSupervisor.use((vms) => toEach(name, (each) => end(vms, each))))
   })
 ).pipe(
   Command.withDescription(
@@ -67,6 +70,17 @@ export const restart = Command.make(
 ).pipe(
   Command.withDescription("Stop sandboxes in order where they run, and boot them in the background."),
   Command.withShortDescription("Stop and boot a sandbox")
+)
+
+export const touch = Command.make(
+  "touch",
+  { name: names },
+  Effect.fn("Cli.touch")(function* ({ name }) {
+    return yield* withBunker(VmSupervisor.use((vms) => forEachName(name, (each) => vms.Touch({ name: each }))))
+  })
+).pipe(
+  Command.withDescription("Say that sandboxes are used: the time after which --idle-timeout ends them begins anew."),
+  Command.withShortDescription("Keep a sandbox from idling")
 )
 
 export const kill = Command.make(
@@ -102,12 +116,6 @@ const hintAtProblems = (problems: ReadonlyArray<MachineProblem>) => {
   return say(harmless(`bunker: ${what}${others}; 'bunker doctor' shows what is wrong with definitions`))
 }
 
-const describeEnd = (info: SandboxInfo): string => {
-  if (info.exitCode !== null) return ` (${info.exitCode})`
-  if (info.exitSignal !== null) return ` (${info.exitSignal})`
-  return info.status === "crashed" && info.terminationReason !== null ? ` (${info.terminationReason})` : ""
-}
-
 const commandOf = (info: SandboxInfo): string =>
   harmless([...(info.config.entrypoint ?? []), ...(info.config.command ?? [])].join(" "))
 
@@ -115,15 +123,23 @@ export const ps = Command.make(
   "ps",
   {
     all: flag("all", "a", "Those that have ended, too"),
+    filter: Flag.String("filter").pipe(
+      Flag.withAlias("f"),
+      Flag.withDescription("label=KEY[=value], status=STATUS, name=PART or image=PART; may be given several times"),
+      Flag.atLeast(0)
+    ),
     json: jsonFlag,
     quiet: flag("quiet", "q", "Names only")
   },
-  Effect.fn("Cli.ps")(function* ({ all, json, quiet }) {
+  Effect.fn("Cli.ps")(function* ({ all, filter, json, quiet }) {
     const body = Effect.gen(function* () {
+      const fits = yield* parseFilters(filter)
       const vms = yield* VmSupervisor
       yield* hintAtProblems(yield* vms.Problems())
       const listed = yield* vms.List()
-      const shown = listed.filter((info) => all || isLive(info.status))
+      // Whoever asks for a status wants to see it.
+      const any = all || filter.some((text) => text.startsWith("status="))
+      const shown = listed.filter((info) => (any || isLive(info.status) || info.restartAt !== null) && fits(info))
       if (json) return yield* printJson(SandboxInfos, shown)
       if (quiet) return yield* Effect.forEach(shown, (info) => print(info.name), { discard: true })
       const now = yield* Clock.currentTimeMillis
@@ -131,7 +147,7 @@ export const ps = Command.make(
       const rows = shown.map((info) => [
         info.name,
         familiar(info.config.image),
-        `${info.status}${isLive(info.status) ? "" : describeEnd(info)}`,
+        describeStatus(info, now),
         info.engine ?? "-",
         formatAge(info.createdAt, now),
         ...(publishes ? [(info.ports ?? []).map(formatPort).join(", ") || "-"] : []),

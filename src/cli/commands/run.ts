@@ -1,7 +1,8 @@
 /** `run`, `create`, `start`, `exec`: everything that boots a sandbox or runs something in one. */
-import { Effect, Option } from "effect"
+import { Effect, Fiber, Option } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { ImageStore } from "../../actors/ImageStore.ts"
+import type { RunEnd } from "../../actors/Keeper.ts"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
 import { mainCommand } from "../../domain/exec.ts"
@@ -60,6 +61,12 @@ const announceEngine = Effect.fnUntraced(function* (engine: string, quiet: boole
 const removeIfEphemeral = (info: SandboxInfo) =>
   info.ephemeral ? VmSupervisor.use((vms) => Effect.ignore(vms.Remove({ name: info.name, force: true }))) : Effect.void
 
+/** Exit code of a command whose sandbox a limit ended, as of timeout(1). */
+const timedOut = 124
+/** Time for a sandbox that a limit ends to say so, in milliseconds. */
+const endMsMax = 15_000
+const isLimit = ({ reason }: RunEnd): boolean => reason === "max_duration_exceeded" || reason === "idle_timeout"
+
 export const run = Command.make(
   "run",
   {
@@ -96,10 +103,21 @@ export const run = Command.make(
           reason: `"${flags.image}" names no command; give one after the image`
         })
       }
+      if (config.restart !== undefined && config.restart.policy !== "no" && !flags.detach) {
+        return yield* new InvalidSpec({
+          field: "--restart",
+          reason: "a run in the foreground ends with this program; add -d, or use 'bunker create' and 'bunker start'"
+        })
+      }
       yield* announceEngine(config.engine, flags.quiet)
       const ephemeral = flags.rm || (Option.isNone(flags.name) && !flags.detach)
       const name = Option.getOrUndefined(flags.name)
-      const info = yield* vms.Create({ ...(name === undefined ? {} : { name }), ephemeral, config })
+      const info = yield* vms.Create({
+        ...(name === undefined ? {} : { name }),
+        ephemeral,
+        config,
+        replace: flags.replace
+      })
       if (flags.detach) {
         yield* vms.Start({ name: info.name, detached: true }).pipe(Effect.onError(() => removeIfEphemeral(info)))
         return yield* print(info.name)
@@ -107,14 +125,34 @@ export const run = Command.make(
       const code = yield* Effect.gen(function* () {
         yield* vms.Start({ name: info.name, detached: false })
         const { interactive, tty } = flags
-        const exit = yield* attach({
+        const ending = yield* Effect.forkChild(vms.Wait({ name: info.name }))
+        /** The end that came without us: it takes the record of an ephemeral sandbox along. */
+        const ended = Effect.timeoutOption(Fiber.join(ending), endMsMax)
+        const finish = (exitCode: number) =>
+          vms.Finish({ name: info.name, exitCode }).pipe(
+            Effect.catchTag(["SandboxNotFound", "WrongState"], (error) =>
+              Effect.flatMap(ended, (end) => Effect.fromOption(end).pipe(Effect.mapError(() => error)))
+            ),
+            Effect.map((end) => ({ end, exitCode }))
+          )
+        const { end, exitCode } = yield* attach({
           name: info.name,
           interactive,
           tty,
           events: (size) => vms.RunMain({ name: info.name, how: { tty: size, stdin: interactive, ...time } })
-        }).pipe(Effect.catchTag("GuestChannelFailed", (error) => explainBrokenChannel(info.name, error)))
-        yield* vms.Finish({ name: info.name, exitCode: exit ?? 0 })
-        return exit ?? 0
+        }).pipe(
+          Effect.flatMap((exit) => finish(exit ?? 0)),
+          Effect.catchTag("GuestChannelFailed", (error) =>
+            Effect.gen(function* () {
+              const end = yield* ended
+              if (Option.isSome(end) && isLimit(end.value)) return { end: end.value, exitCode: timedOut }
+              return yield* explainBrokenChannel(info.name, error)
+            })
+          )
+        )
+        if (!isLimit(end)) return exitCode
+        yield* say(`bunker: ${info.name} was ended: ${end.detail ?? end.reason}`)
+        return timedOut
       }).pipe(Effect.ensuring(removeIfEphemeral(info)))
       if (code !== 0) return yield* new ExitWith({ code })
     })
@@ -141,7 +179,12 @@ export const create = Command.make(
       const config = yield* toConfig(flags, false)
       yield* ensureImage(flags)
       const name = Option.getOrUndefined(flags.name)
-      const info = yield* vms.Create({ ...(name === undefined ? {} : { name }), ephemeral: false, config })
+      const info = yield* vms.Create({
+        ...(name === undefined ? {} : { name }),
+        ephemeral: false,
+        config,
+        replace: flags.replace
+      })
       yield* print(info.name)
     })
     return yield* withBunker(body)

@@ -7,6 +7,7 @@ import { wireIssues } from "../../domain/wire.ts"
 import { parseMebibytes, readEnvironment, readLabels, readMounts } from "../arguments.ts"
 import { readLimits, readPorts } from "../ioFlags.ts"
 import { Session } from "../session.ts"
+import { type ParsedPolicies, policyFlags, readPolicies, valuedPolicyFlags } from "./policyFlags.ts"
 
 const optionalText = (name: string, description: string) =>
   Flag.String(name).pipe(Flag.withDescription(description), Flag.optional)
@@ -69,6 +70,7 @@ export const sandboxFlags = {
   ),
   rlimit: rlimitFlag,
   label: repeated("label", "KEY=value, for your own use").pipe(Flag.withAlias("l")),
+  ...policyFlags,
   engine: Flag.String("engine").pipe(
     Flag.withDescription("auto, krun (KVM) or qemu (emulation, slower); default BUNKER_ENGINE, else auto"),
     Flag.optional
@@ -84,13 +86,14 @@ export const commandArgument = Argument.String("command").pipe(
 )
 
 /** Words after which a value follows, for the search of the image in `run` and `create`. */
-export const valuedFlags: ReadonlySet<string> = new Set(
-  "--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname --label -l --volume -v --tmpfs --publish -p --rlimit --timeout --engine --log-level".split(
+export const valuedFlags: ReadonlySet<string> = new Set([
+  ...valuedPolicyFlags,
+  ..."--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname --label -l --volume -v --tmpfs --publish -p --rlimit --timeout --engine --log-level".split(
     " "
   )
-)
+])
 
-interface Parsed {
+interface Parsed extends ParsedPolicies {
   readonly image: string
   readonly command: ReadonlyArray<string>
   readonly env: ReadonlyArray<string>
@@ -164,6 +167,7 @@ export const toConfig = Effect.fnUntraced(function* (parsed: Parsed, endsWithCom
     ...(yield* readPorts(parsed.publish)),
     ...(yield* readLimits(parsed.rlimit)),
     ...(yield* readMounts(parsed.volume, parsed.tmpfs, process.cwd())),
+    ...(yield* readPolicies(parsed)),
     ...(parsed.tty ? { tty: true } : {}),
     ...(parsed.interactive ? { openStdin: true } : {})
   } satisfies SandboxConfig

@@ -1,10 +1,11 @@
 /** `doctor`, `serve`, `sweep`: the machine, the server and the upkeep. */
 
 import path from "node:path"
-import { Effect, Option } from "effect"
+import { Effect, Option, Schedule } from "effect"
 import { Command, Flag } from "effect/cli"
 import { version } from "../../../package.json"
 import { Sweeper } from "../../actors/Sweeper.ts"
+import { VmSupervisor } from "../../actors/VmSupervisor.ts"
 import { diagnose, type Finding } from "../doctor.ts"
 import { ExitWith, print, say } from "../output.ts"
 import { Session, withBunker } from "../session.ts"
@@ -34,6 +35,11 @@ export const doctor = Command.make(
   Command.withShortDescription("Check this machine")
 )
 
+/** How often a server looks after sandboxes whose keeper was killed. */
+const recoverEvery = "5 seconds"
+
+const recovering = Effect.repeat(Effect.ignore(VmSupervisor.use((vms) => vms.Recover())), Schedule.spaced(recoverEvery))
+
 export const serve = Command.make(
   "serve",
   {
@@ -51,6 +57,7 @@ export const serve = Command.make(
     }
     const socket = path.resolve(given.slice("unix:".length))
     const body = Effect.gen(function* () {
+      yield* Effect.forkScoped(recovering)
       const { serveHttp } = yield* Effect.promise(() => import("../../http/server.ts"))
       yield* serveHttp({ socket, version })
       yield* say(`bunker ${version} listens on ${socket}`)

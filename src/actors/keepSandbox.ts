@@ -1,0 +1,139 @@
+/**
+ * Keeps one detached sandbox through all its runs, in a process of its own: boots or adopts its VM, runs its main command, waits for
+ * the end, and starts it again when its restart policy says so (the records plan that: see store/sandboxes.ts).
+ *
+ * Invariants: a planned restart is done by one process at a time, and not at all once somebody took it back, started or removed the
+ * sandbox; a VM whose agent does not answer is ended, not left.
+ */
+import { Clock, Deferred, Effect, Option } from "effect"
+import type { StartError } from "../domain/errors/groups.ts"
+import { SandboxNotFound } from "../domain/errors/vm.ts"
+import type { SafeName } from "../domain/name.ts"
+import { predecessors, type SandboxInfo } from "../domain/sandbox.ts"
+import { Database } from "../store/Database.ts"
+import { tryFileLock } from "../store/lock.ts"
+import { findMachine, settleMachine } from "../store/machineIndex.ts"
+import { Paths } from "../store/Paths.ts"
+import { awaitEnd, isAlive, signalProcess } from "../store/processes.ts"
+import { cancelRestart, findSandbox, terminate } from "../store/sandboxes.ts"
+import { type KeptVm, RunEnd, stopVm } from "./Keeper.ts"
+import { hostVm } from "./keepers.ts"
+import { keepMain } from "./keepMain.ts"
+
+const SIGKILL = 9
+/** How often a planned restart is looked at again, in milliseconds: it may have been taken back. */
+const lookMs = 250
+/** Time for a sandbox to end in order whose keeper ended while it was asked to, in milliseconds. */
+const stopMs = 10_000
+/** Time for answers to leave before the keeper's socket goes, in milliseconds. */
+const farewellMs = 100
+
+/** What a keeper process was started for. */
+export type KeepFor = "start" | "adopt" | "restart"
+
+/** Says how the start went, once. */
+export type Report = (error?: StartError) => Effect.Effect<void>
+
+/** One run, from its boot to its end. */
+const keepRun = (
+  info: SandboxInfo,
+  how: { readonly adopt: boolean; readonly restartAt?: number },
+  up: Effect.Effect<void>
+) =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const { vm, main } = yield* hostVm(info, { ...how, dieWithParent: false })
+      // Before the report, so that whoever waits for it can attach at once.
+      yield* how.adopt ? resume(vm, info) : keepMain(vm, main, info.config)
+      yield* up
+      yield* Deferred.await(vm.ended)
+      // Whoever asked for the end gets the answer before the socket goes.
+      yield* Effect.sleep(farewellMs)
+    })
+  )
+
+/** Goes on with what the last keeper was about to do. */
+const resume = Effect.fnUntraced(function* (vm: KeptVm, info: SandboxInfo) {
+  const ending = (end: Partial<RunEnd>) =>
+    Effect.forkScoped(
+      stopVm(
+        vm,
+        new RunEnd({ exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null, ...end }),
+        stopMs
+      )
+    )
+  if (info.status === "draining") yield* ending({})
+  // The command went with the keeper that held its output.
+  else if (info.config.endsWithCommand) {
+    yield* ending({ reason: "failed", detail: "its command ended with the process that looked after it" })
+  }
+})
+
+/** Ends a VM that lives and does not answer; its policy decides what comes then. */
+const endMute = Effect.fn("Keeper.endMute")(function* (info: SandboxInfo, detail: string) {
+  const db = yield* Database
+  const record = yield* findSandbox(db, info.name)
+  if (record?.process === undefined || !isAlive(record.process)) return
+  signalProcess(record.process, SIGKILL)
+  yield* awaitEnd(record.process)
+  const end = { exitCode: null, exitSignal: "SIGKILL", reason: "agent_unresponsive", detail } as const
+  yield* terminate(db, info.id, predecessors("crashed"), "crashed", end, yield* Clock.currentTimeMillis)
+  yield* Effect.ignore(settleMachine(db, yield* Paths, info.name))
+})
+
+/** Waits for the time of a planned restart; false when it is planned no longer. */
+export const awaitRestart = Effect.fnUntraced(function* (name: SafeName, restartAt: number) {
+  const db = yield* Database
+  while (true) {
+    const record = yield* findSandbox(db, name)
+    if (record?.info.restartAt !== restartAt) return false
+    const left = restartAt - (yield* Clock.currentTimeMillis)
+    if (left <= 0) return true
+    yield* Effect.sleep(Math.min(lookMs, left))
+  }
+})
+
+/** Starts the sandbox again for as long as its policy plans it. */
+const keepRestarting = Effect.fnUntraced(function* (name: SafeName) {
+  const db = yield* Database
+  const paths = yield* Paths
+  let held = false
+  while (true) {
+    const before = yield* findSandbox(db, name)
+    const restartAt = before?.info.restartAt ?? null
+    if (before === undefined || restartAt === null) return
+    const { id } = before.info
+    held ||= yield* tryFileLock(paths.run(id).restartLock)
+    if (!held) return
+    if (!(yield* awaitRestart(name, restartAt))) continue
+    // As it is defined by now.
+    const record = Option.getOrUndefined(yield* Effect.option(findMachine(db, paths, name)))
+    yield* keepRun(record?.info ?? before.info, { adopt: false, restartAt }, Effect.void).pipe(
+      Effect.catch((error) => Effect.logWarning(`${name} did not start again: ${error.message}`))
+    )
+    // What failed before it was even recorded as a start would fail again at once, for ever.
+    const after = yield* findSandbox(db, name)
+    if (after?.info.restartAt === restartAt) yield* cancelRestart(db, id)
+  }
+}, Effect.scoped)
+
+/** The whole life of a keeper process. */
+export const keepSandbox = Effect.fn("Keeper.process")(function* (name: SafeName, what: KeepFor, report: Report) {
+  const db = yield* Database
+  if (what === "restart") yield* report()
+  else {
+    const record = yield* findSandbox(db, name)
+    if (record === undefined) return yield* new SandboxNotFound({ name })
+    const { info } = record
+    yield* keepRun(info, { adopt: what === "adopt" }, report()).pipe(
+      Effect.catchTag("SupervisorUnreachable", (error) =>
+        Effect.gen(function* () {
+          if (what !== "adopt") return yield* error
+          yield* endMute(info, error.reason)
+          yield* report(error)
+        })
+      )
+    )
+  }
+  yield* keepRestarting(name)
+})
