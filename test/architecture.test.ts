@@ -12,8 +12,9 @@ const arrows: Record<string, ReadonlyArray<string>> = {
   store: ["domain", "ffi"],
   oci: ["domain", "store"],
   vm: ["domain", "ffi", "store", "oci"],
-  actors: ["domain", "store", "oci", "vm"],
-  plugin: ["domain", "store", "oci", "vm", "actors"],
+  models: ["domain", "store", "oci"],
+  actors: ["domain", "store", "oci", "vm", "models"],
+  plugin: ["domain", "store", "oci", "vm", "models", "actors"],
   http: ["domain", "store", "actors", "plugin"],
   sdk: ["domain", "store", "oci", "vm", "actors", "plugin"],
   cli: ["domain", "store", "oci", "vm", "actors", "plugin", "http", "sdk"]

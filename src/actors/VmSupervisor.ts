@@ -36,6 +36,7 @@ import { cancelRestart, findSandbox, type SandboxRecord } from "../store/sandbox
 import { type Address, layerLocal, type Unreachable } from "./Actor.ts"
 import { RunEnd } from "./Keeper.ts"
 import { type KeeperAddress, type KeeperOptions, makeKeepers } from "./keepers.ts"
+import { ModelCache } from "./ModelCache.ts"
 import { withPorts } from "./ports.ts"
 import { type CreateRequest, makeRecords } from "./records.ts"
 import { Sweeper } from "./Sweeper.ts"
@@ -119,6 +120,7 @@ const make = (options: KeeperOptions) =>
     const db = yield* Database
     const paths = yield* Paths
     const sweeper = yield* Sweeper
+    const models = yield* ModelCache
     const keepers = yield* makeKeepers(options)
     const records = yield* makeRecords
 
@@ -174,6 +176,10 @@ const make = (options: KeeperOptions) =>
       const { info } = yield* find(text)
       if (info.status === "running" || info.status === "paused") return yield* new AlreadyRunning({ name: info.name })
       yield* records.root(info)
+      // Before the keeper, which has none of this process's environment and so no credentials.
+      for (const { name } of info.config.models ?? []) {
+        yield* Stream.runDrain(models.Ensure({ name })).pipe(Effect.catchTag("RpcClientError", Effect.die))
+      }
       yield* detached ? keepers.spawn(info) : keepers.host(info)
       return (yield* find(text)).info
     })

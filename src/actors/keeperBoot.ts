@@ -17,7 +17,7 @@ import {
   WrongState
 } from "../domain/errors/vm.ts"
 import type { LeasedImage } from "../domain/image.ts"
-import { predecessors, type SandboxInfo } from "../domain/sandbox.ts"
+import { type Mount, predecessors, type SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { attemptFile, ensureDirectory, type FileError } from "../store/files.ts"
 import { tryFileLock } from "../store/lock.ts"
@@ -35,6 +35,7 @@ import { ensureUpper } from "../vm/upper.ts"
 import { openConsole } from "./collectConsole.ts"
 import { type KeptVm, RunEnd } from "./Keeper.ts"
 import { agentSlackMs } from "./limits.ts"
+import { withModels } from "./modelMounts.ts"
 import { realHome, settleMounts } from "./mounts.ts"
 import { publishPorts } from "./ports.ts"
 import { Sweeper } from "./Sweeper.ts"
@@ -91,26 +92,32 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
       yield* ensureUpper(own.upper, info.config.diskMb)
       disks.push({ path: own.upper, format: "raw", readOnly: false })
     }
-    const mounts = yield* settleMounts(info.config)
-    const config: VmConfig = {
-      cpus: info.config.cpus,
-      memoryMb: info.config.memoryMb,
-      disks,
-      shares: mounts.shares,
-      hidden: yield* realHome,
-      runDir: run.directory,
-      consolePath: own.consoleLog,
-      lockPath: own.lock,
-      dieWithParent: boot.dieWithParent
-    }
     // What a run whose keeper was killed left there.
     yield* Effect.scoped(Effect.flatMap(openConsole(own), (left) => left.collect))
     yield* attemptFile("create", own.consoleLog, () => fs.writeFileSync(own.consoleLog, "", { mode: 0o600 }))
-    const { vm, channel } = yield* startAndGreet(engine, config, info).pipe(
-      Effect.mapError((error) => explain(error, info, own.consoleLog))
-    )
-    yield* prepareGuest(channel, info, mounts.guest).pipe(
-      Effect.mapError((error) => explain(error, info, own.consoleLog))
+    const { vm, channel } = yield* withModels(
+      info,
+      Effect.fnUntraced(function* (models: ReadonlyArray<Mount>) {
+        const mounts = yield* settleMounts(info.config, models)
+        const config: VmConfig = {
+          cpus: info.config.cpus,
+          memoryMb: info.config.memoryMb,
+          disks,
+          shares: mounts.shares,
+          hidden: yield* realHome,
+          runDir: run.directory,
+          consolePath: own.consoleLog,
+          lockPath: own.lock,
+          dieWithParent: boot.dieWithParent
+        }
+        const started = yield* startAndGreet(engine, config, info).pipe(
+          Effect.mapError((error) => explain(error, info, own.consoleLog))
+        )
+        yield* prepareGuest(started.channel, info, mounts.guest).pipe(
+          Effect.mapError((error) => explain(error, info, own.consoleLog))
+        )
+        return started
+      })
     )
     const kept = yield* keepRecords(info, boot.image, vm, channel)
     yield* ports.open(kept)

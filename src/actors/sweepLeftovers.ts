@@ -1,6 +1,7 @@
 /**
  * Clears away what crashes leave outside the sandbox table: content leases that ran out or whose holder died, image files without
- * a record, run directories of sandboxes that are gone, temporary files that nobody writes any more. Part of Sweeper; each kind has a lease and a bound of its own.
+ * a record, run directories of sandboxes that are gone, temporary files that nobody writes any more, models that were left
+ * half-way. Part of Sweeper; each kind has a lease and a bound of its own.
  */
 
 import fs from "node:fs"
@@ -14,6 +15,7 @@ import type { Paths } from "../store/Paths.ts"
 import { sandboxExists } from "../store/sandboxes.ts"
 import type { ImageFiles } from "./imageFiles.ts"
 import { type LeaseManager, withLease } from "./LeaseManager.ts"
+import { sweepModels } from "./modelUpkeep.ts"
 
 /** Shortest time between two sweeps of one kind, in milliseconds. */
 const intervalMs = 10 * 60_000
@@ -59,7 +61,8 @@ export const sweepLeftovers = Effect.fn("Sweeper.leftovers")(function* (
     temporary_files: (now) =>
       Effect.forEach(olderThan(paths.temporary, now - temporaryAgeMs), (file) => removeBelow(paths.temporary, file), {
         discard: true
-      })
+      }),
+    models: () => sweepModels(db, paths)
   }
   for (const [name, sweep] of Object.entries(kinds)) {
     const claim = { name: `sweep_${name}`, durationMs: 30_000, minIntervalMs: force ? 0 : intervalMs }

@@ -19,6 +19,7 @@ import * as Images from "./commands/images.ts"
 import { logs } from "./commands/logs.ts"
 import * as Manage from "./commands/manage.ts"
 import { migrate } from "./commands/migrate.ts"
+import { modelGroup } from "./commands/models.ts"
 import * as Registry from "./commands/registry.ts"
 import * as Run from "./commands/run.ts"
 import { valuedFlags } from "./commands/sandboxFlags.ts"
@@ -56,6 +57,7 @@ const commands = [
   Images.pruneAll,
   Registry.login,
   Registry.logout,
+  modelGroup,
   System.doctor,
   System.serve,
   System.sweep,

@@ -4,7 +4,7 @@ import fs from "node:fs"
 import path from "node:path"
 import { Effect } from "effect"
 import { InvalidSpec } from "../domain/errors/vm.ts"
-import { parseTmpfs, parseVolume } from "../domain/mounts.ts"
+import { parseModelMount, parseTmpfs, parseVolume } from "../domain/mounts.ts"
 import type { SandboxConfig } from "../domain/sandbox.ts"
 
 /**
@@ -57,12 +57,13 @@ export const parseMebibytes = (flag: string, text: string): Effect.Effect<number
     : Effect.succeed(found)
 }
 
-/** `-v` and `--tmpfs`; a relative path of the host starts at `cwd`. Absent fields where nothing was given. */
+/** `-v`, `--tmpfs` and `--model`; a relative path of the host starts at `cwd`. Absent fields where nothing was given. */
 export const readMounts = Effect.fnUntraced(function* (
   volumes: ReadonlyArray<string>,
   tmpfs: ReadonlyArray<string>,
+  model: ReadonlyArray<string>,
   cwd: string
-): Effect.fn.Return<Pick<SandboxConfig, "mounts" | "tmpfs">, InvalidSpec> {
+): Effect.fn.Return<Pick<SandboxConfig, "mounts" | "tmpfs" | "models">, InvalidSpec> {
   const each = <A>(field: string, texts: ReadonlyArray<string>, parse: (text: string) => A | string) =>
     Effect.forEach(texts, (text) => {
       const found = parse(text)
@@ -70,7 +71,12 @@ export const readMounts = Effect.fnUntraced(function* (
     })
   const mounts = yield* each("-v", volumes, (text) => parseVolume(text, (source) => path.resolve(cwd, source)))
   const memory = yield* each("--tmpfs", tmpfs, (text) => parseTmpfs(text, mebibytes))
-  return { ...(mounts.length > 0 ? { mounts } : {}), ...(memory.length > 0 ? { tmpfs: memory } : {}) }
+  const models = yield* each("--model", model, parseModelMount)
+  return {
+    ...(mounts.length > 0 ? { mounts } : {}),
+    ...(memory.length > 0 ? { tmpfs: memory } : {}),
+    ...(models.length > 0 ? { models } : {})
+  }
 })
 
 const nameOf = (entry: string): string => entry.split("=", 1)[0]!

@@ -1,5 +1,5 @@
 /** Says what may be mounted where in a guest, and in which order. Pure: looks at no host path. */
-import type { Mount, SandboxConfig, TmpfsMount } from "./sandbox.ts"
+import type { ModelMount, Mount, SandboxConfig, TmpfsMount } from "./sandbox.ts"
 
 /** Places of the kernel's own file systems; nothing is mounted there or below. */
 const reserved = ["/proc", "/sys", "/dev"] as const
@@ -50,4 +50,11 @@ export const parseTmpfs = (text: string, size: (text: string) => number | undefi
   if (options === undefined) return { target }
   const sizeMb = options.startsWith("size=") ? size(options.slice("size=".length)) : undefined
   return sizeMb === undefined ? `"${options}" in "${text}" is not size=64m` : { target, sizeMb }
+}
+
+/** `NAME` or `NAME:/path`, by default `/models/NAME`, or what is wrong with it. */
+export const parseModelMount = (text: string): ModelMount | string => {
+  const [name = "", target = `/models/${name}`, ...more] = text.split(":")
+  if (!/^[A-Za-z_][A-Za-z0-9_-]{0,127}$/.test(name) || more.length > 0) return `"${text}" is not NAME or NAME:/path`
+  return target.startsWith("/") ? { name, target } : `"${target}" in "${text}" is not an absolute path in the guest`
 }

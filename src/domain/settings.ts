@@ -27,6 +27,12 @@ export interface Settings {
   readonly registry: RegistryEnvironment
   /** `BUNKER_IMAGES`: JSON of mirrors, registries without TLS and limits, see imageOptions.ts. */
   readonly images: string | undefined
+  /** Directory of the cache of models: `BUNKER_MODELS`, default `models` in the home directory. */
+  readonly models: string | undefined
+  /** Hugging Face Hub to ask: `HF_ENDPOINT`, default `https://huggingface.co`. */
+  readonly hubEndpoint: string
+  /** True when the Hub must not be asked: `HF_HUB_OFFLINE`. */
+  readonly hubOffline: boolean
   /** `BUNKER_ENGINE`: default of `--engine`. */
   readonly engine: string | undefined
   readonly path: string
@@ -48,13 +54,18 @@ const readRegistry = (env: Environment): RegistryEnvironment => {
     dockerAuth: dockerAuth === undefined ? undefined : Redacted.make(dockerAuth)
   }
 }
+const isOn = (value: string | undefined): boolean => /^(1|true|yes|on)$/i.test(value ?? "")
 
 /** `fallbackHome` is the user's home directory for an environment that names none. */
 export const readSettings = (env: Environment, cwd: string, fallbackHome: string): Settings => {
   const userHome = given(env["HOME"]) ?? fallbackHome
   const home = given(env["BUNKER_HOME"]) ?? `${userHome}/.bunker`
+  const models = given(env["BUNKER_MODELS"])
   return {
     home: home.startsWith("/") ? home : `${cwd}/${home}`,
+    models: models === undefined || models.startsWith("/") ? models : `${cwd}/${models}`,
+    hubEndpoint: given(env["HF_ENDPOINT"]) ?? "https://huggingface.co",
+    hubOffline: isOn(env["HF_HUB_OFFLINE"]),
     libkrun: given(env["BUNKER_LIBKRUN"]),
     libkrunfw: given(env["BUNKER_LIBKRUNFW"]),
     qemu: given(env["BUNKER_QEMU"]),
@@ -78,6 +89,7 @@ export const settingsEnvironment = (settings: Settings): Readonly<Record<string,
       BUNKER_AGENT: settings.agent,
       BUNKER_IMAGES: settings.images,
       DOCKER_CONFIG: settings.dockerConfig,
+      BUNKER_MODELS: settings.models,
       PATH: settings.path,
       HOME: "/",
       LC_ALL: "C.UTF-8"

@@ -40,22 +40,29 @@ const check = (call: string, argument: string, result: number | bigint): number 
   throw new CallFailed(call, argument, errnoName(read.i32(libc().__errno_location() as Pointer, 0)))
 }
 
+const LOCK_SH = 1
 const LOCK_EX = 2
 const LOCK_NB = 4
 
 /**
- * Takes an exclusive flock(2) lock on an open descriptor without waiting; false when another open description holds it.
+ * Takes a flock(2) lock on an open descriptor without waiting; false when another open description holds one that excludes it.
  * The lock belongs to the open file description: it survives execve and fork and ends when the last copy is closed.
  */
-export const tryLockExclusive = (fd: number): boolean => {
+const tryLock = (fd: number, kind: number): boolean => {
   try {
-    check("flock", String(fd), libc().flock(fd, LOCK_EX | LOCK_NB))
+    check("flock", String(fd), libc().flock(fd, kind | LOCK_NB))
     return true
   } catch (cause) {
     if (cause instanceof CallFailed && cause.errno === "EAGAIN") return false
     throw cause
   }
 }
+
+/** Takes a lock that nobody else may hold with us. */
+export const tryLockExclusive = (fd: number): boolean => tryLock(fd, LOCK_EX)
+
+/** Takes a lock that others may share. */
+export const tryLockShared = (fd: number): boolean => tryLock(fd, LOCK_SH)
 
 const PR_SET_PDEATHSIG = 1
 

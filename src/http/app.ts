@@ -1,12 +1,12 @@
 /**
  * Answers HTTP: health, version, and the routes of every plugin, each as decode → actor → encode. Keeps no state, knows no actor.
  * Formats: JSON, snake_case; errors are `{"ok": false, "code", "error", "details"}`; a message that streams answers server-sent
- * events (WHATWG HTML, "Server-sent events") to those who accept them, else a JSON array at its end.
+ * events (WHATWG HTML, "Server-sent events") to those who accept them, else a JSON array (or its last event) at its end.
  */
 import { Cause, Effect, Exit, Option, Stream } from "effect"
 import { type Context, Hono, type MiddlewareHandler } from "hono"
 import { bodyLimit } from "hono/body-limit"
-import { streamSSE } from "hono/streaming"
+import { type SSEStreamingApi, streamSSE } from "hono/streaming"
 import { snakeCase } from "../domain/wire.ts"
 import type { PluginRoute } from "../plugin/Plugin.ts"
 import type { PluginHost, Reply } from "../plugin/PluginHost.ts"
@@ -101,20 +101,41 @@ const readBody = async (c: Context): Promise<Readonly<Record<string, unknown>> |
 
 type Values = Extract<Reply, { readonly _tag: "Many" }>["values"]
 
-const streamEvents = (c: Context, values: Values, options: HttpOptions): Response =>
-  streamSSE(c, async (sse) => {
-    const gone = new AbortController()
-    sse.onAbort(() => gone.abort())
-    const send = (event: string, data: unknown) =>
-      Effect.promise(() => sse.writeSSE({ event, data: JSON.stringify(data) }))
-    const exit = await options.run(
-      Stream.runForEach(values, (value) => send("message", value)),
-      gone.signal
-    )
+/** Events as they come. A failure before the first one has its own status, as every other answer. */
+const streamEvents = async (c: Context, values: Values, options: HttpOptions): Promise<Response> => {
+  const gone = new AbortController()
+  const leave = () => gone.abort()
+  c.req.raw.signal.addEventListener("abort", leave)
+  const begun = Promise.withResolvers<"begun">()
+  const opened = Promise.withResolvers<SSEStreamingApi>()
+  const send = (data: unknown) =>
+    Effect.promise(async () => {
+      begun.resolve("begun")
+      const sse = await opened.promise
+      await sse.writeSSE({ event: "message", data: JSON.stringify(data) })
+    })
+  const ended = options.run(Stream.runForEach(values, send), gone.signal)
+  const first = await Promise.race([begun.promise, ended])
+  if (first !== "begun" && Exit.isFailure(first)) return toResponse(c, first.cause, options)
+  return streamSSE(c, async (sse) => {
+    sse.onAbort(leave)
+    opened.resolve(sse)
+    const exit = await ended
     if (gone.signal.aborted) return
     if (Exit.isSuccess(exit)) await sse.writeSSE({ event: "end", data: "{}" })
     else await sse.writeSSE({ event: "error", data: JSON.stringify(describe(exit.cause, options)[0]) })
   })
+}
+
+/** The last event alone. */
+const lastEvent = async (c: Context, values: Values, options: HttpOptions): Promise<Response> => {
+  const exit = await options.run(Stream.runLast(values), c.req.raw.signal)
+  if (Exit.isFailure(exit)) return toResponse(c, exit.cause, options)
+  if (Option.isNone(exit.value)) return c.body(null, 204)
+  // Which event it was says nothing where there is but one.
+  const { _tag, ...last } = exit.value.value as { readonly _tag?: string }
+  return c.json(last)
+}
 
 /** All events at the end, as one array. */
 const collectEvents = async (c: Context, values: Values, options: HttpOptions): Promise<Response> => {
@@ -179,7 +200,8 @@ const dispatch = async (
       return sendBytes(bytes, route.download, options.run, c.req.raw.signal, failed)
     }
     const wantsEvents = (c.req.header("accept") ?? "").includes("text/event-stream")
-    return wantsEvents ? streamEvents(c, reply.values, options) : collectEvents(c, reply.values, options)
+    if (wantsEvents) return streamEvents(c, reply.values, options)
+    return route.answers === "last" ? lastEvent(c, reply.values, options) : collectEvents(c, reply.values, options)
   }
   return reply.value === undefined ? c.body(null, 204) : c.json(reply.value as object, (route.status ?? 200) as 200)
 }

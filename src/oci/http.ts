@@ -67,6 +67,8 @@ export interface HttpResponse {
   readonly response: Response
   /** Where the answer came from after redirects. */
   readonly url: URL
+  /** Headers of the first answer, which may have been a redirect. */
+  readonly first: Headers
 }
 
 const codeOf = (cause: unknown): string => String((cause as { readonly code?: unknown })?.code ?? "")
@@ -99,6 +101,7 @@ export const send: (request: HttpRequest) => Effect.Effect<HttpResponse, Transie
     const origin = request.url.origin
     let url = request.url
     let away = false
+    let first: Headers | undefined
     for (let hop = 0; hop <= redirectsMax; hop++) {
       const headers: Record<string, string> = {
         "user-agent": "bunker",
@@ -126,7 +129,8 @@ export const send: (request: HttpRequest) => Effect.Effect<HttpResponse, Transie
           orElse: () => Effect.fail(stalled(request.stallTimeoutMs))
         })
       )
-      if (!redirectStatuses.includes(response.status)) return { response, url }
+      first ??= response.headers
+      if (!redirectStatuses.includes(response.status)) return { response, url, first }
       const location = response.headers.get("location")
       yield* Effect.promise(() => response.body?.cancel().catch(() => undefined) ?? Promise.resolve())
       const next = location === null ? null : URL.parse(location, url.href)

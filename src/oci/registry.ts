@@ -3,7 +3,15 @@
  * Pushes nothing and keeps nothing on disk: a cut blob goes on by Range inside its own stream.
  */
 import { Clock, Effect, Stream } from "effect"
-import { manifestBytesMax, mediaTypes } from "../domain/descriptor.ts"
+import {
+  type Descriptor,
+  decodeDocument,
+  Envelope,
+  Manifest,
+  manifestBytesMax,
+  mediaTypes,
+  parseJson
+} from "../domain/descriptor.ts"
 import { DigestMismatch, ImageNotFound, ManifestInvalid, RegistryAuth } from "../domain/errors/image.ts"
 import type { Platform } from "../domain/platform.ts"
 import { canonicalReference, manifestSelector, type Reference, registryHost } from "../domain/reference.ts"
@@ -213,6 +221,31 @@ const ended = (
   return response.headers.has("transfer-encoding")
     ? Effect.fail(sizeMismatch(what, layer, progress.received))
     : Effect.fail(new Http.Transient({ reason: `${what} ended early`, retryAfterMs: undefined }))
+}
+
+/** Every layer of the one manifest that `reference` names, whatever it is: an artifact has no platform and no root file system. */
+export const registryArtifact = (reference: Reference, options: RegistryOptions = {}) => {
+  const { store, blob } = endpoint(reference, reference.domain, options)
+  const what = `manifest of ${store.name}`
+  const resolve = Effect.fn("oci.registry.artifact")(function* () {
+    const { bytes } = yield* store.root
+    const json = yield* parseJson(what, bytes)
+    const { manifests } = yield* decodeDocument(Envelope, what, json)
+    if (manifests !== undefined) {
+      return yield* new ManifestInvalid({
+        what,
+        field: "$.manifests",
+        value: "a list of images; name one by its digest"
+      })
+    }
+    return { digest: digestOf(bytes), layers: (yield* decodeDocument(Manifest, what, json)).layers }
+  })
+  const layerBytes = ({ mediaType, digest, size }: Descriptor): Stream.Stream<Uint8Array, SourceError> =>
+    Stream.suspend(() => {
+      const layer: ResolvedLayer = { mediaType, digest, sizeBytes: size, diffId: undefined }
+      return verified(`layer ${digest} of ${store.name}`, layer, blob(layer, { received: 0, attempts: 0 }))
+    })
+  return { resolve: resolve(), layerBytes }
 }
 
 /** The image that `reference` names at its registry, or at the first mirror that has it. */

@@ -26,7 +26,15 @@ export interface PluginRoute<Tag extends string = string> {
    * JSON; the other fields then come from the query.
    */
   readonly upload?: string
+  /** What a message that streams answers to those who take no events: all of them, or the last one alone. Default `all`. */
+  readonly answers?: "all" | "last"
 }
+
+/** What a plugin looks at in a payload before it is decoded: keys of the wire. */
+export type PluginGuard<Tag extends string = string> = (
+  payload: Readonly<Record<string, unknown>>,
+  message: Tag
+) => { readonly _tag: string; readonly message: string } | undefined
 
 /** One CLI command, `bunker NAME ARGUMENT…`: each argument is a field of the message's payload. */
 export interface PluginCommand<Tag extends string = string> {
@@ -55,6 +63,7 @@ export interface Plugin {
   readonly layer: (options: any) => Layer.Layer<any, any, any>
   readonly routes: ReadonlyArray<PluginRoute>
   readonly commands: ReadonlyArray<PluginCommand>
+  readonly guard?: PluginGuard
 }
 
 /** Checks a plugin's types: every message has a permission, and routes and commands name messages that exist. */
@@ -68,4 +77,6 @@ export const definePlugin = <Self, Rpcs extends Rpc.Any, Options extends Schema.
   readonly layer: (options: Options["Type"]) => Layer.Layer<Self, E, R>
   readonly routes?: ReadonlyArray<PluginRoute<Rpcs["_tag"]>>
   readonly commands?: ReadonlyArray<PluginCommand<Rpcs["_tag"]>>
+  /** Refuses a payload for what it carries, before anything else is said of it. */
+  readonly guard?: PluginGuard<Rpcs["_tag"]>
 }): Plugin => ({ deps: [], routes: [], commands: [], ...plugin }) as unknown as Plugin

@@ -154,6 +154,8 @@ const make = (
     }
     yield* decide(plugin, message)
     const given = { ...letter.payload, ...fromText(rpc.payloadSchema, letter.text ?? {}) }
+    const refused = plugin.guard?.(given, message)
+    if (refused !== undefined) return yield* Effect.fail(refused)
     const payload = yield* decode(rpc.payloadSchema, given)
     const address = Context.getUnsafe(context, plugin.address) as Record<string, (payload: unknown) => unknown>
     const answer = address[message]!(payload)

@@ -5,11 +5,13 @@ import type { ImageSources } from "../actors/imageInstall.ts"
 import { ImageProtocol } from "../actors/imageProtocol.ts"
 import type { KeeperOptions } from "../actors/keepers.ts"
 import { LeaseManager, LeaseProtocol } from "../actors/LeaseManager.ts"
+import type { ModelSources } from "../actors/modelInstall.ts"
 import { SessionOptions, SessionStore } from "../actors/SessionStore.ts"
 import { Sweeper, SweeperOptions, SweeperProtocol } from "../actors/Sweeper.ts"
 import { SessionProtocol } from "../actors/sessionProtocol.ts"
 import { VmProtocol, VmSupervisor } from "../actors/VmSupervisor.ts"
 import { ImageOptions, mergeImageOptions } from "../domain/imageOptions.ts"
+import { modelsPlugin } from "./models.ts"
 import { definePlugin, type Plugin } from "./Plugin.ts"
 
 const noOptions = Schema.Struct({})
@@ -33,6 +35,7 @@ export interface BuiltInOptions {
   readonly sources: ImageSources
   /** Under what the plugin's own options say. */
   readonly images: ImageOptions
+  readonly models: ModelSources
   readonly keepers: KeeperOptions
 }
 
@@ -112,9 +115,10 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       { method: "POST", path: "/v1/registries/logout", message: "Logout" }
     ]
   }),
+  modelsPlugin(options.models),
   definePlugin({
     name: "sandboxes",
-    deps: ["leases", "sweeper", "images"],
+    deps: ["leases", "sweeper", "images", "models"],
     options: noOptions,
     address: VmSupervisor,
     protocol: VmProtocol,

@@ -8,6 +8,7 @@ import path from "node:path"
 import { Effect, Layer } from "effect"
 import type { ImageStore } from "../actors/ImageStore.ts"
 import type { LeaseManager } from "../actors/LeaseManager.ts"
+import type { ModelCache } from "../actors/ModelCache.ts"
 import type { SessionStore } from "../actors/SessionStore.ts"
 import type { Sweeper } from "../actors/Sweeper.ts"
 import type { VmSupervisor } from "../actors/VmSupervisor.ts"
@@ -20,6 +21,7 @@ import { Paths } from "../store/Paths.ts"
 import { Engines } from "../vm/Engine.ts"
 import { builtInPlugins } from "./builtin.ts"
 import { imageSources } from "./imageSources.ts"
+import { modelSources } from "./modelSources.ts"
 import { PluginHost } from "./PluginHost.ts"
 import { type LoadedConfig, loadConfig, noConfig, openAudit, type SharedModules } from "./userConfig.ts"
 
@@ -39,6 +41,7 @@ export interface Program {
 export type Bunker =
   | PluginHost
   | ImageStore
+  | ModelCache
   | VmSupervisor
   | SessionStore
   | Sweeper
@@ -53,7 +56,7 @@ export type PluginChoice = "own" | "all"
 /** The layer of a process that uses the home named in `settings`. */
 export const bunkerLayer = (settings: Settings, program: Program, choice: PluginChoice = "own") => {
   const infrastructure = Database.layer(builtIn).pipe(
-    Layer.provideMerge(Paths.layer(settings.home)),
+    Layer.provideMerge(Paths.layer(settings.home, { models: settings.models })),
     Layer.provideMerge(enginesLayer(settings, program))
   )
   const plugins = Layer.unwrap(
@@ -62,6 +65,7 @@ export const bunkerLayer = (settings: Settings, program: Program, choice: Plugin
       const own = builtInPlugins({
         sources: imageSources(settings),
         images: yield* readImageOptions("BUNKER_IMAGES", settings.images),
+        models: modelSources(settings, readConfig(userConfig, program)),
         keepers: { keeperCommand: [...program.command, "__keeper"], keeperEnv: settingsEnvironment(settings) }
       })
       const config = choice === "all" ? yield* readConfig(userConfig, program) : noConfig

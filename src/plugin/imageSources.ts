@@ -13,16 +13,24 @@ import { registrySource } from "../oci/registry.ts"
 const explicit = (domain: string, { password, username }: Login) =>
   Credentials.explicitCredential(domain, Credentials.basicCredential(username, Redacted.value(password)))
 
-/** The sources of a process. Credentials: given with the request, then environment, keyring, Docker's config, then none. */
-export const imageSources = (settings: Settings, keyring: Keyring = osKeyring): ImageSources => {
-  const docker = { directory: settings.dockerConfig, searchPath: settings.path }
+/** What is known of registries without a request's own login: environment, keyring, Docker's config, in this order. */
+export const standingCredentials = (
+  settings: Settings,
+  keyring: Keyring = osKeyring
+): ReadonlyArray<Credentials.CredentialSource> => {
   const { dockerAuth, login } = settings.registry
-  const standing: ReadonlyArray<Credentials.CredentialSource> = [
+  return [
     ...(login === undefined ? [] : [explicit(login.domain, login)]),
     ...(dockerAuth === undefined ? [] : [Credentials.textCredentials("DOCKER_AUTH_CONFIG", dockerAuth)]),
     keyring,
-    Credentials.dockerCredentials(docker)
+    Credentials.dockerCredentials({ directory: settings.dockerConfig, searchPath: settings.path })
   ]
+}
+
+/** The sources of a process. Credentials: given with the request, then environment, keyring, Docker's config, then none. */
+export const imageSources = (settings: Settings, keyring: Keyring = osKeyring): ImageSources => {
+  const docker = { directory: settings.dockerConfig, searchPath: settings.path }
+  const standing = standingCredentials(settings, keyring)
   return {
     registry: (reference, { login, ...request }) => {
       const own = login === undefined ? [] : [explicit(reference.domain, login)]

@@ -4,6 +4,7 @@ import path from "node:path"
 import { Context, Effect, Layer, Schema } from "effect"
 import { type Digest, digestHex } from "../domain/digest.ts"
 import { HomeUnusable } from "../domain/errors/store.ts"
+import type { ModelName } from "../domain/model.ts"
 import type { SafeName } from "../domain/name.ts"
 import { type SessionId, sessionStem } from "../domain/session.ts"
 import { ensureDirectory, type FileError } from "./files.ts"
@@ -53,6 +54,33 @@ export interface SessionPaths {
   readonly shm: CheckedPath
 }
 
+/** The paths of one model below one cache root. */
+export interface ModelPaths {
+  /** Where its newest install is: manifest, id and payload directory. */
+  readonly directory: CheckedPath
+  /** Where an install is put together. */
+  readonly staged: (installId: string) => CheckedPath
+  /** Where a replaced install waits for its end. */
+  readonly replaced: (installId: string) => CheckedPath
+  /** Where an install waits that nobody shall bring back. */
+  readonly dropped: (installId: string) => CheckedPath
+}
+
+/** A cache of models: the one of today, or one that a record names. */
+export interface ModelCachePaths {
+  readonly root: CheckedPath
+  readonly staging: CheckedPath
+  readonly purge: CheckedPath
+  readonly model: (name: ModelName) => ModelPaths
+}
+
+/** The parts of one install. */
+export const installPaths = (directory: string) => ({
+  manifest: path.join(directory, "manifest.json") as CheckedPath,
+  installId: path.join(directory, "install-id") as CheckedPath,
+  payload: path.join(directory, "payload") as CheckedPath
+})
+
 export class Paths extends Context.Service<
   Paths,
   {
@@ -71,6 +99,16 @@ export class Paths extends Context.Service<
     /** Held by whoever makes or removes a session's file. */
     readonly sessionsLock: CheckedPath
     readonly serverSocket: CheckedPath
+    /** Bearer token of network listeners. */
+    readonly serverToken: CheckedPath
+    /** The cache of models of today. */
+    readonly models: ModelCachePaths
+    /** The cache of models that a recorded directory is in. */
+    readonly modelCacheHolding: (directory: string) => ModelCachePaths
+    /** Held by whoever changes a model, however long that takes; in the home, wherever its files are. */
+    readonly modelLock: (name: ModelName) => CheckedPath
+    /** Held for moments by whoever moves a model's files, shared by those who are about to open them. */
+    readonly modelPlaceLock: (name: ModelName) => CheckedPath
     readonly layerImage: (diffId: Digest) => CheckedPath
     readonly fsmeta: (manifest: Digest) => CheckedPath
     /** Manifest and config as they came. */
@@ -87,13 +125,35 @@ export class Paths extends Context.Service<
   }
 >()("bunker/Paths") {
   /** Creates what is missing below `home`, mode 0700. Fails with `HomeUnusable` where it can not be used. */
-  static readonly layer = (home: string): Layer.Layer<Paths, FileError> => Layer.effect(Paths, make(home))
+  static readonly layer = (
+    home: string,
+    options: { readonly models?: string | undefined } = {}
+  ): Layer.Layer<Paths, FileError> => Layer.effect(Paths, make(home, options.models))
 }
 
 /** Longest socket name below `run/<id>/`, with room for a ten-digit id. */
 const socketTail = "/run/1234567890/keeper.sock".length
 
-const make = Effect.fnUntraced(function* (home: string): Effect.fn.Return<Paths["Service"], FileError> {
+const modelCache = (given: string): ModelCachePaths => {
+  const root = path.resolve(given)
+  const at = (...parts: ReadonlyArray<string>): CheckedPath => path.join(root, ...parts) as CheckedPath
+  return {
+    root: at(),
+    staging: at(".staging"),
+    purge: at(".purge"),
+    model: (name) => ({
+      directory: at(name),
+      staged: (id) => at(".staging", `${name}-${id}`),
+      replaced: (id) => at(".purge", `${name}-${id}`),
+      dropped: (id) => at(".purge", `${name}-${id}.dropped`)
+    })
+  }
+}
+
+const make = Effect.fnUntraced(function* (
+  home: string,
+  models: string | undefined
+): Effect.fn.Return<Paths["Service"], FileError> {
   const root = path.resolve(home)
   if (Buffer.byteLength(root) + socketTail > 107) {
     return yield* new HomeUnusable({
@@ -135,6 +195,11 @@ const make = Effect.fnUntraced(function* (home: string): Effect.fn.Return<Paths[
     database: at("bunker.db"),
     userConfig: at("bunker.config.ts"),
     serverSocket: at("bunker.sock"),
+    serverToken: at("token"),
+    models: modelCache(models ?? at("models")),
+    modelCacheHolding: (directory) => modelCache(path.dirname(directory)),
+    modelLock: (name) => at("cache", "locks", `model-${name}.lock`),
+    modelPlaceLock: (name) => at("cache", "locks", `model-place-${name}.lock`),
     ...directories,
     layerImage: (diffId) => at("cache", "layers", `${digestHex(diffId)}.erofs`),
     fsmeta: (manifest) => at("cache", "fsmeta", `${digestHex(manifest)}.erofs`),

@@ -6,19 +6,22 @@
 
 import fs from "node:fs"
 import { Effect, Schedule, type Scope } from "effect"
-import { tryLockExclusive } from "../ffi/posix.ts"
+import { tryLockExclusive, tryLockShared } from "../ffi/posix.ts"
 import { attemptFile, type FileError } from "./files.ts"
 
 const close = (fd: number) => Effect.sync(() => fs.closeSync(fd))
 
 /** Tries once: the descriptor that holds the lock, undefined while another one does. */
-const attempt = Effect.fnUntraced(function* (file: string): Effect.fn.Return<number | undefined, FileError> {
+const attempt = Effect.fnUntraced(function* (
+  file: string,
+  tryLock: (fd: number) => boolean = tryLockExclusive
+): Effect.fn.Return<number | undefined, FileError> {
   while (true) {
     const fd = yield* attemptFile("open lock", file, () =>
       fs.openSync(file, fs.constants.O_RDWR | fs.constants.O_CREAT, 0o600)
     )
     const held = yield* attemptFile("lock", file, () => {
-      if (!tryLockExclusive(fd)) return "by another"
+      if (!tryLock(fd)) return "by another"
       // Its last holder unlinked it between our open and our lock: the name may be another file's by now.
       return fs.fstatSync(fd).nlink > 0 ? "by us" : "stale"
     }).pipe(Effect.onError(() => close(fd)))
@@ -43,6 +46,14 @@ export const fileLock = Effect.fnUntraced(function* (
   intervalMs = 50
 ): Effect.fn.Return<void, FileError, Scope.Scope> {
   yield* tryFileLock(file).pipe(Effect.repeat({ until: (won) => won, schedule: Schedule.spaced(intervalMs) }))
+})
+
+/** The same for a lock that is shared with others who ask for it this way, and excludes those of `fileLock`. */
+export const sharedFileLock = Effect.fnUntraced(function* (
+  file: string
+): Effect.fn.Return<void, FileError, Scope.Scope> {
+  const won = Effect.map(Effect.acquireRelease(attempt(file, tryLockShared), closeIfOpen), (fd) => fd !== undefined)
+  yield* won.pipe(Effect.repeat({ until: (mine) => mine, schedule: Schedule.spaced("50 millis") }))
 })
 
 /** Unlinks a lock's file. Only for the holder of the lock: whoever waits for it then locks a new file of that name. */

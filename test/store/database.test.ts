@@ -8,6 +8,7 @@ import { Database } from "../../src/store/Database.ts"
 import { statements as collectionStatements } from "../../src/store/imageCollection.ts"
 import { statements as imageStatements } from "../../src/store/images.ts"
 import { builtIn, type Migration, parts } from "../../src/store/migrations.ts"
+import { statements as modelStatements } from "../../src/store/models.ts"
 import { statements as sandboxStatements } from "../../src/store/sandboxes.ts"
 import { freshHome, homeAt, temporaryDirectory } from "../support/home.ts"
 import { it } from "../support/it.ts"
@@ -43,8 +44,13 @@ describe("Database", () => {
   it.live("no lookup scans a table, bar those that list everything", () =>
     Effect.gen(function* () {
       const db = yield* Database
-      const listing = new Set<string>([sandboxStatements.all, imageStatements.list])
-      const modules = [sandboxStatements, imageStatements, collectionStatements, leaseStatements]
+      const listing = new Set<string>([
+        sandboxStatements.all,
+        imageStatements.list,
+        modelStatements.all,
+        modelStatements.cacheDirs
+      ])
+      const modules = [modelStatements, sandboxStatements, imageStatements, collectionStatements, leaseStatements]
       for (const sql of modules.flatMap((statements): ReadonlyArray<string> => Object.values(statements))) {
         if (listing.has(sql)) continue
         const count = (sql.match(/\?/g) ?? []).length

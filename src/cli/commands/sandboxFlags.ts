@@ -69,6 +69,7 @@ export const sandboxFlags = {
     Flag.withAlias("p")
   ),
   rlimit: rlimitFlag,
+  model: repeated("model", "NAME[:/path], a model of the cache, read-only; default /models/NAME"),
   label: repeated("label", "KEY=value, for your own use").pipe(Flag.withAlias("l")),
   ...policyFlags,
   engine: Flag.String("engine").pipe(
@@ -88,7 +89,7 @@ export const commandArgument = Argument.String("command").pipe(
 /** Words after which a value follows, for the search of the image in `run` and `create`. */
 export const valuedFlags: ReadonlySet<string> = new Set([
   ...valuedPolicyFlags,
-  ..."--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname --label -l --volume -v --tmpfs --publish -p --rlimit --timeout --engine --log-level".split(
+  ..."--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname --label -l --volume -v --tmpfs --model --publish -p --rlimit --timeout --engine --log-level".split(
     " "
   )
 ])
@@ -109,6 +110,7 @@ interface Parsed extends ParsedPolicies {
   readonly tmpfs: ReadonlyArray<string>
   readonly publish: ReadonlyArray<string>
   readonly rlimit: ReadonlyArray<string>
+  readonly model: ReadonlyArray<string>
   readonly label: ReadonlyArray<string>
   readonly engine: Option.Option<string>
   readonly interactive: boolean
@@ -132,7 +134,8 @@ const flagOf: Readonly<Record<string, string>> = {
   mounts: "-v",
   tmpfs: "--tmpfs",
   ports: "-p",
-  rlimits: "--rlimit"
+  rlimits: "--rlimit",
+  models: "--model"
 }
 
 /** Checks every value and names the flag of the first that is out of bounds. */
@@ -166,7 +169,7 @@ export const toConfig = Effect.fnUntraced(function* (parsed: Parsed, endsWithCom
     labels: yield* readLabels(parsed.label),
     ...(yield* readPorts(parsed.publish)),
     ...(yield* readLimits(parsed.rlimit)),
-    ...(yield* readMounts(parsed.volume, parsed.tmpfs, process.cwd())),
+    ...(yield* readMounts(parsed.volume, parsed.tmpfs, parsed.model, process.cwd())),
     ...(yield* readPolicies(parsed)),
     ...(parsed.tty ? { tty: true } : {}),
     ...(parsed.interactive ? { openStdin: true } : {})

@@ -2,6 +2,7 @@
 import { Schema } from "effect"
 import * as GuestIo from "./guestIo.ts"
 import * as Image from "./image.ts"
+import * as Model from "./model.ts"
 import * as Store from "./store.ts"
 import * as Vm from "./vm.ts"
 
@@ -55,6 +56,30 @@ export const ImageRemoveErrors = Schema.Union([Image.InvalidReference, Image.Ima
 /** Looking a sandbox up by its name. */
 export const SandboxLookupErrors = Schema.Union(named)
 
+/** Looking a model up by its name. */
+export const ModelLookupErrors = Schema.Union([Model.InvalidModelName, Model.ModelNotFound, ...store])
+
+export const ModelAddErrors = Schema.Union([Model.ModelExists, ...store])
+
+export const ModelReplaceErrors = Schema.Union([Model.ModelNotFound, Model.ModelNameMismatch, ...store])
+
+export const ModelRemoveErrors = Schema.Union([Model.InvalidModelName, Model.ModelNotFound, Model.ModelInUse, ...store])
+
+const modelPull = [
+  Model.InvalidModelName,
+  Model.ModelNotFound,
+  Model.CredentialNotFound,
+  Model.ModelSourceInvalid,
+  Model.ModelDirectoryInvalid,
+  Model.ModelInstallFailed,
+  ...store
+] as const
+export const ModelPullErrors = Schema.Union(modelPull)
+
+const modelEnsure = [...modelPull, Model.ModelNotInstalled] as const
+/** Making a model be there for a sandbox. */
+export const ModelEnsureErrors = Schema.Union(modelEnsure)
+
 export const CreateErrors = Schema.Union([
   ...install,
   Store.InvalidName,
@@ -73,6 +98,7 @@ export const CreateErrors = Schema.Union([
 
 export const StartErrors = Schema.Union([
   ...install,
+  ...modelEnsure,
   Store.InvalidName,
   Vm.SandboxNotFound,
   Vm.MachineConfigInvalid,
