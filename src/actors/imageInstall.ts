@@ -185,7 +185,18 @@ export const makeInstaller = Effect.fnUntraced(function* (
     return Effect.forEach(distinct, (layer) => fetchLayer(source, layer, emit), {
       concurrency: layerConcurrency,
       discard: true
-    })
+    }).pipe(
+      // A full disk is no place for what might be gone on with; another process that does so now has its file open.
+      Effect.tapError((error) =>
+        error._tag === "DiskFull"
+          ? Effect.sync(() => {
+              for (const { diffId, digest } of distinct) {
+                fs.rmSync(paths.partial(diffId, Digest.make(digest)), { force: true })
+              }
+            })
+          : Effect.void
+      )
+    )
   }
 
   const install = Effect.fn("ImageStore.install")(

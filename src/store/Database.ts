@@ -7,6 +7,7 @@
  */
 import { type SQLQueryBindings, Database as Sqlite, type Statement } from "bun:sqlite"
 import fs from "node:fs"
+import path from "node:path"
 import { Clock, Context, Effect, Layer, Result } from "effect"
 import {
   DatabaseFailed,
@@ -54,6 +55,8 @@ export interface Service {
 
 /** How long a statement waits for another process's write, in milliseconds. */
 const busyTimeoutMs = 5000
+/** Least room that a write needs: SQLite's shared memory grows by 32 KiB. */
+const pageRoomBytes = 64 * 1024
 
 export class Database extends Context.Service<Database, Service>()("bunker/Database") {
   /** Opens `bunker.db` of the home and brings its schema up to date. */
@@ -143,11 +146,21 @@ export const immediate = <A, E>(
   }
 }
 
+/** True when the disk of a file has no room for a page: SQLite calls it an I/O error when its shared memory can not grow. */
+const isFull = (file: string): boolean => {
+  try {
+    const { bavail, bsize } = fs.statfsSync(path.dirname(file))
+    return bavail * bsize < pageRoomBytes
+  } catch {
+    return false
+  }
+}
+
 /** What SQLite threw, as an error that says what to do. */
 export const databaseError = (operation: string, file: string, cause: unknown): DatabaseError => {
   const code = String((cause as { readonly code?: unknown })?.code ?? "")
   const reason = cause instanceof Error ? cause.message : String(cause)
-  if (code === "SQLITE_FULL") return new DiskFull({ path: file })
+  if (code === "SQLITE_FULL" || (code.startsWith("SQLITE_IOERR") && isFull(file))) return new DiskFull({ path: file })
   if (code.startsWith("SQLITE_READONLY") || code.startsWith("SQLITE_CANTOPEN") || code.startsWith("SQLITE_PERM")) {
     return new HomeUnusable({ path: file, reason })
   }

@@ -23,7 +23,7 @@ export const spool = Effect.fn("Store.spool")(function* (
         for (let done = 0; done < bytes.length; ) done += fs.writeSync(fd, bytes, done)
       }
     },
-    catch: (cause) => fileError("receive into", file, cause)
+    catch: (cause) => fileError("receive into", directory, cause)
   })
   return file
 })
