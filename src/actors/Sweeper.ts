@@ -110,6 +110,13 @@ const crashed: Termination = {
 /** A start that has no process after this long was given up by somebody who died, in milliseconds. */
 const startingMaxMs = 10_000
 
+/** How long the logs of an ephemeral sandbox that did not boot wait for a reader, in milliseconds. */
+const unreadMaxMs = 3_600_000
+
+/** True while somebody may still want to know why it did not boot. */
+const isUnread = (info: SandboxInfo, nowMs: number): boolean =>
+  info.terminationReason === "boot_failed" && nowMs - info.updatedAt < unreadMaxMs
+
 /** What is to be done about a row whose VM nobody keeps, undefined for nothing. Newest running run decides. */
 export const decide = (
   record: Pick<SandboxRecord, "info" | "process" | "hasRunningRun">,
@@ -218,7 +225,11 @@ const make = (options: SweeperOptions) =>
       report.reconciled = yield* each(live, bounds.activeRows, (record) => reconcile(record, dryRun))
       const ended = merged(["stopped", "crashed"], (status, after) => ephemeralInStatus(db, status, after, pageRows))
       report.removed = yield* each(ended, bounds.endedRows, (record) =>
-        Effect.map(clean(record, dryRun), (outcome) => outcome === "removed")
+        Effect.flatMap(Clock.currentTimeMillis, (now) =>
+          isUnread(record.info, now)
+            ? Effect.succeed(false)
+            : Effect.map(clean(record, dryRun), (outcome) => outcome === "removed")
+        )
       )
       return new SweepReport(report)
     })

@@ -235,11 +235,14 @@ const make = (options: KeeperOptions) =>
       Stream.unwrap(
         Effect.map(find(query.name), ({ info }) => {
           const live = Effect.map(findSandbox(db, info.name), (record) => isLive(record?.info.status ?? "stopped"))
-          return readLogs(
+          const lines = readLogs(
             paths.sandbox(info.name),
             query,
             Effect.orElseSucceed(live, () => false)
           )
+          // Kept for this reader only; see Sweeper.
+          const unread = info.ephemeral && info.terminationReason === "boot_failed"
+          return unread ? Stream.onEnd(lines, Effect.ignore(sweeper.Clean({ name: info.name }))) : lines
         })
       )
 

@@ -7,7 +7,7 @@
  */
 
 import fs from "node:fs"
-import { Clock, Deferred, Effect, Fiber, Schedule, type Scope } from "effect"
+import { Cause, Clock, Deferred, Effect, Fiber, Option, Schedule, type Scope } from "effect"
 import { StoreFailed } from "../domain/errors/store.ts"
 import {
   BootFailed,
@@ -122,7 +122,7 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
     const kept = yield* keepRecords(info, boot.image, vm, channel)
     yield* ports.open(kept)
     return kept
-  }).pipe(Effect.onError((cause) => recordBootFailure(info, cause.toString())))
+  }).pipe(Effect.onError((cause) => recordBootFailure(info, cause)))
 })
 
 /** Takes over a VM that lives while its keeper is gone: the agent calls again by itself. */
@@ -343,15 +343,22 @@ const unexpectedEnd = (exit: VmExit): RunEnd =>
     detail: exit.signal === undefined ? "the VM ended by itself" : `the VM's process was ended by ${exit.signal}`
   })
 
-const recordBootFailure = Effect.fnUntraced(function* (info: SandboxInfo, detail: string) {
+/** What has a console to be read is kept for its reader; see Sweeper. */
+const recordBootFailure = Effect.fnUntraced(function* (info: SandboxInfo, cause: Cause.Cause<unknown>) {
   const db = yield* Database
   const sweeper = yield* Sweeper
-  const end = { exitCode: null, exitSignal: null, reason: "boot_failed" as const, detail: detail.slice(0, 1000) }
+  const end = {
+    exitCode: null,
+    exitSignal: null,
+    reason: "boot_failed" as const,
+    detail: cause.toString().slice(0, 1000)
+  }
   yield* Effect.ignore(
     terminate(db, info.id, [...predecessors("crashed")], "crashed", end, yield* Clock.currentTimeMillis)
   )
-  if (info.ephemeral) yield* Effect.ignore(sweeper.Clean({ name: info.name }))
-  else yield* settleDefinition(info)
+  const error = Option.getOrUndefined(Cause.findErrorOption(cause))
+  if (!info.ephemeral) yield* settleDefinition(info)
+  else if (!(error instanceof BootFailed)) yield* Effect.ignore(sweeper.Clean({ name: info.name }))
 })
 
 /** Writes the state into the definition; the next command does what fails here. */

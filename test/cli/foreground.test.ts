@@ -1,6 +1,6 @@
 /** Runs in the foreground meet pipes, signals and people who look at logs. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { existsSync, readdirSync, writeFileSync } from "node:fs"
+import { existsSync, readdirSync, rmSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { engine, Home, program } from "../support/bunker.ts"
 import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
@@ -134,5 +134,25 @@ suite("a run in the foreground", () => {
       stderr: `bunker: no sandbox "none"; see 'bunker ps -a'\n`
     })
     await nothingLeft()
+  })
+
+  it("one that did not boot keeps its console until it was read", async () => {
+    const fake = path.join(home.directory, "qemu")
+    // The console is the file in `-chardev file,id=…,path=FILE` with the log's name.
+    const script = [
+      "#!/bin/sh",
+      "for word; do case $word in *console.log*) f=$(echo $word | sed 's/.*path=//; s/,.*//')",
+      "echo 'guest: no such disk' > $f;; esac; done",
+      "exit 1"
+    ]
+    writeFileSync(fake, script.join("\n"), { mode: 0o755 })
+    const failed = await home.bunker(["run", "-q", "--engine", "qemu", image, "true"], { env: { BUNKER_QEMU: fake } })
+    expect(failed.code).toBe(125)
+    const [, name] = /'bunker logs --console (\S+)'/.exec(failed.stderr) ?? []
+    await home.must(["sweep"])
+    expect(await home.must(["ps", "-a"])).toContain("boot_failed")
+    expect(await home.must(["logs", "--console", name!])).toBe("guest: no such disk\n")
+    await nothingLeft()
+    rmSync(fake)
   })
 })

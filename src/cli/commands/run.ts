@@ -1,10 +1,11 @@
 /** `run`, `create`, `start`, `exec`: everything that boots a sandbox or runs something in one. */
-import { Effect, Fiber, Option } from "effect"
+import { Effect, Exit, Fiber, Option } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
+
 import { ImageStore } from "../../actors/ImageStore.ts"
 import type { RunEnd } from "../../actors/Keeper.ts"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
-import { InvalidSpec } from "../../domain/errors/vm.ts"
+import { BootFailed, InvalidSpec } from "../../domain/errors/vm.ts"
 import { mainCommand } from "../../domain/exec.ts"
 import { parsePlatform } from "../../domain/platform.ts"
 import type { SandboxInfo } from "../../domain/sandbox.ts"
@@ -58,8 +59,11 @@ const announceEngine = Effect.fnUntraced(function* (engine: string, quiet: boole
   )
 })
 
-const removeIfEphemeral = (info: SandboxInfo) =>
-  info.ephemeral ? VmSupervisor.use((vms) => Effect.ignore(vms.Remove({ name: info.name, force: true }))) : Effect.void
+/** One that did not boot stays until its console was read, or an hour (see Sweeper). */
+const removeIfEphemeral = (info: SandboxInfo) => (exit: Exit.Exit<unknown, unknown>) =>
+  info.ephemeral && !(Option.getOrUndefined(Exit.findErrorOption(exit)) instanceof BootFailed)
+    ? VmSupervisor.use((vms) => Effect.ignore(vms.Remove({ name: info.name, force: true })))
+    : Effect.void
 
 /** Exit code of a command whose sandbox a limit ended, as of timeout(1). */
 const timedOut = 124
@@ -119,7 +123,9 @@ export const run = Command.make(
         replace: flags.replace
       })
       if (flags.detach) {
-        yield* vms.Start({ name: info.name, detached: true }).pipe(Effect.onError(() => removeIfEphemeral(info)))
+        yield* vms
+          .Start({ name: info.name, detached: true })
+          .pipe(Effect.onError((cause) => removeIfEphemeral(info)(Exit.failCause(cause))))
         return yield* print(info.name)
       }
       const code = yield* Effect.gen(function* () {
@@ -153,7 +159,7 @@ export const run = Command.make(
         if (!isLimit(end)) return exitCode
         yield* say(`bunker: ${info.name} was ended: ${end.detail ?? end.reason}`)
         return timedOut
-      }).pipe(Effect.ensuring(removeIfEphemeral(info)))
+      }).pipe(Effect.onExit((exit) => removeIfEphemeral(info)(exit)))
       if (code !== 0) return yield* new ExitWith({ code })
     })
     return yield* withBunker(body)

@@ -94,7 +94,7 @@ export class BootFailed extends Schema.TaggedError<BootFailed>()("BootFailed", {
 }) {
   override get message(): string {
     const tail = this.console.trim().split("\n").at(-1)?.trim()
-    return `sandbox "${this.name}" did not boot: ${this.reason}${tail ? `; last console line: ${tail}` : ""}`
+    return `sandbox "${this.name}" did not boot: ${this.reason}${tail ? `; last console line: ${tail}` : ""}; 'bunker logs --console ${this.name}' shows the rest`
   }
 }
 
