@@ -12,6 +12,7 @@ import type { PluginRoute } from "../plugin/Plugin.ts"
 import type { PluginHost, Reply } from "../plugin/PluginHost.ts"
 import { receiveBytes, type SpoolBody, sendBytes } from "./bytes.ts"
 import { statusOf } from "./errors.ts"
+import { type Failure, failure } from "./failure.ts"
 
 /** Most bytes in a request body. */
 const bodyBytesMax = 1024 * 1024
@@ -30,22 +31,6 @@ export interface HttpOptions {
   /** Receives what clients must not see: defects. */
   readonly report: (cause: Cause.Cause<unknown>) => void
 }
-
-interface Failure {
-  readonly ok: false
-  /** The error's tag. */
-  readonly code: string
-  readonly error: string
-  /** The error's fields. */
-  readonly details: Readonly<Record<string, unknown>>
-}
-
-const failure = (code: string, error: string, details: Failure["details"] = {}): Failure => ({
-  ok: false,
-  code,
-  error,
-  details
-})
 
 /** What a client sees of a cause, and with which status. A defect is ours: its text stays in the log. */
 const describe = (cause: Cause.Cause<unknown>, options: HttpOptions): readonly [Failure, number] => {

@@ -1,8 +1,11 @@
-/** Listens on a unix socket that only its owner can open, and answers with the application. Listens on no network. */
+/**
+ * Listens on a unix socket that only its owner can open, or on a network address for whoever has the token (guard.ts), and answers
+ * with the application.
+ */
 
 import fs from "node:fs"
 import path from "node:path"
-import { Cause, Effect } from "effect"
+import { Cause, Effect, Redacted } from "effect"
 import { AlreadyServing, StoreFailed } from "../domain/errors/store.ts"
 import { PluginHost } from "../plugin/PluginHost.ts"
 import { ensureDirectory, fileError } from "../store/files.ts"
@@ -10,27 +13,42 @@ import { tryFileLock } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 import { spool } from "../store/spool.ts"
 import { makeApp } from "./app.ts"
+import { type Listen, makeGuard } from "./guard.ts"
+import { serverToken } from "./token.ts"
 
-/** Serves until the scope closes. A stale socket of a server that was killed is replaced; a living server's is not. */
-export const serveHttp = Effect.fn("Http.serve")(function* (options: {
-  readonly socket: string
+export { parseListen } from "./guard.ts"
+
+export interface ServeOptions {
+  /** Path of a unix socket, or a network address. */
+  readonly listen: { readonly socket: string } | Listen
   readonly version: string
-}) {
-  const { socket } = options
-  yield* checkSocketPath(socket)
-  if (!(yield* tryFileLock(`${socket}.lock`))) return yield* new AlreadyServing({ socket })
+}
+
+/** Serves until the scope closes; answers where, in words. */
+export const serveHttp = Effect.fn("Http.serve")(function* ({ listen, version }: ServeOptions) {
   const host = yield* PluginHost
   const { temporary } = yield* Paths
   const run = Effect.runPromiseExitWith(yield* Effect.context<never>())
   let open = true
   const app = makeApp({
-    version: options.version,
+    version,
     host,
     run: (effect, signal) => run(effect, { signal }),
     spool: (body) => spool(temporary, body),
     ready: () => open,
     report: (cause) => console.error(`bunker: internal error: ${Cause.pretty(cause)}`)
   })
+  yield* Effect.addFinalizer(() => Effect.sync(() => void (open = false)))
+  const answer: Answer = (request) => app.fetch(request)
+  return yield* "socket" in listen ? serveSocket(listen.socket, answer) : serveNetwork(listen, answer)
+})
+
+type Answer = (request: Request) => Response | Promise<Response>
+
+/** A stale socket of a server that was killed is replaced; a living server's is not. */
+const serveSocket = Effect.fnUntraced(function* (socket: string, answer: Answer) {
+  yield* checkSocketPath(socket)
+  if (!(yield* tryFileLock(`${socket}.lock`))) return yield* new AlreadyServing({ socket })
   yield* Effect.acquireRelease(
     Effect.try({
       try: () => {
@@ -38,7 +56,7 @@ export const serveHttp = Effect.fn("Http.serve")(function* (options: {
         // No instant at which others could connect: the socket is born with the mode that umask leaves.
         const before = process.umask(0o177)
         try {
-          return Bun.serve(unlimited({ unix: socket, fetch: (request) => app.fetch(request) }))
+          return Bun.serve(unlimited({ unix: socket, fetch: answer }))
         } finally {
           process.umask(before)
         }
@@ -47,11 +65,30 @@ export const serveHttp = Effect.fn("Http.serve")(function* (options: {
     }),
     (server) =>
       Effect.promise(async () => {
-        open = false
         await server.stop(true)
         fs.rmSync(socket, { force: true })
       })
   )
+  return socket
+})
+
+/** Every request has to pass the guard first, whatever it asks for. */
+const serveNetwork = Effect.fnUntraced(function* (listen: Listen, answer: Answer) {
+  const token = yield* serverToken((yield* Paths).serverToken)
+  let port = listen.port
+  const guard = makeGuard(Redacted.value(token), listen, () => port)
+  const server = yield* Effect.acquireRelease(
+    Effect.try({
+      try: () => {
+        const fetch = (request: Request) => guard(request) ?? answer(request)
+        return Bun.serve(unlimited({ hostname: listen.host, port: listen.port, fetch }))
+      },
+      catch: (cause) => fileError("listen on", `${listen.host}:${listen.port}`, cause)
+    }),
+    (server) => Effect.promise(() => server.stop(true))
+  )
+  port = server.port ?? port
+  return `http://${listen.host.includes(":") ? `[${listen.host}]` : listen.host}:${port}`
 })
 
 /**

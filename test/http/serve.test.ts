@@ -58,10 +58,17 @@ suite("bunker serve", () => {
     expect(await child.exited).toBe(0)
   })
 
-  test("refuses what is no socket, too long a path and a network", async () => {
+  test("refuses what is no socket, too long a path and what is no address", async () => {
     const file = path.join(home.directory, "precious")
     writeFileSync(file, "kept")
-    for (const listen of [`unix:${file}`, `unix:/tmp/${"x".repeat(110)}`, "127.0.0.1:80", "unix:"]) {
+    for (const listen of [
+      `unix:${file}`,
+      `unix:/tmp/${"x".repeat(110)}`,
+      "127.0.0.1",
+      "127.0.0.1:99999",
+      "[::1]",
+      "unix:"
+    ]) {
       const { code, stderr } = await home.bunker(["serve", "--listen", listen])
       expect({ listen, code, lines: stderr.trim().split("\n").length }).toEqual({ listen, code: 125, lines: 1 })
     }

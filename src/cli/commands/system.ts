@@ -44,29 +44,35 @@ export const serve = Command.make(
   "serve",
   {
     listen: Flag.String("listen").pipe(
-      Flag.withDescription("unix:PATH; default: bunker.sock in the home directory"),
+      Flag.withDescription(
+        "unix:PATH, or HOST:PORT for whoever has the token in the home directory; default: unix, bunker.sock in the home"
+      ),
       Flag.optional
     )
   },
   Effect.fn("Cli.serve")(function* ({ listen }) {
     const { settings } = yield* Session
     const given = Option.getOrElse(listen, () => `unix:${settings.home}/bunker.sock`)
-    if (!given.startsWith("unix:") || given.length === "unix:".length) {
-      yield* say(`bunker: --listen takes unix:PATH, not "${given}"`)
+    const { parseListen, serveHttp } = yield* Effect.promise(() => import("../../http/server.ts"))
+    const socket = given.startsWith("unix:") ? given.slice("unix:".length) : undefined
+    const place =
+      socket === undefined ? parseListen(given) : socket === "" ? undefined : { socket: path.resolve(socket) }
+    if (place === undefined) {
+      yield* say(`bunker: --listen takes unix:PATH or HOST:PORT, not "${given}"`)
       return yield* new ExitWith({ code: 125 })
     }
-    const socket = path.resolve(given.slice("unix:".length))
     const body = Effect.gen(function* () {
       yield* Effect.forkScoped(recovering)
-      const { serveHttp } = yield* Effect.promise(() => import("../../http/server.ts"))
-      yield* serveHttp({ socket, version })
-      yield* say(`bunker ${version} listens on ${socket}`)
+      const where = yield* serveHttp({ listen: place, version })
+      yield* say(`bunker ${version} listens on ${where}`)
       return yield* untilSignal
     })
     return yield* withBunker(Effect.scoped(body), { plugins: "all" })
   })
 ).pipe(
-  Command.withDescription("Serve HTTP on a unix socket that only you can open, until SIGINT or SIGTERM."),
+  Command.withDescription(
+    'Serve HTTP until SIGINT or SIGTERM: on a unix socket that only you can open, or on an address of the network for whoever sends the token in the home directory\'s file "token".'
+  ),
   Command.withShortDescription("Serve HTTP")
 )
 

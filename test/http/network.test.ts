@@ -1,0 +1,149 @@
+/** The network listener: its token, and web pages that try to reach it. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs"
+import net from "node:net"
+import path from "node:path"
+import { makeGuard, parseListen } from "../../src/http/guard.ts"
+import { Home, program } from "../support/bunker.ts"
+
+test("addresses to listen on", () => {
+  expect(parseListen("127.0.0.1:80")).toEqual({ host: "127.0.0.1", port: 80 })
+  expect(parseListen("[::1]:0")).toEqual({ host: "::1", port: 0 })
+  expect(parseListen("host.example:443")).toEqual({ host: "host.example", port: 443 })
+  for (const text of ["", "80", ":80", "a:", "a:b", "a:65536", "::1:80", "[::1]", "a b:1", "http://a:1"]) {
+    expect({ text, listen: parseListen(text) }).toEqual({ text, listen: undefined })
+  }
+})
+
+describe("the guard", () => {
+  const guard = makeGuard("right-token", { host: "0.0.0.0", port: 8080 }, () => 8080)
+  const ask = (headers: Record<string, string>) => guard(new Request("http://x/v1/images", { headers }))?.status ?? 200
+  const authorization = "Bearer right-token"
+  const host = "127.0.0.1:8080"
+
+  test("lets the token pass, and nothing else", () => {
+    expect(ask({ host, authorization })).toBe(200)
+    expect(ask({ host, authorization: "bearer  right-token" })).toBe(200)
+    const wrong = [
+      "",
+      "Bearer",
+      "Bearer ",
+      "right-token",
+      "Bearer right-toke",
+      "Bearer right-token2",
+      "Basic right-token"
+    ]
+    for (const given of wrong)
+      expect({ given, status: ask({ host, authorization: given }) }).toEqual({ given, status: 401 })
+    expect(ask({ host })).toBe(401)
+  })
+
+  test("wants one of its own addresses as Host: a name that was rebound to it is none", () => {
+    for (const good of ["127.0.0.1:8080", "localhost:8080", "LOCALHOST:8080", "192.168.1.7:8080", "[::1]:8080"]) {
+      expect({ good, status: ask({ host: good, authorization }) }).toEqual({ good, status: 200 })
+    }
+    for (const bad of [
+      "evil.example:8080",
+      "evil.example",
+      "127.0.0.1",
+      "127.0.0.1:81",
+      "127.0.0.1.evil.example:8080",
+      "a b",
+      ""
+    ]) {
+      expect({ bad, status: ask({ host: bad, authorization }) }).toEqual({ bad, status: 403 })
+    }
+    expect(guard(new Request("http://x/", { headers: { authorization } }))?.status).toBe(403)
+    const named = makeGuard("right-token", { host: "Box.example", port: 80 }, () => 80)
+    const toName = (name: string) => named(new Request("http://x/", { headers: { host: name, authorization } }))?.status
+    expect([toName("box.example"), toName("box.example:80"), toName("evil.example")]).toEqual([
+      undefined,
+      undefined,
+      403
+    ])
+  })
+
+  test("refuses pages of every other origin, also those without a name", () => {
+    expect(ask({ host, authorization, origin: "http://127.0.0.1:8080" })).toBe(200)
+    for (const origin of [
+      "http://evil.example",
+      "null",
+      "http://127.0.0.1",
+      "https://127.0.0.1:8080",
+      "http://localhost:8080"
+    ]) {
+      expect({ origin, status: ask({ host, authorization, origin }) }).toEqual({ origin, status: 403 })
+    }
+  })
+})
+
+const suite = existsSync(program) ? describe : describe.skip
+if (suite === describe.skip) console.warn("skipped: bunker serve on a network; missing: dist/bunker ('bun run build')")
+
+suite("bunker serve --listen HOST:PORT", () => {
+  let home: Home
+  beforeAll(() => {
+    home = new Home()
+  })
+  afterAll(() => home.dispose())
+  const tokenFile = () => path.join(home.directory, "token")
+  const serve = async (listen = "127.0.0.1:0") => {
+    const child = home.start(["serve", "--listen", listen])
+    const reader = child.stderr.getReader()
+    const said = new TextDecoder().decode((await reader.read()).value)
+    reader.releaseLock()
+    const port = Number(/:(\d+)\s*$/.exec(said)?.[1])
+    return { child, said, port }
+  }
+  /** One request as it stands on the wire: status and body. */
+  const raw = (port: number, lines: ReadonlyArray<string>) =>
+    new Promise<{ status: number; text: string }>((resolve, reject) => {
+      const socket = net.connect(port, "127.0.0.1", () => {
+        socket.write(`GET /healthz HTTP/1.1\r\n${[...lines, "Connection: close"].join("\r\n")}\r\n\r\n`)
+      })
+      let text = ""
+      socket.on("data", (data) => {
+        text += data
+      })
+      socket.on("close", () => resolve({ status: Number(/^HTTP\/1\.1 (\d+)/.exec(text)?.[1]), text }))
+      socket.on("error", reject)
+    })
+
+  test("makes a token at first use, keeps it, and lets nobody in without it", async () => {
+    const { child, port, said } = await serve()
+    const token = readFileSync(tokenFile(), "utf8").trim()
+    expect(token).toMatch(/^[A-Za-z0-9_-]{43}$/)
+    expect(statSync(tokenFile()).mode & 0o777).toBe(0o600)
+    expect(said).not.toContain(token)
+    const host = `Host: 127.0.0.1:${port}`
+    const bearer = `Authorization: Bearer ${token}`
+    expect(await raw(port, [host, bearer])).toMatchObject({ status: 200 })
+    const without = await raw(port, [host])
+    expect(without.status).toBe(401)
+    expect(without.text).toContain('"code":"Unauthorized"')
+    expect(without.text.toLowerCase()).toContain("www-authenticate: bearer")
+    expect(without.text).not.toContain(token)
+    expect(await raw(port, [host, `${bearer}x`])).toMatchObject({ status: 401 })
+    expect(await raw(port, [`Host: evil.example:${port}`, bearer])).toMatchObject({ status: 403 })
+    expect(await raw(port, [host, bearer, "Origin: http://evil.example"])).toMatchObject({ status: 403 })
+    const models = await fetch(`http://127.0.0.1:${port}/ai/models`, { headers: { authorization: `Bearer ${token}` } })
+    expect(await models.json()).toEqual({ ok: true, count: 0, models: [] })
+    const taken = await home.bunker(["serve", "--listen", `127.0.0.1:${port}`])
+    expect({ code: taken.code, lines: taken.stderr.trim().split("\n").length }).toEqual({ code: 125, lines: 1 })
+    child.kill("SIGTERM")
+    expect(await child.exited).toBe(0)
+    const again = await serve()
+    expect(readFileSync(tokenFile(), "utf8").trim()).toBe(token)
+    expect(await raw(again.port, [`Host: localhost:${again.port}`, bearer])).toMatchObject({ status: 200 })
+    again.child.kill("SIGTERM")
+    expect(await again.child.exited).toBe(0)
+  }, 30_000)
+
+  test("a token file that holds none is refused", async () => {
+    writeFileSync(tokenFile(), "short\n")
+    const { code, stderr } = await home.bunker(["serve", "--listen", "127.0.0.1:0"])
+    expect(code).toBe(125)
+    expect(stderr).toContain(tokenFile())
+    expect(stderr).not.toContain("short")
+  }, 30_000)
+})
