@@ -6,19 +6,20 @@
  * an automatic collection runs after its commit, outside the commit's transaction, and fails nothing but itself.
  */
 import fs from "node:fs"
-import path from "node:path"
-import { Clock, Context, Effect, Result, Schema } from "effect"
-import type { RpcGroup } from "effect/rpc"
-import { StoreFailed } from "../domain/errors/store.ts"
+import { Clock, Context, Effect, Result, Schema, Stream } from "effect"
+import { Rpc, type RpcGroup } from "effect/rpc"
+import { BlobTooLarge } from "../domain/errors/session.ts"
 import {
+  blobBytesMax,
   type Commit,
   parseSessionId,
   type SessionHead,
   type SessionId,
   type SessionOrigin,
-  type SessionSummary
+  type SessionSummary,
+  sessionStem
 } from "../domain/session.ts"
-import { attemptFile, ingest } from "../store/files.ts"
+import { attemptFile, temporaryName } from "../store/files.ts"
 import { Paths } from "../store/Paths.ts"
 import { getBlob, putBlob } from "../store/session/blobs.ts"
 import { collect } from "../store/session/collect.ts"
@@ -160,13 +161,12 @@ const make = (given: SessionOptions) =>
       return { removed: yield* deleteSession(paths, id) }
     })
 
-    const exportTo = Effect.fn("SessionStore.export")(function* (id: SessionId, file: string) {
-      const exists = yield* attemptFile("export to", file, () => fs.existsSync(file))
-      if (exists) return yield* new StoreFailed({ operation: "export to", path: file, reason: "it is there already" })
-      const records = yield* ingest(path.dirname(file), file, (temporary) =>
-        withFile(temporary, "wx", (fd) => handles.use("export", id, (source) => exportSession(source, fd)))
-      )
-      return { records, bytes: fs.statSync(file).size }
+    /** Written to a file of its own first, over one moment of the session. */
+    const exported = Effect.fn("SessionStore.export")(function* (id: SessionId) {
+      const file = temporaryName(paths.temporary, sessionStem(id))
+      yield* Effect.addFinalizer(() => Effect.sync(() => fs.rmSync(file, { force: true })))
+      yield* withFile(file, "wx", (fd) => handles.use("export", id, (source) => exportSession(source, fd)))
+      return readPieces(file)
     })
 
     const importFrom = Effect.fn("SessionStore.import")(function* (file: string, wanted: string | undefined) {
@@ -188,6 +188,13 @@ const make = (given: SessionOptions) =>
       )
     const named = <A, E>(sessionId: string, run: (id: SessionId) => Effect.Effect<A, E>) =>
       Effect.flatMap(parse(sessionId), run)
+
+    const putBytes = ({ sessionId, kind, compressible = true, hash }: Put, content: Uint8Array) =>
+      at(sessionId, "put a blob", (file, now) => {
+        const expected = hash === undefined ? {} : { expected: hash }
+        const put = { kind, compressible, profile: options.compression, ...expected }
+        return Result.map(putBlob(file, content, put, now), (stored) => ({ hash: stored }))
+      })
 
     return SessionProtocol.of({
       Create: create,
@@ -212,20 +219,26 @@ const make = (given: SessionOptions) =>
         ),
       Fork: ({ sessionId, newSessionId }) =>
         named(sessionId, (from) => named(newSessionId ?? madeUp(), (to) => fork(from, to))),
-      PutBlob: ({ sessionId, content, kind, compressible = true, hash }) =>
-        at(sessionId, "put a blob", (file, now) => {
-          const expected = hash === undefined ? {} : { expected: hash }
-          const put = { kind, compressible, profile: options.compression, ...expected }
-          return Result.map(putBlob(file, content, put, now), (stored) => ({ hash: stored }))
-        }),
+      PutBlob: ({ content, ...put }) => putBytes(put, content),
+      PutBlobFile: ({ file, ...put }) =>
+        Effect.flatMap(readBlobFile(put.sessionId, file), (content) => putBytes(put, content)),
       GetBlob: ({ sessionId, hash }) =>
         at(sessionId, "get a blob", (file) =>
           Result.map(getBlob(file, hash), ({ kind, bytes }) => ({ hash, kind, content: bytes }))
         ),
+      ReadBlob: ({ sessionId, hash }) =>
+        Rpc.fork(
+          Stream.unwrap(
+            Effect.map(
+              at(sessionId, "get a blob", (file) => getBlob(file, hash)),
+              ({ bytes }) => Stream.fromIterable(pieces(bytes))
+            )
+          )
+        ),
       Commit: ({ sessionId, ...turn }) => named(sessionId, (id) => commitTurn(id, turn)),
       Gc: ({ sessionId, gracePeriodMs }) => named(sessionId, (id) => gc(id, gracePeriodMs ?? options.gracePeriodMs)),
       Remove: ({ sessionId }) => named(sessionId, remove),
-      Export: ({ sessionId, file }) => named(sessionId, (id) => exportTo(id, file)),
+      Export: ({ sessionId }) => Rpc.fork(Stream.unwrap(Effect.flatMap(parse(sessionId), exported))),
       Import: ({ file, sessionId }) => importFrom(file, sessionId)
     })
   })
@@ -235,6 +248,49 @@ const shown = ({ headRevision, leafNodeId, checkpointRef }: SessionHead): Sessio
   leafNodeId,
   checkpointRef
 })
+
+interface Put {
+  readonly sessionId: string
+  readonly kind: string
+  readonly compressible?: boolean
+  readonly hash?: string
+}
+
+/** Bytes of one piece of a stream. */
+const pieceBytes = 256 * 1024
+
+function* pieces(bytes: Uint8Array): Generator<Uint8Array> {
+  // An empty blob is a piece, too: its reader learns that it is there.
+  if (bytes.length === 0) yield bytes
+  for (let at = 0; at < bytes.length; at += pieceBytes) yield bytes.subarray(at, at + pieceBytes)
+}
+
+/** The bytes of a file, unless they are more than a blob may have. */
+const readBlobFile = (sessionId: string, file: string) =>
+  Effect.flatMap(
+    attemptFile("read", file, () => (fs.statSync(file).size > blobBytesMax ? undefined : fs.readFileSync(file))),
+    (bytes): Effect.Effect<Uint8Array, BlobTooLarge> =>
+      bytes === undefined ? Effect.fail(new BlobTooLarge({ sessionId, bytesMax: blobBytesMax })) : Effect.succeed(bytes)
+  )
+
+/** A file in pieces; a reader that leaves closes it. */
+const readPieces = (file: string) =>
+  Stream.unwrap(
+    Effect.map(
+      Effect.acquireRelease(
+        attemptFile("read", file, () => fs.openSync(file, "r")),
+        (fd) => Effect.sync(() => fs.closeSync(fd))
+      ),
+      (fd) =>
+        Stream.unfold(0, (at) =>
+          attemptFile("read", file, () => {
+            const piece = new Uint8Array(pieceBytes)
+            const count = fs.readSync(fd, piece, 0, piece.length, at)
+            return count === 0 ? undefined : ([piece.subarray(0, count), at + count] as const)
+          })
+        )
+    )
+  )
 
 /** Opens a file for the time of an effect. */
 const withFile = <A, E>(file: string, flags: "r" | "wx", use: (fd: number) => Effect.Effect<A, E>) =>

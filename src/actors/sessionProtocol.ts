@@ -115,11 +115,33 @@ export class SessionProtocol extends RpcGroup.make(
     success: Schema.Struct({ hash: BlobHash }),
     error: Schema.Union([...reach, Errors.BlobTooLarge, Errors.BlobMismatch])
   }),
+  /** G5: the same for the bytes of a file. */
+  Rpc.make("PutBlobFile", {
+    payload: {
+      ...session,
+      /** Absolute path. */
+      file: Schema.NonEmptyString,
+      kind: BlobKind,
+      /** Default true. */
+      compressible: Schema.optionalKey(Schema.Boolean),
+      /** The hash that the bytes must have. */
+      hash: Schema.optionalKey(BlobHash)
+    },
+    success: Schema.Struct({ hash: BlobHash }),
+    error: Schema.Union([...reach, Errors.BlobTooLarge, Errors.BlobMismatch])
+  }),
   /** G5: verified bytes. */
   Rpc.make("GetBlob", {
     payload: { ...session, hash: BlobHash },
     success: Schema.Struct({ hash: BlobHash, kind: BlobKind, content: Schema.Uint8Array }),
     error: Schema.Union([...reach, Errors.BlobNotFound])
+  }),
+  /** G5: the same as a stream of pieces. */
+  Rpc.make("ReadBlob", {
+    payload: { ...session, hash: BlobHash },
+    success: Schema.Uint8Array,
+    error: Schema.Union([...reach, Errors.BlobNotFound]),
+    stream: true
   }),
   /** G6. */
   Rpc.make("Commit", {
@@ -149,16 +171,8 @@ export class SessionProtocol extends RpcGroup.make(
     success: Schema.Struct({ removed: Schema.Boolean }),
     error: Schema.Union([Errors.InvalidSessionId, DatabaseFailed, DiskFull, HomeUnusable, StoreFailed])
   }),
-  /** Writes a session to a file, which must not be there yet. */
-  Rpc.make("Export", {
-    payload: {
-      ...session,
-      /** Absolute path. */
-      file: Schema.NonEmptyString
-    },
-    success: Schema.Struct({ records: Schema.Int, bytes: Schema.Int }),
-    error: ReachErrors
-  }),
+  /** A session, as it is at one moment, as one portable file in pieces. */
+  Rpc.make("Export", { payload: session, success: Schema.Uint8Array, error: ReachErrors, stream: true }),
   /** Makes a session of an exported file, everything verified. */
   Rpc.make("Import", {
     payload: {

@@ -23,6 +23,7 @@ import { modelGroup } from "./commands/models.ts"
 import * as Registry from "./commands/registry.ts"
 import * as Run from "./commands/run.ts"
 import { valuedFlags } from "./commands/sandboxFlags.ts"
+import { sessionGroup } from "./commands/sessions.ts"
 import { stats } from "./commands/stats.ts"
 import * as System from "./commands/system.ts"
 import { ExitWith, explain, harmless, lastWords, outputFailure, print, say } from "./output.ts"
@@ -58,6 +59,7 @@ const commands = [
   Registry.login,
   Registry.logout,
   modelGroup,
+  sessionGroup,
   System.doctor,
   System.serve,
   System.sweep,

@@ -110,11 +110,16 @@ export const formatAge = (thenMs: number, nowMs: number): string => {
   return `${count} ${unit}${count === 1 ? "" : "s"} ago`
 }
 
-/** Text from elsewhere (a guest, a registry) made harmless for a terminal: control characters are shown, not obeyed. */
+/** Characters that terminals obey: controls, and those that turn the direction of text around (Unicode "Bidirectional Algorithm"). */
+const obeyed = /[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g
+
+/** Text from elsewhere (a guest, a registry, a session) made harmless for a terminal: what it would obey is shown. */
 export const harmless = (text: string): string =>
-  text.replace(/[\x00-\x1f\x7f-\x9f]/g, (char) =>
-    char === "\n" || char === "\t" ? " " : `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`
-  )
+  text.replace(obeyed, (char) => {
+    if (char === "\n" || char === "\t") return " "
+    const code = char.charCodeAt(0).toString(16)
+    return code.length > 2 ? `\\u${code.padStart(4, "0")}` : `\\x${code.padStart(2, "0")}`
+  })
 
 /** The one line for a failure: its message, or for a defect that it is one. */
 export const explain = (cause: Cause.Cause<unknown>): string => {

@@ -132,9 +132,17 @@ const collectEvents = async (c: Context, values: Values, options: HttpOptions): 
   return c.json(failure("TooManyEvents", reason), 422)
 }
 
+/** RFC 8259 and RFC 6839; not lines of JSON. */
+const jsonType = /^\s*(application\/json|[^;]+\+json)\s*(;|$)/i
+
 /** True for a body that is to be kept as a file. */
 const isUpload = (c: Context, route: PluginRoute): boolean =>
-  route.upload !== undefined && !(c.req.header("content-type") ?? "application/json").includes("json")
+  route.upload !== undefined &&
+  (route.uploadBytesMax !== undefined || !jsonType.test(c.req.header("content-type") ?? "application/json"))
+
+/** What a route's path takes, as an expression over the path of a request. */
+const pathPattern = (path: string): RegExp =>
+  new RegExp(`^${path.replace(/:[a-z_]+(?:\{([^}]+)\})?/g, (_, pattern?: string) => pattern ?? "[^/]+")}$`)
 
 const handler = (plugin: string, route: PluginRoute, options: HttpOptions) => async (c: Context) => {
   if (isUpload(c, route)) return upload(plugin, route, options, c)
@@ -145,7 +153,11 @@ const handler = (plugin: string, route: PluginRoute, options: HttpOptions) => as
 
 /** Keeps the body as a file until the message is answered whole. */
 const upload = async (plugin: string, route: PluginRoute, options: HttpOptions, c: Context): Promise<Response> => {
-  const { file, release } = await receiveBytes(c.req.raw, options.spool, options.run)
+  const { file, release, tooLong } = await receiveBytes(c.req.raw, options.spool, options.run, route.uploadBytesMax)
+  if (tooLong) {
+    Effect.runFork(release)
+    return c.json(failure("BodyTooLarge", `the body has more than ${route.uploadBytesMax} bytes`), 413)
+  }
   if (Exit.isSuccess(file)) return dispatch(plugin, route, options, c, { [route.upload!]: file.value }, release)
   Effect.runFork(release)
   return toResponse(c, file.cause, options)
@@ -204,9 +216,13 @@ export const makeApp = (options: HttpOptions): Hono => {
     maxSize: bodyBytesMax,
     onError: (c) => c.json(failure("BodyTooLarge", `the body has more than ${bodyBytesMax} bytes`), 413)
   })
-  const uploads = options.host.plugins.flatMap((plugin) => plugin.routes.filter((route) => route.upload !== undefined))
+  const uploads = options.host.plugins
+    .flatMap((plugin) => plugin.routes.filter((route) => route.upload !== undefined))
+    .map((route) => ({ route, pattern: pathPattern(route.path) }))
   app.use((c, next) =>
-    uploads.some((route) => route.method === c.req.method && route.path === c.req.path && isUpload(c, route))
+    uploads.some(
+      ({ route, pattern }) => route.method === c.req.method && pattern.test(c.req.path) && isUpload(c, route)
+    )
       ? next()
       : limit(c, next)
   )

@@ -43,14 +43,41 @@ export const sendBytes = async <E>(
   return new Response(pipe.readable, { headers: { "content-type": mediaType } })
 }
 
-/** Makes a file of a request's body; `release` removes it. */
+/** The pieces of a body up to a number of bytes; says when there were more. */
+async function* bounded(
+  body: AsyncIterable<Uint8Array>,
+  bytesMax: number,
+  exceeded: () => void
+): AsyncGenerator<Uint8Array> {
+  let bytes = 0
+  for await (const piece of body) {
+    bytes += piece.length
+    if (bytes > bytesMax) return exceeded()
+    yield piece
+  }
+}
+
+export interface Received {
+  readonly file: Exit.Exit<string, { readonly _tag: string }>
+  /** Removes the file. */
+  readonly release: Effect.Effect<void>
+  /** There was more than may be: the file has a part of it. */
+  readonly tooLong: boolean
+}
+
+/** Makes a file of a request's body, of `bytesMax` bytes at most. */
 export const receiveBytes = async (
   request: Request,
   spool: SpoolBody,
-  run: Run
-): Promise<{ readonly file: Exit.Exit<string, { readonly _tag: string }>; readonly release: Effect.Effect<void> }> => {
+  run: Run,
+  bytesMax: number = Number.POSITIVE_INFINITY
+): Promise<Received> => {
   const scope = Scope.makeUnsafe()
   const body = (request.body ?? new Blob([]).stream()) as unknown as AsyncIterable<Uint8Array>
-  const file = await run(Scope.provide(spool(body), scope), request.signal)
-  return { file, release: Scope.close(scope, Exits.void) }
+  let tooLong = false
+  const pieces = bounded(body, bytesMax, () => {
+    tooLong = true
+  })
+  const file = await run(Scope.provide(spool(pieces), scope), request.signal)
+  return { file, release: Scope.close(scope, Exits.void), tooLong }
 }

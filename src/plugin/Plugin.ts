@@ -28,6 +28,8 @@ export interface PluginRoute<Tag extends string = string> {
   readonly upload?: string
   /** What a message that streams answers to those who take no events: all of them, or the last one alone. Default `all`. */
   readonly answers?: "all" | "last"
+  /** With `upload`: most bytes of a body, and then every body is one, JSON, too. Absent: any length. */
+  readonly uploadBytesMax?: number
 }
 
 /** What a plugin looks at in a payload before it is decoded: keys of the wire. */

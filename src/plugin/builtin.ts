@@ -6,13 +6,12 @@ import { ImageProtocol } from "../actors/imageProtocol.ts"
 import type { KeeperOptions } from "../actors/keepers.ts"
 import { LeaseManager, LeaseProtocol } from "../actors/LeaseManager.ts"
 import type { ModelSources } from "../actors/modelInstall.ts"
-import { SessionOptions, SessionStore } from "../actors/SessionStore.ts"
 import { Sweeper, SweeperOptions, SweeperProtocol } from "../actors/Sweeper.ts"
-import { SessionProtocol } from "../actors/sessionProtocol.ts"
 import { VmProtocol, VmSupervisor } from "../actors/VmSupervisor.ts"
 import { ImageOptions, mergeImageOptions } from "../domain/imageOptions.ts"
 import { modelsPlugin } from "./models.ts"
 import { definePlugin, type Plugin } from "./Plugin.ts"
+import { sessionsPlugin } from "./sessions.ts"
 
 const noOptions = Schema.Struct({})
 
@@ -178,48 +177,5 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       { method: "GET", path: "/v1/sandboxes/:name/stats", message: "Stats", defaults: { watch: false } }
     ]
   }),
-  definePlugin({
-    name: "sessions",
-    options: SessionOptions,
-    address: SessionStore,
-    protocol: SessionProtocol,
-    permissions: {
-      Create: "sessions:write",
-      List: "sessions:read",
-      Get: "sessions:read",
-      Graph: "sessions:read",
-      Append: "sessions:write",
-      Replace: "sessions:write",
-      Tombstone: "sessions:write",
-      Vacuum: "sessions:write",
-      Branch: "sessions:write",
-      Fork: "sessions:write",
-      PutBlob: "sessions:write",
-      GetBlob: "sessions:read",
-      Commit: "sessions:write",
-      Gc: "sessions:write",
-      Remove: "sessions:remove",
-      Export: "sessions:export",
-      Import: "sessions:import"
-    },
-    layer: (given) => SessionStore.layer(given),
-    routes: sessionRoutes
-  })
+  sessionsPlugin
 ]
-
-/** The id may hold anything that a path can carry percent-encoded. */
-const sessionRoutes = [
-  { method: "GET", path: "/v1/sessions", message: "List" },
-  { method: "POST", path: "/v1/sessions", message: "Create", status: 201 },
-  { method: "GET", path: "/v1/sessions/:session_id", message: "Get" },
-  { method: "DELETE", path: "/v1/sessions/:session_id", message: "Remove" },
-  { method: "GET", path: "/v1/sessions/:session_id/graph", message: "Graph" },
-  { method: "POST", path: "/v1/sessions/:session_id/append", message: "Append" },
-  { method: "POST", path: "/v1/sessions/:session_id/replace", message: "Replace" },
-  { method: "POST", path: "/v1/sessions/:session_id/tombstone", message: "Tombstone" },
-  { method: "POST", path: "/v1/sessions/:session_id/commit", message: "Commit" },
-  { method: "POST", path: "/v1/sessions/:session_id/branch", message: "Branch" },
-  { method: "POST", path: "/v1/sessions/:session_id/fork", message: "Fork", status: 201 },
-  { method: "POST", path: "/v1/sessions/:session_id/gc", message: "Gc" },
-  { method: "POST", path: "/v1/sessions/:session_id/vacuum", message: "Vacuum" }
-] as const

@@ -4,7 +4,7 @@
  * Invariants: a turn is committed once, however often it is sent; the revision grows by one with each commit; the head never names a
  * node, and neither head nor artifacts a blob, that was not there at that moment.
  */
-import { Result } from "effect"
+import { Result, Schema } from "effect"
 import {
   CommitRejected,
   HeadConflict,
@@ -15,7 +15,7 @@ import {
 } from "../../domain/errors/session.ts"
 import {
   type Artifact,
-  type BlobHash,
+  BlobHash,
   type Commit,
   readCheckpoint,
   type SessionHead,
@@ -69,6 +69,20 @@ const payloadHash = (commit: Commit): string => {
   return hasher.update(text).digest("hex")
 }
 
+/** A head as it is stored and exported. */
+export const StoredHead = Schema.Struct({
+  head_revision: Schema.Int.check(Schema.isGreaterThanOrEqualTo(0)),
+  leaf_node_id: Schema.NullOr(Schema.String),
+  checkpoint_ref: Schema.NullOr(BlobHash)
+})
+const decodeHead = Schema.decodeUnknownResult(Schema.fromJsonString(StoredHead))
+
+export const toStored = ({ headRevision, leafNodeId, checkpointRef }: SessionHead): typeof StoredHead.Type => ({
+  head_revision: headRevision,
+  leaf_node_id: leafNodeId,
+  checkpoint_ref: checkpointRef
+})
+
 interface Stamp {
   readonly payload_hash: string
   readonly result: string
@@ -106,7 +120,7 @@ export const commit = (file: SessionFile, given: Commit, nowMs: number): Result.
       moveHead(connection, next, nowMs)
       const { headRevision, leafNodeId, checkpointRef } = next
       const result: SessionHead = { headRevision, leafNodeId, checkpointRef }
-      connection.run(commitStatements.putStamp, [sessionId, given.turnId, hash, JSON.stringify(result)])
+      connection.run(commitStatements.putStamp, [sessionId, given.turnId, hash, JSON.stringify(toStored(result))])
       return { head: result, commitCount: next.commitCount }
     })
   )
@@ -119,12 +133,13 @@ const replayed = (
   hash: string
 ): Result.Result<Committed, TurnConflict | StoredDataCorrupt> => {
   if (stamp.payload_hash !== hash) return Result.fail(new TurnConflict({ sessionId, turnId }))
-  try {
-    return Result.succeed({ head: JSON.parse(stamp.result) as SessionHead, commitCount: undefined })
-  } catch {
-    const reason = `the stored result of turn ${turnId} is not JSON`
-    return Result.fail(new StoredDataCorrupt({ sessionId, what: "head", name: "commit_stamp", reason }))
+  const result = decodeHead(stamp.result)
+  if (Result.isSuccess(result)) {
+    const { head_revision: headRevision, leaf_node_id: leafNodeId, checkpoint_ref: checkpointRef } = result.success
+    return Result.succeed({ head: { headRevision, leafNodeId, checkpointRef }, commitCount: undefined })
   }
+  const reason = `the stored result of turn ${turnId} can not be read`
+  return Result.fail(new StoredDataCorrupt({ sessionId, what: "head", name: "commit_stamp", reason }))
 }
 
 const chooseLeaf = (

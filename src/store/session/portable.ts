@@ -15,11 +15,11 @@ import {
   blobBytesMax,
   commitFields,
   nodeBytesMax,
-  SessionHead,
   SessionNode,
   sessionOriginFields
 } from "../../domain/session.ts"
 import { type BlobRow, blobExists, damagedBlob, openBlob } from "./blobs.ts"
+import { StoredHead, toStored } from "./commit.ts"
 import { retainedBlobs } from "./fork.ts"
 import { readHead, type SessionFile, snapshot } from "./head.ts"
 import { summaryStatements } from "./summary.ts"
@@ -31,20 +31,29 @@ export const portableStatements = {
   stamps: "SELECT turn_id, payload_hash, result FROM commit_stamp ORDER BY session_id, turn_id"
 } as const
 
-/** First line. */
+const count = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))
+
+/** First line. Keys are those of the wire. */
 export const PortableHeader = Schema.Struct({
   format: Schema.Literal("bunker-session"),
   version: Schema.Literal(1),
-  sessionId: Schema.String,
-  createdAt: Schema.Int,
-  ...sessionOriginFields,
-  ...SessionHead.fields,
-  commitCount: Schema.Int
+  session_id: Schema.String,
+  created_at: count,
+  cwd: sessionOriginFields.cwd,
+  title: sessionOriginFields.title,
+  parent_session_id: sessionOriginFields.parentSessionId,
+  ...StoredHead.fields,
+  commit_count: count
 })
 
 /** Every other line. */
 export const PortableLine = Schema.Union([
-  Schema.Struct({ record: Schema.Literal("node"), ...SessionNode.fields }),
+  Schema.Struct({
+    record: Schema.Literal("node"),
+    node_id: SessionNode.fields.nodeId,
+    parent_node_id: SessionNode.fields.parentNodeId,
+    node: Schema.Json
+  }),
   Schema.Struct({
     record: Schema.Literal("blob"),
     hash: BlobHash,
@@ -55,15 +64,15 @@ export const PortableLine = Schema.Union([
   }),
   Schema.Struct({
     record: Schema.Literal("artifact"),
-    artifactRef: Artifact.fields.artifactRef,
-    blobRef: BlobHash,
+    artifact_ref: Artifact.fields.artifactRef,
+    blob_ref: BlobHash,
     kind: BlobKind
   }),
   Schema.Struct({
     record: Schema.Literal("stamp"),
-    turnId: commitFields.turnId,
-    payloadHash: BlobHash,
-    result: SessionHead
+    turn_id: commitFields.turnId,
+    payload_hash: BlobHash,
+    result: StoredHead
   }),
   Schema.Struct({ end: Schema.Literal(true), records: Schema.Int, sha256: BlobHash })
 ])
@@ -102,16 +111,16 @@ export const exportSession = (
       const head = yield* readHead(file)
       const meta = connection.get<MetaRow>(summaryStatements.meta)!
       if (head.checkpointRef !== null) yield* retainedBlobs(file, head.checkpointRef)
-      const { headRevision, leafNodeId, checkpointRef, commitCount } = head
       write({
         format: "bunker-session",
         version: 1,
-        sessionId: id,
-        createdAt: meta.created_at,
+        session_id: id,
+        created_at: meta.created_at,
         cwd: meta.cwd,
         title: meta.title,
-        parentSessionId: meta.parent_session_id,
-        ...{ headRevision, leafNodeId, checkpointRef, commitCount }
+        parent_session_id: meta.parent_session_id,
+        ...toStored(head),
+        commit_count: head.commitCount
       })
       for (const { node_id: nodeId, parent_node_id: parentNodeId, node_json: json } of connection.iterate<NodeRow>(
         portableStatements.nodes
@@ -121,7 +130,7 @@ export const exportSession = (
           const reason = "its content is not JSON"
           return yield* Result.fail(new StoredDataCorrupt({ sessionId: id, what: "node", name: nodeId, reason }))
         }
-        write({ record: "node", nodeId, parentNodeId, node: node.value })
+        write({ record: "node", node_id: nodeId, parent_node_id: parentNodeId, node: node.value })
       }
       for (const row of connection.iterate<BlobRow>(portableStatements.blobs)) {
         const bytes = openBlob(row)
@@ -144,13 +153,13 @@ export const exportSession = (
             new StoredDataCorrupt({ sessionId: id, what: "artifact", name: row.artifact_ref, reason })
           )
         }
-        write({ record: "artifact", artifactRef: row.artifact_ref, blobRef: row.blob_ref, kind: row.kind })
+        write({ record: "artifact", artifact_ref: row.artifact_ref, blob_ref: row.blob_ref, kind: row.kind })
       }
       for (const row of connection.iterate<{ turn_id: string; payload_hash: string; result: string }>(
         portableStatements.stamps
       )) {
         const result = parseJson(row.result)?.value ?? null
-        write({ record: "stamp", turnId: row.turn_id, payloadHash: row.payload_hash, result })
+        write({ record: "stamp", turn_id: row.turn_id, payload_hash: row.payload_hash, result })
       }
       const sha256 = hasher.digest("hex")
       fs.writeFileSync(fd, `${JSON.stringify({ end: true, records, sha256 })}\n`)

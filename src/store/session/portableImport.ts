@@ -5,7 +5,7 @@
 import fs from "node:fs"
 import { Result, Schema } from "effect"
 import { SessionFileInvalid } from "../../domain/errors/session.ts"
-import { checkpointKind, type SessionNode } from "../../domain/session.ts"
+import { checkpointKind } from "../../domain/session.ts"
 import { blobExists, blobKey, hashOf, packBlob, storeBlob } from "./blobs.ts"
 import { commitStatements } from "./commit.ts"
 import { fileStatements } from "./files.ts"
@@ -63,7 +63,7 @@ export const exportedId = (fd: number, path: string): Result.Result<string, Sess
   const first = linesOf(fd).next().value
   const header = decodeHeader(first === undefined ? undefined : parseJson(first.toString("utf8"))?.value)
   return Result.isSuccess(header)
-    ? Result.succeed(header.success.sessionId)
+    ? Result.succeed(header.success.session_id)
     : Result.fail(new SessionFileInvalid({ path, line: 1, reason: "it is not an export of a session" }))
 }
 
@@ -89,13 +89,13 @@ export const importSession = (
       const decoded = decodeHeader(value)
       if (Result.isFailure(decoded)) return wrong("it is not the head of a session's export of version 1")
       header = decoded.success
-      connection.run(fileStatements.insertHead, [id, header.leafNodeId, header.checkpointRef, nowMs])
-      const relation = header.parentSessionId === null ? "root" : "child"
+      connection.run(fileStatements.insertHead, [id, header.leaf_node_id, header.checkpoint_ref, nowMs])
+      const relation = header.parent_session_id === null ? "root" : "child"
       connection.run(fileStatements.insertMeta, [
-        header.createdAt,
+        header.created_at,
         header.cwd,
         relation,
-        header.parentSessionId,
+        header.parent_session_id,
         header.title
       ])
       hasher.update(bytes)
@@ -117,14 +117,15 @@ export const importSession = (
   if (header === undefined || !ended) return wrong("the file ends before its last line")
   const problem = problemOfWhole(target, header)
   if (problem !== undefined) return wrong(problem)
-  moveHead(connection, header, nowMs)
+  const { head_revision: headRevision, leaf_node_id: leafNodeId, checkpoint_ref: checkpointRef } = header
+  moveHead(connection, { headRevision, leafNodeId, checkpointRef, commitCount: header.commit_count }, nowMs)
   return Result.void
 }
 
 /** References that name nothing, circles, a broken path: what only the whole shows. */
 const problemOfWhole = (
   target: SessionFile,
-  { leafNodeId, checkpointRef }: typeof PortableHeader.Type
+  { leaf_node_id: leafNodeId, checkpoint_ref: checkpointRef }: typeof PortableHeader.Type
 ): string | undefined => {
   const { connection } = target
   const count = (sql: string) => connection.get<{ readonly nodes: number }>(sql)!.nodes
@@ -152,8 +153,11 @@ interface ArtifactRow {
   readonly kind: string
 }
 
-const writeNode = (target: SessionFile, node: SessionNode): string | undefined => {
-  const inserted = insertNode(target, node)
+type NodeLine = Extract<typeof PortableLine.Type, { readonly record: "node" }>
+
+const writeNode = (target: SessionFile, line: NodeLine): string | undefined => {
+  const { node_id: nodeId, parent_node_id: parentNodeId, node } = line
+  const inserted = insertNode(target, { nodeId, parentNodeId, node })
   return Result.isFailure(inserted) ? inserted.failure.message : undefined
 }
 
@@ -174,11 +178,11 @@ const writeRecord = (target: SessionFile, record: Stored, nowMs: number): string
     return undefined
   }
   if (record.record === "artifact") {
-    const { artifactRef, blobRef, kind } = record
+    const { artifact_ref: artifactRef, blob_ref: blobRef, kind } = record
     target.connection.run(commitStatements.putArtifact, [artifactRef, blobRef, blobKey(blobRef), kind])
     return undefined
   }
-  const { turnId, payloadHash, result } = record
+  const { turn_id: turnId, payload_hash: payloadHash, result } = record
   target.connection.run(commitStatements.putStamp, [target.id, turnId, payloadHash, JSON.stringify(result)])
   return undefined
 }
