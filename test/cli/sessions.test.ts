@@ -35,7 +35,6 @@ suite("bunker session", () => {
       checkpoint_ref: null
     })
     const drawn = await session("show", "one")
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what must not be there
     expect(drawn).not.toMatch(/[\x00-\x09\x0b-\x1f\x7f\u202e]/)
     expect(drawn).toContain("* root  user: Fix \\x1b]0;owned\\x07\\x1b[2J\\u202e\\x0d next\n")
     expect(drawn).toContain("  ├─ left\\x1b[31m  assistant: on it\n* └─ right  ")

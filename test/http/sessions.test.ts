@@ -5,18 +5,16 @@ import { tmpdir } from "node:os"
 import path from "node:path"
 import { Effect, Layer, ManagedRuntime } from "effect"
 import { makeApp } from "../../src/http/app.ts"
-import { builtInPlugins } from "../../src/plugin/builtin.ts"
 import { PluginHost } from "../../src/plugin/PluginHost.ts"
+import { sessionsPlugin } from "../../src/plugin/sessions.ts"
 import { Paths } from "../../src/store/Paths.ts"
 import { spool } from "../../src/store/spool.ts"
 import { hash } from "../support/sessions.ts"
 
-const sessionsPlugin = builtInPlugins({} as never).filter((plugin) => plugin.name === "sessions")
-
 describe("sessions over HTTP", () => {
   const home = mkdtempSync(path.join(tmpdir(), "bk-"))
   const runtime = ManagedRuntime.make(
-    PluginHost.layer(sessionsPlugin, { options: { sessions: { durability: "process" } } }).pipe(
+    PluginHost.layer([sessionsPlugin], { options: { sessions: { durability: "process" } } }).pipe(
       Layer.provideMerge(Paths.layer(home))
     ) as unknown as Layer.Layer<PluginHost | Paths>
   )
