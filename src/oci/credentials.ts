@@ -164,6 +164,9 @@ const askHelper = Effect.fn("oci.credentialHelper")(function* (
     : fromPair(decoded.Username, decoded.Secret)
 }, Effect.scoped)
 
+const isNamed = (auths: object | null | undefined, domain: string): boolean =>
+  Object.keys(auths ?? {}).some((name) => registryKey(name) === registryKey(domain))
+
 const entryFor = (auths: (typeof DockerConfig.Type)["auths"], domain: string): Credential | undefined => {
   const key = registryKey(domain)
   const entry = Object.entries(auths ?? {}).find(([name]) => registryKey(name) === key)?.[1]
@@ -188,10 +191,15 @@ export interface DockerCredentialOptions {
   readonly directory: string
   /** Where helpers are looked for; the process's own `PATH` when absent. */
   readonly searchPath?: string
+  /**
+   * Asked only for registries that `auths` names without a password, as `bunker login` notes them: a locked keyring asks its
+   * owner, and public images need none. Default: none.
+   */
+  readonly keyring?: CredentialSource
 }
 
 /**
- * Credentials as `docker login` left them: `credHelpers`, then `credsStore`, then `auths`. A broken file or helper is
+ * Credentials as `docker login` left them: `credHelpers`, then `credsStore`, then `auths`, or what a keyring has for these. A broken file or helper is
  * logged and counts as knowing nothing, so that public images can still be pulled.
  */
 export const dockerCredentials = (options: DockerCredentialOptions): CredentialSource => ({
@@ -204,6 +212,9 @@ export const dockerCredentials = (options: DockerCredentialOptions): CredentialS
       const found = yield* askHelper(helper, key === "docker.io" ? hubKey : domain, options.searchPath)
       if (found !== undefined) return found
     }
-    return entryFor(config.auths, domain)
+    const found = entryFor(config.auths, domain)
+    return found === undefined && options.keyring !== undefined && isNamed(config.auths, domain)
+      ? yield* options.keyring.get(domain)
+      : found
   })
 })

@@ -1,6 +1,7 @@
 /**
  * Checks a user name and password against a registry, keeps them, and forgets them: with Docker's credential helper where its
- * config.json names one, else in the keyring, else in config.json itself, mode 0600. Keeps what it does not know in that file.
+ * config.json names one, else in the keyring and noted in config.json, else in config.json itself, mode 0600. Keeps what it does
+ * not know in that file.
  */
 import fs from "node:fs"
 import path from "node:path"
@@ -161,10 +162,16 @@ export const storeLogin = Effect.fn("oci.storeLogin")(function* (
     if (code !== 0) return yield* new LoginNotStored({ place, reason: `it ended with ${code}` })
     return { place, plain: false }
   }
-  if (yield* options.keyring.set(domain, credential)) return { place: "the keyring", plain: false }
-  const rest = withoutEntry(config, domain)
-  const auth = Buffer.from(`${username}:${Redacted.value(password)}`, "utf8").toString("base64")
-  yield* writeConfig(file, { ...rest, auths: { ...(rest["auths"] as Json), [serverUrl(domain)]: { auth } } })
+  const keep = (entry: Json) => {
+    const rest = withoutEntry(config, domain)
+    return writeConfig(file, { ...rest, auths: { ...(rest["auths"] as Json), [serverUrl(domain)]: entry } })
+  }
+  if (yield* options.keyring.set(domain, credential)) {
+    // An entry without a password tells that somebody else keeps it, as Docker's own entries beside a helper do.
+    yield* keep({})
+    return { place: "the keyring", plain: false }
+  }
+  yield* keep({ auth: Buffer.from(`${username}:${Redacted.value(password)}`, "utf8").toString("base64") })
   return { place: file, plain: true }
 })
 

@@ -13,7 +13,7 @@ import { registrySource } from "../oci/registry.ts"
 const explicit = (domain: string, { password, username }: Login) =>
   Credentials.explicitCredential(domain, Credentials.basicCredential(username, Redacted.value(password)))
 
-/** What is known of registries without a request's own login: environment, keyring, Docker's config, in this order. */
+/** What is known of registries without a request's own login: environment, then Docker's config with helpers and keyring. */
 export const standingCredentials = (
   settings: Settings,
   keyring: Keyring = osKeyring
@@ -22,12 +22,11 @@ export const standingCredentials = (
   return [
     ...(login === undefined ? [] : [explicit(login.domain, login)]),
     ...(dockerAuth === undefined ? [] : [Credentials.textCredentials("DOCKER_AUTH_CONFIG", dockerAuth)]),
-    keyring,
-    Credentials.dockerCredentials({ directory: settings.dockerConfig, searchPath: settings.path })
+    Credentials.dockerCredentials({ directory: settings.dockerConfig, searchPath: settings.path, keyring })
   ]
 }
 
-/** The sources of a process. Credentials: given with the request, then environment, keyring, Docker's config, then none. */
+/** The sources of a process. Credentials: given with the request, then environment, then Docker's config with helpers and keyring, then none. */
 export const imageSources = (settings: Settings, keyring: Keyring = osKeyring): ImageSources => {
   const docker = { directory: settings.dockerConfig, searchPath: settings.path }
   const standing = standingCredentials(settings, keyring)

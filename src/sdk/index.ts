@@ -3,16 +3,17 @@
  *
  * Every failure is one of the tagged errors that are exported here, with a message that says what to do.
  */
-import { Cause, Effect, Exit, ManagedRuntime, Option, Stream } from "effect"
+import { Effect, ManagedRuntime, Stream } from "effect"
 import { ImageStore } from "../actors/ImageStore.ts"
 import { VmSupervisor } from "../actors/VmSupervisor.ts"
 import { ExecFailed } from "../domain/errors/vm.ts"
 import { type ExecEvent, exitCodeOf } from "../domain/exec.ts"
 import type { EngineKind } from "../domain/sandbox.ts"
-import type { Bunker } from "../plugin/bunker.ts"
 import { type LayerOptions, layer } from "./effect.ts"
+import { type Runtime, run } from "./runtime.ts"
 
 export * from "../domain/errors.ts"
+export { type FetchOptions, Images, type ImportOptions, type PullOptions } from "./images.ts"
 
 export interface SandboxOptions extends LayerOptions {
   /** Image reference, like `alpine:3.20`; pulled when it is missing. */
@@ -59,15 +60,6 @@ const inputBytes = 65_536
 
 const pairs = (env: Readonly<Record<string, string>> = {}): ReadonlyArray<string> =>
   Object.entries(env).map(([key, value]) => `${key}=${value}`)
-
-type Runtime = ManagedRuntime.ManagedRuntime<Bunker, unknown>
-
-/** Rejects with the typed error itself, not with a wrapper. */
-const run = async <A, E>(runtime: Runtime, effect: Effect.Effect<A, E, Bunker>, signal?: AbortSignal): Promise<A> => {
-  const exit = await runtime.runPromiseExit(effect, signal === undefined ? {} : { signal })
-  if (Exit.isSuccess(exit)) return exit.value
-  throw Option.getOrElse(Cause.findErrorOption(exit.cause), () => Cause.squash(exit.cause))
-}
 
 /** A running sandbox. It ends when it is disposed, or with this process. */
 export class Sandbox implements AsyncDisposable {

@@ -80,15 +80,28 @@ describe("a login", () => {
     })
   )
 
-  it.live("goes into the keyring where there is one, and then into no file", () =>
+  it.live("goes into the keyring where there is one; the file only says that there is one", () =>
     Effect.gen(function* () {
       const options = yield* docker()
       const { kept, keyring } = makeKeyring()
       expect(yield* storeLogin("ghcr.io", me, { ...options, keyring })).toEqual({ place: "the keyring", plain: false })
-      expect(fs.existsSync(options.file)).toBe(false)
+      expect(read(options.file)).toEqual({ auths: { "ghcr.io": {} } })
       expect(passwordOf(kept.get("ghcr.io"))).toEqual(["basic", "me", "s3cret:ü"])
+      const asked: Array<string> = []
+      const watched = {
+        get: (domain: string) =>
+          Effect.andThen(
+            Effect.sync(() => asked.push(domain)),
+            keyring.get(domain)
+          )
+      }
+      const source = dockerCredentials({ ...options, keyring: watched })
+      expect(passwordOf(yield* source.get("ghcr.io"))).toEqual(["basic", "me", "s3cret:ü"])
+      expect(yield* source.get("docker.io")).toBeUndefined()
+      expect(asked).toEqual(["ghcr.io"])
       expect(yield* forgetLogin("ghcr.io", { ...options, keyring })).toBe(true)
       expect(kept.size).toBe(0)
+      expect(read(options.file)).toEqual({ auths: {} })
     })
   )
 
@@ -171,8 +184,9 @@ describe("credentials of the environment", () => {
       yield* pull({ ...names, ...docked })
       yield* pull(docked)
       yield* keyring.set(proxy.host, basicCredential("ring", "4"))
+      fs.writeFileSync(options.file, JSON.stringify({ auths: { [proxy.host]: {} } }))
       yield* pull({ ...names, BUNKER_REGISTRY: "elsewhere:1" })
-      yield* keyring.remove(proxy.host)
+      fs.writeFileSync(options.file, auth("file:1"))
       const error = yield* pull({ DOCKER_AUTH_CONFIG: "{ broken" })
       expect(seen).toEqual(["own:0", "env:2", "text:3", "ring:4", "file:1"])
       expect(error.message).toContain(`bunker login ${proxy.host}`)
