@@ -161,14 +161,29 @@ export const toImageConfig = (document: typeof ConfigDocument.Type, fallback: Pl
   }
 }
 
+/** What terminals obey, and JSON lets through: written as JSON writes other control characters. */
+const withoutControls = (text: string): string =>
+  text.replace(/[\u0000-\u001f\u007f-\u009f]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`)
+
+/** Parsing takes any depth, writing does not. */
+const stringified = (value: unknown): string => {
+  try {
+    return JSON.stringify(value) ?? String(value)
+  } catch {
+    return "nested too deep to be shown"
+  }
+}
+
 /** A value for an error message: JSON, cut at 120 characters. */
 export const shownValue = (value: unknown): string => {
-  const text = value === undefined ? "missing" : (JSON.stringify(value) ?? String(value))
+  const text = withoutControls(value === undefined ? "missing" : stringified(value))
   return text.length > 120 ? `${text.slice(0, 117)}...` : text
 }
 
 const fieldName = (path: ReadonlyArray<PropertyKey>): string =>
-  ["$", ...path.map((key) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`))].join("").slice(0, 256)
+  withoutControls(
+    ["$", ...path.map((key) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`))].join("").slice(0, 256)
+  )
 
 const valueAt = (document: unknown, path: ReadonlyArray<PropertyKey>): unknown =>
   path.reduce<unknown>((value, key) => (value as Record<PropertyKey, unknown> | undefined)?.[key], document)

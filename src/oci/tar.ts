@@ -4,7 +4,7 @@
  * Names stay binary strings. Does not judge paths; every header it collects is bounded. Throws `RejectedInput`.
  */
 import type { Xattr } from "./erofs/inode.ts"
-import { RejectedInput } from "./rejected.ts"
+import { RejectedInput, readable } from "./rejected.ts"
 import { isZeroBlock, parseHeader, parseNumber, type RawHeader, TAR_BLOCK } from "./tar-header.ts"
 import { checkSparse, emptyPax, type PaxRecords, parseDecimal, parsePax, parseTime, xattrList } from "./tar-pax.ts"
 
@@ -263,7 +263,7 @@ export class TarReader {
     const type = TYPES[header.typeflag]
     const path = this.#value("GNU.sparse.name") || this.#value("path") || this.#longName || header.name
     if (type === undefined) {
-      throw new RejectedInput(`a tar entry has the unknown type "${header.typeflag}"`, path)
+      throw new RejectedInput(`a tar entry has the unknown type "${readable(header.typeflag)}"`, path)
     }
     const number = (key: string, otherwise: number): number => {
       const value = this.#value(key)

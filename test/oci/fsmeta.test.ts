@@ -9,7 +9,7 @@ import { it } from "../support/it.ts"
 import { concatenate, convertAll, sha256 } from "../support/layers.ts"
 import { generator, Model } from "../support/model.ts"
 import { fsck, have, type Listed, listTree, mounted, mountMissing } from "../support/mount.ts"
-import { type RawEntry, raw, tar } from "../support/tar.ts"
+import { pax, type RawEntry, raw, tar } from "../support/tar.ts"
 
 const file = (name: string, text = "", rest: Partial<RawEntry> = {}) => raw({ name, data: Buffer.from(text), ...rest })
 const dir = (name: string, rest: Partial<RawEntry> = {}) => raw({ name, flag: "5", mode: 0o755, ...rest })
@@ -171,6 +171,30 @@ describe("a merged image", () => {
     })
   )
 
+  it.live(
+    "has every name of a directory of 20,000, and those that the layer above left",
+    () =>
+      Effect.gen(function* () {
+        const nameOf = (i: number): string => {
+          const odd = ["", " with spaces", "\n", "\xff\xfe", "\xc3\xa9"][i % 5]!
+          return i % 100 === 0 ? `${i}`.padEnd(255, "n") : `${i}${odd}`
+        }
+        const all = Array.from({ length: 20_000 }, (_, i) => nameOf(i))
+        const named = (name: string) =>
+          Buffer.concat([pax([["path", Buffer.from(`many/${name}`, "latin1")]]), file("many/x")])
+        const gone = all.filter((_, i) => i % 2 === 0)
+        const whiteouts = gone.map((name) =>
+          Buffer.concat([pax([["path", Buffer.from(`many/.wh.${name}`, "latin1")]]), file("many/.wh.x")])
+        )
+        const below = tar(dir("many"), ...all.map(named))
+        const listed = (tree: Map<string, Listed>) => [...tree.keys()].slice(2)
+        expect(listed(yield* shown([below]))).toEqual(all.map((name) => `/many/${name}`).sort())
+        const left = all.filter((_, i) => i % 2 === 1).map((name) => `/many/${name}`)
+        expect(listed(yield* shown([below, tar(...whiteouts)]))).toEqual(left.sort())
+      }),
+    60_000
+  )
+
   const first = Number(Bun.env.SEED ?? 1)
   for (let seed = first; seed < first + Number(Bun.env.ROUNDS ?? 6); seed++) {
     it.live(
@@ -180,8 +204,12 @@ describe("a merged image", () => {
           const random = generator(seed)
           const model = new Model(seed)
           const tars = Array.from({ length: 1 + random(6) }, () => model.layer(20 + random(120)))
-          const { devices, disk, out } = yield* merge(tars)
           const expected = model.listing()
+          // An empty layer anywhere, and a layer straight after itself, change nothing.
+          const again = random(tars.length)
+          const order = tars.flatMap((_, i) => (i === again ? [i, i] : [i]))
+          order.splice(random(order.length + 1), 0, tars.length)
+          const { devices, disk, out } = yield* merge([...tars, tar()], order)
           expect(mounted(disk, [], listTree)).toEqual(expected)
           expect(mounted(out, devices, listTree)).toEqual(expected)
         }),

@@ -92,7 +92,13 @@ describe("a layer", () => {
     ["a cut tar", good.subarray(0, 2000), "LayerRejected", /middle of an entry/],
     ["a tar without its end mark and no diff id", good.subarray(0, good.length - 1024), "LayerRejected", /no end mark/],
     ["junk after the tar", Buffer.concat([good, Buffer.alloc(512, 1)]), "LayerRejected", /after the end/],
-    ["a web page", Buffer.from("<html>".repeat(200)), "LayerRejected", /tar header/]
+    ["a web page", Buffer.from("<html>".repeat(200)), "LayerRejected", /tar header/],
+    [
+      "an entry whose type is what a terminal obeys",
+      tar(raw({ name: "a", flag: "\x1b" })),
+      "LayerRejected",
+      /^[^\x1b]*unknown type "\\x1b"/
+    ]
   ]
   for (const [what, bytes, tag, text] of damage) {
     it.live(`is refused with ${what}`, () =>
