@@ -176,7 +176,7 @@ const build = (layers: ReadonlyArray<string>, fd: number): { bytes: number; exte
 
 /**
  * Merges layers (bottom to top, paths of EROFS layer images, the same may appear twice) into a metadata-only EROFS at `outPath`
- * (created, fsynced, removed on any failure). Answers its length and the extents of the whole disk: the merged image at
+ * (created, removed on any failure). Answers its length and the extents of the whole disk: the merged image at
  * `outPath`, then each distinct layer once.
  *
  * Fails with `LayerRejected` for a damaged layer image or a limit, `DiskFull`, `StoreFailed`.

@@ -150,23 +150,17 @@ class Conversion {
 }
 
 /**
- * Creates the file of an image (replacing a leftover) and hands its descriptor to `use`; after success the file is on the
- * disk, otherwise it is gone.
+ * Creates the file of an image (replacing a leftover) and hands its descriptor to `use`; after a failure the file is gone.
+ * Whoever publishes it syncs it.
  */
 export const writingFile = <A, E>(
   outPath: string,
   layer: string,
   use: (fd: number) => Effect.Effect<A, E>
 ): Effect.Effect<A, E | Failure> => {
-  const failure = toFailure(layer, outPath)
-  const sync = (fd: number) =>
-    Effect.tryPromise({
-      try: () => new Promise<void>((resolve, reject) => fs.fsync(fd, (cause) => (cause ? reject(cause) : resolve()))),
-      catch: failure
-    })
   return Effect.acquireUseRelease(
-    Effect.try({ try: () => fs.openSync(outPath, "w", 0o644), catch: failure }),
-    (fd) => use(fd).pipe(Effect.tap(sync(fd))),
+    Effect.try({ try: () => fs.openSync(outPath, "w", 0o600), catch: toFailure(layer, outPath) }),
+    use,
     (fd, exit) =>
       Effect.sync(() => {
         fs.closeSync(fd)
@@ -177,7 +171,7 @@ export const writingFile = <A, E>(
 
 /**
  * One streaming pass: count and hash the stored bytes, inflate, hash, parse the tar, write the EROFS file at `outPath`
- * (created, fsynced, removed on any failure).
+ * (created, removed on any failure).
  *
  * Fails with `DigestMismatch` (size, digest or diff id), `LayerRejected` (format, limit or forbidden entry), `DiskFull`,
  * `StoreFailed`, and with whatever `source.bytes` fails with.

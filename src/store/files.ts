@@ -37,22 +37,45 @@ export const ensureDirectory = (directory: string): Effect.Effect<void, FileErro
     fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
   })
 
-/** Makes the directory entry of a created, renamed or removed file durable. */
-const fsyncDirectory = (directory: string): void => {
+/** Syncs an open file or directory on a thread of the pool. */
+const fsync = (fd: number): Promise<void> =>
+  new Promise((resolve, reject) => fs.fsync(fd, (cause) => (cause ? reject(cause) : resolve())))
+
+const syncDirectoryNow = async (directory: string): Promise<void> => {
   const fd = fs.openSync(directory, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY)
   try {
-    fs.fsyncSync(fd)
+    await fsync(fd)
   } finally {
     fs.closeSync(fd)
   }
 }
 
+/** Syncs of directories that go on, and the one after it that has not begun. */
+const syncing = new Map<string, { readonly now: Promise<void>; next?: Promise<void> }>()
+
+/**
+ * Makes the directory entry of a created, renamed or removed file durable. Who comes while a sync goes on shares the next one:
+ * the one that goes on may have begun before the change.
+ */
+const syncDirectory = (directory: string): Promise<void> => {
+  const begin = (): Promise<void> => {
+    const now = syncDirectoryNow(directory).finally(() => {
+      if (syncing.get(directory)?.next === undefined) syncing.delete(directory)
+    })
+    syncing.set(directory, { now })
+    return now
+  }
+  const current = syncing.get(directory)
+  if (current === undefined) return begin()
+  return (current.next ??= current.now.then(begin, begin))
+}
+
 /** Makes a complete file durable and its owner's alone. */
-const settleFile = (file: string, mode: number): void => {
+const settleFile = async (file: string, mode: number): Promise<void> => {
   const fd = fs.openSync(file, "r+")
   try {
     fs.fchmodSync(fd, mode)
-    fs.fsyncSync(fd)
+    await fsync(fd)
   } finally {
     fs.closeSync(fd)
   }
@@ -114,12 +137,13 @@ export const ingest = <A, E, R, E2 = never, R2 = never>(
   Effect.uninterruptibleMask((restore) => {
     const temporary = temporaryName(temporaryDirectory, path.basename(destination))
     const remove = (file: string) => Effect.sync(() => fs.rmSync(file, { force: true }))
-    const attempt = (run: () => void) => attemptFile("publish", destination, run)
+    const attempt = (run: () => Promise<void>) =>
+      Effect.tryPromise({ try: run, catch: (cause) => fileError("publish", destination, cause) })
     const publish = attempt(() => settleFile(temporary, options.mode ?? 0o600)).pipe(
       Effect.andThen(publishing(options.kind, "synced")),
-      Effect.andThen(attempt(() => fs.renameSync(temporary, destination))),
+      Effect.andThen(attemptFile("publish", destination, () => fs.renameSync(temporary, destination))),
       Effect.andThen(publishing(options.kind, "renamed")),
-      Effect.andThen(attempt(() => fsyncDirectory(path.dirname(destination)))),
+      Effect.andThen(attempt(() => syncDirectory(path.dirname(destination)))),
       Effect.andThen(publishing(options.kind, "published"))
     )
     const record = (written: A) =>

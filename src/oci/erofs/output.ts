@@ -16,6 +16,7 @@ export interface Output {
   readonly finish: (start: Uint8Array) => void
 }
 
+const FIRST = 64 * 1024
 const BUFFER = 1 << 20
 /** Buffers that may wait for the disk before the caller waits for them. */
 const QUEUE = 3
@@ -39,9 +40,10 @@ const writeAll = (fd: number, bytes: Uint8Array, position: number): void => {
   for (let done = 0; done < bytes.length; ) done += fs.writeSync(fd, bytes, done, bytes.length - done, position + done)
 }
 
-/** Fills a buffer of 1 MiB after the other; `put` gets each with its place in the file, and answers the next to fill. */
+/** Fills one buffer after the other; `put` gets each with its place in the file. */
 abstract class Pieces extends Buffered {
-  #buffer = Buffer.allocUnsafeSlow(BUFFER)
+  /** Small at first: most images of a small layer fit. */
+  #buffer = Buffer.allocUnsafeSlow(FIRST)
   #held = 0
   /** Writing begins at `position`. */
   constructor(
@@ -51,33 +53,42 @@ abstract class Pieces extends Buffered {
     super()
     this.position = position
   }
-  protected abstract put(buffer: Buffer<ArrayBuffer>, length: number, position: number): Buffer<ArrayBuffer>
+  protected abstract put(buffer: Buffer<ArrayBuffer>, length: number, position: number): void
+  /** A buffer to fill. */
+  protected abstract next(): Buffer<ArrayBuffer>
   write(bytes: Uint8Array): void {
     this.position += bytes.length
     for (let from = 0; from < bytes.length; ) {
-      const take = Math.min(bytes.length - from, BUFFER - this.#held)
+      const take = Math.min(bytes.length - from, this.#buffer.length - this.#held)
       this.#buffer.set(from === 0 && take === bytes.length ? bytes : bytes.subarray(from, from + take), this.#held)
       this.#held += take
       from += take
-      if (this.#held === BUFFER) this.#flush(from - bytes.length)
+      if (this.#held === this.#buffer.length) this.#flush(from - bytes.length)
     }
   }
   /** `ahead` is how much of `position` is not in the buffer yet, negative. */
   #flush(ahead: number): void {
     const end = this.position + ahead
-    this.#buffer = this.put(this.#buffer, this.#held, end - this.#held)
+    this.put(this.#buffer, this.#held, end - this.#held)
+    this.#buffer = this.next()
     this.#held = 0
   }
+  /** Nothing is written after it. */
   protected flushRest(): void {
-    if (this.#held > 0) this.#flush(0)
+    if (this.#held === 0) return
+    this.put(this.#buffer, this.#held, this.position - this.#held)
+    this.#held = 0
   }
 }
 
 /** Writes to an open file at once; the caller opens, syncs and closes it. Throws what node:fs throws. */
 export class FileOutput extends Pieces {
-  protected put(buffer: Buffer<ArrayBuffer>, length: number, position: number): Buffer<ArrayBuffer> {
+  #large: Buffer<ArrayBuffer> | undefined
+  protected put(buffer: Buffer<ArrayBuffer>, length: number, position: number): void {
     writeAll(this.fd, buffer.subarray(0, length), position)
-    return buffer
+  }
+  protected next(): Buffer<ArrayBuffer> {
+    return (this.#large ??= Buffer.allocUnsafeSlow(BUFFER))
   }
   finish(start: Uint8Array): void {
     this.flushRest()
@@ -114,9 +125,11 @@ export class QueuedOutput extends Pieces {
     this.flushRest()
     this.#start = start
   }
-  protected put(buffer: Buffer<ArrayBuffer>, length: number, position: number): Buffer<ArrayBuffer> {
+  protected put(buffer: Buffer<ArrayBuffer>, length: number, position: number): void {
     this.#writing += 1
     this.#continue(buffer, 0, length, position)
+  }
+  protected next(): Buffer<ArrayBuffer> {
     return this.#free.pop() ?? Buffer.allocUnsafeSlow(BUFFER)
   }
   #continue(buffer: Buffer<ArrayBuffer>, from: number, length: number, position: number): void {
