@@ -165,18 +165,9 @@ export const toImageConfig = (document: typeof ConfigDocument.Type, fallback: Pl
 const withoutControls = (text: string): string =>
   text.replace(/[\u0000-\u001f\u007f-\u009f]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`)
 
-/** Parsing takes any depth, writing does not. */
-const stringified = (value: unknown): string => {
-  try {
-    return JSON.stringify(value) ?? String(value)
-  } catch {
-    return "nested too deep to be shown"
-  }
-}
-
 /** A value for an error message: JSON, cut at 120 characters. */
 export const shownValue = (value: unknown): string => {
-  const text = withoutControls(value === undefined ? "missing" : stringified(value))
+  const text = withoutControls(value === undefined ? "missing" : (JSON.stringify(value) ?? String(value)))
   return text.length > 120 ? `${text.slice(0, 117)}...` : text
 }
 
@@ -205,9 +196,29 @@ export const decodeDocument = <S extends Schema.Codec<unknown, unknown>>(
     })
   )
 
+/** Levels of arrays and objects in one document; what is deeper takes seconds to refuse, and overflows who writes it again. */
+const nestingMax = 256
+
+const isTooDeep = (bytes: Uint8Array): boolean => {
+  let depth = 0
+  for (let at = 0; at < bytes.length; at += 1) {
+    const byte = bytes[at]
+    if (byte === 0x22) {
+      for (at += 1; at < bytes.length && bytes[at] !== 0x22; at += 1) if (bytes[at] === 0x5c) at += 1
+    } else if (byte === 0x5b || byte === 0x7b) {
+      depth += 1
+      if (depth > nestingMax) return true
+    } else if (byte === 0x5d || byte === 0x7d) depth -= 1
+  }
+  return false
+}
+
 /** Parses UTF-8 JSON; anything else, such as an HTML page, fails with `ManifestInvalid` showing how it starts. */
-export const parseJson = (what: string, bytes: Uint8Array): Effect.Effect<unknown, ManifestInvalid> =>
-  Effect.try({
+export const parseJson = (what: string, bytes: Uint8Array): Effect.Effect<unknown, ManifestInvalid> => {
+  if (isTooDeep(bytes)) {
+    return Effect.fail(new ManifestInvalid({ what, field: "$", value: `nested deeper than ${nestingMax} levels` }))
+  }
+  return Effect.try({
     try: (): unknown => JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes)),
     catch: () => {
       const start = new TextDecoder().decode(bytes.subarray(0, 100))
@@ -215,3 +226,4 @@ export const parseJson = (what: string, bytes: Uint8Array): Effect.Effect<unknow
       return new ManifestInvalid({ what, field: "$", value: `${kind}: ${shownValue(start)}` })
     }
   })
+}
