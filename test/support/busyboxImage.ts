@@ -4,7 +4,7 @@ import path from "node:path"
 import { archiveOf, directory, type Entry, file, imageOf, layoutFiles, symlink } from "./image.ts"
 
 const applets =
-  "sh ls cat echo uname sleep env id ps mount ip hostname head tail sha256sum dd true false stty kill printf wc mkdir rm touch sync pwd tr grep date test seq nc stat ln df".split(
+  "sh ls cat echo uname sleep env id ps mount ip hostname head tail sha256sum dd true false stty kill printf wc mkdir rm touch sync pwd tr grep date test seq nc stat ln df readlink".split(
     " "
   )
 
