@@ -1,10 +1,13 @@
-/* libFuzzer target: cuts the input into frames and walks the JSON of each, checking the reader's promises. */
+/* libFuzzer target: cuts the input into frames and walks the JSON of each, judges limits in it, and reads the input as records
+ * of a tree, checking the promises of each reader. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../src/frame.h"
 #include "../src/json.h"
+#include "../src/limits.h"
+#include "../src/tree.h"
 
 static struct json_node nodes[512];
 
@@ -30,6 +33,45 @@ static uint32_t walk(const struct json *doc, uint32_t at, int depth) {
   return next;
 }
 
+/* A name that passes must not leave the directory that it is opened in. */
+static void stays_inside(const char *name, size_t length) {
+  require(length <= TREE_NAME_MAX && memchr(name, 0, length) == NULL);
+  int depth = 0;
+  for (size_t at = 0, part = 0; at <= length && length; at++, part++) {
+    if (at < length && name[at] != '/') continue;
+    const char *own = name + at - part;
+    require(part > 0 && part <= TREE_PART_MAX && ++depth <= TREE_DEPTH_MAX);
+    require(!(part == 1 && own[0] == '.') && !(part == 2 && own[0] == '.' && own[1] == '.'));
+    part = (size_t)-1;
+  }
+}
+
+static void read_tree(const uint8_t *data, size_t size) {
+  for (size_t at = 0; size - at >= TREE_HEADER;) {
+    struct tree_record r;
+    uint8_t again[TREE_HEADER];
+    if (!tree_decode(data + at, &r)) return;
+    tree_encode(again, &r);
+    require(memcmp(again, data + at, TREE_HEADER) == 0);
+    at += TREE_HEADER;
+    if (size - at < (size_t)r.name_length + r.target_length) return;
+    /* Exactly as large as they are. */
+    char *name = malloc(r.name_length + 1u), *target = malloc(r.target_length + 1u);
+    memcpy(name, data + at, r.name_length);
+    memcpy(target, data + at + r.name_length, r.target_length);
+    name[r.name_length] = target[r.target_length] = 0;
+    if (tree_record_is_sound(&r, name, target)) {
+      stays_inside(name, r.name_length);
+      if (r.type == TREE_LINK) stays_inside(target, r.target_length);
+    }
+    free(name);
+    free(target);
+    at += r.name_length + r.target_length;
+    if (r.size > size - at) return;
+    at += r.size;
+  }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   /* Memory of exactly the input's size, so that one byte too far is seen. */
   uint8_t *bytes = malloc(size ? size : 1);
@@ -39,8 +81,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   for (size_t at = 0; (n = frame_decode(bytes + at, size - at, FRAME_JSON_MAX, &f)) > 0; at += (size_t)n) {
     require((size_t)n <= size - at && f.length <= FRAME_JSON_MAX);
     struct json doc = {.nodes = nodes, .room = sizeof nodes / sizeof *nodes};
-    if (f.length && json_parse(&doc, (char *)f.payload, f.length)) require(walk(&doc, 0, 0) == doc.used);
+    if (f.length && json_parse(&doc, (char *)f.payload, f.length)) {
+      require(walk(&doc, 0, 0) == doc.used);
+      for (uint32_t i = 0; i < doc.used; i++) limits_are_sound(&doc, i);
+    }
   }
+  read_tree(bytes, size);
   free(bytes);
   return 0;
 }

@@ -9,6 +9,8 @@ int main(void) {
   frame_tests();
   json_tests();
   text_tests();
+  tree_tests();
+  limits_tests();
   users_tests();
   if (failures_total == 0) puts("guest unit tests: ok");
   return failures_total != 0;

@@ -3,4 +3,6 @@
 void frame_tests(void);
 void json_tests(void);
 void text_tests(void);
+void tree_tests(void);
+void limits_tests(void);
 void users_tests(void);

@@ -2,7 +2,7 @@
 # Runs the VM suites under libkrun in the KVM lab (lab.sh) and answers with their exit code.
 # Installs nothing: it says what is missing. Downloads one Debian kernel with apt-get, once.
 #
-# usage: test/lab/run.sh [SUITE.test.ts...]     default: engine, behaviour and mounts of test/vm/
+# usage: test/lab/run.sh [SUITE.test.ts...]     default: engine, behaviour, ioBehaviour and mounts of test/vm/
 #
 #   BUNKER_LAB_CACHE   kernel and packed files, default ${XDG_CACHE_HOME:-$HOME/.cache}/bunker-lab
 #   LAB_KERNEL         an unpacked Debian kernel instead of the downloaded one
@@ -42,7 +42,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/bunker-suite.XXXXXX"); trap 'rm -rf "$work"' E
 # One suite a file, with everything it imports: the lab has no node_modules of ours.
 if [ $# -eq 0 ]; then
   set -- "$root/test/vm/engine.test.ts"
-  for name in behaviour mounts; do [ ! -f "$root/test/vm/$name.test.ts" ] || set -- "$@" "$root/test/vm/$name.test.ts"; done
+  for name in behaviour ioBehaviour mounts; do [ ! -f "$root/test/vm/$name.test.ts" ] || set -- "$@" "$root/test/vm/$name.test.ts"; done
 fi
 for suite in "$@"; do
   [ -f "$suite" ] || { say "no suite $suite"; exit 125; }
