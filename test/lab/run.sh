@@ -7,6 +7,7 @@
 #   BUNKER_LAB_CACHE   kernel and packed files, default ${XDG_CACHE_HOME:-$HOME/.cache}/bunker-lab
 #   LAB_KERNEL         an unpacked Debian kernel instead of the downloaded one
 #   BUNKER_LAB_TIMEOUT seconds for the whole run, default 1500
+#   BUNKER_TEST_STREAM_MB  megabytes of the large streams in ioBehaviour, passed on
 #
 # In the lab a suite finds: BUNKER_TEST_ENGINE=krun, BUNKER_TEST_AGENT (the guest agent), BUNKER_TEST_RUNNER (a runner),
 # BUNKER_TEST_BUNKER (the compiled program, when dist/bunker exists), mke2fs and busybox in PATH, a home on a tmpfs.
@@ -63,7 +64,7 @@ status=0
 "$here/lab.sh" --kernel "$kernel" --cache "$cache" --share "$kit:/kit" --share "$work:/suite" --mem 4096 --time \
   --timeout "${BUNKER_LAB_TIMEOUT:-1500}" --cwd /suite ${environment[@]+"${environment[@]}"} \
   --env PATH=/kit/bin:/bin:/sbin:/usr/bin --env HOME=/root --env TMPDIR=/tmp \
-  --env BUNKER_LAB=1 --env BUNKER_TEST_ENGINE=krun --env BUNKER_TEST_AGENT=/suite/agent --env BUNKER_TEST_STAGE=/suite/stage \
+  ${BUNKER_TEST_STREAM_MB:+--env "BUNKER_TEST_STREAM_MB=$BUNKER_TEST_STREAM_MB"} --env BUNKER_LAB=1 --env BUNKER_TEST_ENGINE=krun --env BUNKER_TEST_AGENT=/suite/agent --env BUNKER_TEST_STAGE=/suite/stage \
   --env BUNKER_TEST_RUNNER=/suite/runner.js -- /kit/bin/bun test --timeout 240000 /suite || status=$?
 say "suites ended with exit code $status"
 exit "$status"

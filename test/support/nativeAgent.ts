@@ -9,13 +9,24 @@ import { type GuestTransport, unixListenerTransport } from "../../src/vm/transpo
 
 const guestDirectory = join(import.meta.dir, "../../guest")
 
+/** An agent that was built elsewhere, such as one with sanitizers. */
+const given = process.env["BUNKER_TEST_NATIVE_AGENT"]
+
 /** Path of the agent; compiled once per test process. */
-const agentPath: string = join(guestDirectory, "build/agent")
+const agentPath: string = given ?? join(guestDirectory, "build/agent")
+
+/** Reports of sanitizers go to files of this name; what is reachable at the end is no leak of a program that never ends. */
+const reports = process.env["BUNKER_TEST_REPORTS"]
+const sanitizerOptions: Record<string, string> =
+  reports === undefined
+    ? {}
+    : { ASAN_OPTIONS: `detect_leaks=0:log_path=${reports}`, UBSAN_OPTIONS: `log_path=${reports}` }
 
 let built: string | undefined
 
 /** Compiles the agent; answers why that is impossible here. */
 const buildAgent = (): string => {
+  if (given !== undefined) return ""
   if (built === undefined) {
     const run = Bun.spawnSync([join(guestDirectory, "build.sh")], { stdout: "pipe", stderr: "pipe" })
     built = run.exitCode === 0 ? "" : run.stderr.toString()
@@ -44,7 +55,7 @@ export const spawnAgent = (socketPath: string): Effect.Effect<Bun.Subprocess, ne
       const failure = buildAgent()
       if (failure) throw new Error(failure)
       return Bun.spawn([agentPath], {
-        env: { BUNKER_CHANNEL: `unix:${socketPath}` },
+        env: { BUNKER_CHANNEL: `unix:${socketPath}`, ...sanitizerOptions },
         stdin: "ignore",
         stdout: "inherit",
         stderr: "inherit"
