@@ -1,0 +1,218 @@
+/** How sandboxes live on and come back when what looks after them is killed. Real VMs, real kills; few boots. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import fs from "node:fs"
+import path from "node:path"
+import { engine, Home, program } from "../support/bunker.ts"
+import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+
+const busybox = busyboxPath()
+const missing = [
+  ...(fs.existsSync(program) ? [] : ["dist/bunker ('bun run build' makes it)"]),
+  ...(busybox === undefined ? ["a static busybox (apt-get install busybox-static)"] : []),
+  ...(engine === "qemu" && Bun.which("qemu-system-x86_64") === null
+    ? ["qemu-system-x86_64 (apt-get install qemu-system-x86)"]
+    : [])
+]
+if (missing.length > 0) console.warn(`skipped: the life of sandboxes; missing: ${missing.join(", ")}`)
+
+const timeoutMs = 240_000
+const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
+const image = "test/busybox:1"
+
+interface Info {
+  readonly id: number
+  readonly pid: number
+  readonly status: string
+  readonly exit_code: number | null
+  readonly termination_reason: string | null
+  readonly restart_count: number
+  readonly restart_at: number | null
+}
+
+describe.skipIf(missing.length > 0)(`the life of sandboxes (${engine})`, () => {
+  let home: Home
+
+  beforeAll(async () => {
+    home = new Home()
+    const archive = path.join(home.directory, "image.tar")
+    fs.writeFileSync(archive, busyboxArchive(busybox!))
+    await home.must(["load", archive])
+  }, timeoutMs)
+  afterAll(() => home.dispose(), timeoutMs)
+
+  const inspect = async (name: string): Promise<Info> => JSON.parse(await home.must(["inspect", name]))[0]
+  const until = async (name: string, fits: (info: Info) => boolean): Promise<Info> => {
+    for (const end = Date.now() + 90_000; Date.now() < end; await Bun.sleep(100)) {
+      const info = await inspect(name)
+      if (fits(info)) return info
+    }
+    throw new Error(`still ${JSON.stringify(await inspect(name))}`)
+  }
+  const keepersOf = (name: string): ReadonlyArray<number> =>
+    fs
+      .readdirSync("/proc")
+      .filter((pid) => /^\d+$/.test(pid))
+      .filter((pid) => {
+        try {
+          const words = fs.readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0")
+          const ours = fs.readFileSync(`/proc/${pid}/environ`, "utf8").includes(`BUNKER_HOME=${home.directory}\0`)
+          return ours && words.includes("__keeper") && words.includes(name)
+        } catch {
+          return false
+        }
+      })
+      .map(Number)
+  const killKeepers = (name: string) => {
+    const keepers = keepersOf(name)
+    expect(keepers).toHaveLength(1)
+    for (const pid of keepers) process.kill(pid, "SIGKILL")
+  }
+  const lives = (pid: number): boolean => {
+    try {
+      return !/\) [ZX] /.test(fs.readFileSync(`/proc/${pid}/stat`, "utf8"))
+    } catch {
+      return false
+    }
+  }
+  const state = (name: string) =>
+    /^state = "(.*)"$/m.exec(fs.readFileSync(path.join(home.directory, "sandboxes", name, "config.toml"), "utf8"))?.[1]
+
+  it("a server that is killed leaves a detached VM alone; the next one reaches and drains it", async () => {
+    const socket = path.join(home.directory, "s.sock")
+    const call = async (method: string, route: string, body?: unknown) => {
+      const response = await fetch(`http://localhost/v1/sandboxes${route}`, {
+        unix: socket,
+        method,
+        ...(body === undefined ? {} : { body: JSON.stringify(body), headers: { "content-type": "application/json" } })
+      } as RequestInit)
+      return { status: response.status, text: await response.text() }
+    }
+    const serve = async () => {
+      const child = home.start(["serve", "--listen", `unix:${socket}`])
+      await child.stderr.getReader().read()
+      return child
+    }
+    const first = await serve()
+    expect((await call("POST", "", { name: "kept", config: { image, engine } })).status).toBe(201)
+    expect((await call("POST", "/kept/start")).status).toBe(200)
+    const { pid } = await inspect("kept")
+    first.kill("SIGKILL")
+    await first.exited
+    const second = await serve()
+    expect((await inspect("kept")).pid).toBe(pid)
+    expect((await home.must(["exec", "kept", "echo", "here"])).trim()).toBe("here")
+    // While it serves, its keeper is killed: it adopts the VM, and later calls find the new keeper.
+    const [before] = keepersOf("kept")
+    expect((await call("POST", "/kept/touch")).status).toBe(204)
+    killKeepers("kept")
+    for (let turn = 0; turn < 300 && (keepersOf("kept").length === 0 || keepersOf("kept")[0] === before); turn += 1)
+      await Bun.sleep(100)
+    expect((await call("POST", "/kept/touch")).status).toBe(204)
+    expect((await inspect("kept")).pid).toBe(pid)
+    const last = home.start(["exec", "kept", "sh", "-c", "echo on; sleep 2; echo done"])
+    const output = last.stdout.getReader()
+    await output.read()
+    const drain = home.start(["stop", "--drain", "kept"])
+    await until("kept", (info) => info.status === "draining")
+    const refused = await home.bunker(["exec", "kept", "true"])
+    expect(refused).toMatchObject({ code: 125, stderr: expect.stringContaining("takes no new commands") })
+    expect(new TextDecoder().decode((await output.read()).value)).toBe("done\n")
+    expect(await last.exited).toBe(0)
+    expect(await drain.exited).toBe(0)
+    expect((await inspect("kept")).termination_reason).toBe("drain_requested")
+    expect(lives(pid)).toBe(false)
+    expect(state("kept")).toBe("stopped")
+    second.kill("SIGTERM")
+    await second.exited
+  })
+
+  it("a crash is recorded and the policy applies, with the keeper there and without", async () => {
+    await home.must(["create", "--name", "again", "--restart", "on-failure:3", image])
+    await home.must(["start", "again"])
+    const first = await inspect("again")
+    process.kill(first.pid, "SIGKILL")
+    const second = await until("again", (info) => info.status === "running" && info.pid !== first.pid)
+    expect(second.restart_count).toBe(1)
+    // Nobody is left to see this one die; the next command finds out.
+    killKeepers("again")
+    process.kill(second.pid, "SIGKILL")
+    const third = await until("again", (info) => info.status === "running" && info.pid !== second.pid)
+    expect(third.restart_count).toBe(2)
+    expect(keepersOf("again")).toHaveLength(1)
+    expect((await home.must(["exec", "again", "echo", "up"])).trim()).toBe("up")
+    expect(await home.must(["ps"])).toMatch(/running, restart 2/)
+  })
+
+  it("a stop that lost its keeper half-way is finished by the next", async () => {
+    const { pid } = await inspect("again")
+    const [keeper] = keepersOf("again")
+    // The VM stands still, so that the guest hears nothing; what its keeper was about to do is in the record.
+    process.kill(pid, "SIGSTOP")
+    const stop = home.start(["stop", "-t", "60", "again"])
+    await until("again", (info) => info.status === "draining")
+    process.kill(keeper!, "SIGKILL")
+    process.kill(pid, "SIGCONT")
+    await stop.exited
+    const ended = await until("again", (info) => info.status === "stopped")
+    expect(ended).toMatchObject({ termination_reason: "shutdown_requested", restart_at: null })
+    expect(lives(pid)).toBe(false)
+    expect(state("again")).toBe("stopped")
+  })
+
+  it("a command that fails is run again until its policy gives up", async () => {
+    await home.must([
+      "run",
+      "-d",
+      "--name",
+      "fails",
+      "--restart",
+      "on-failure:1",
+      image,
+      "sh",
+      "-c",
+      "echo run; exit 3"
+    ])
+    const ended = await until(
+      "fails",
+      (info) => info.restart_count === 1 && info.status === "stopped" && info.restart_at === null
+    )
+    expect(ended).toMatchObject({ exit_code: 3, termination_reason: "failed" })
+    expect(await home.must(["logs", "fails"])).toBe("run\nrun\n")
+    expect(await home.must(["ps", "-a"])).toContain("gave up after 1 restart")
+    for (let turn = 0; turn < 50 && keepersOf("fails").length > 0; turn += 1) await Bun.sleep(100)
+    expect(keepersOf("fails")).toEqual([])
+    await home.must(["rm", "fails"])
+  })
+
+  it("limits end sandboxes, and the records say why", async () => {
+    const started = Date.now()
+    const run = await home.bunker(["run", "-q", "--max-duration", "1s", image, "sleep", "1000"])
+    expect(run.code).toBe(124)
+    expect(run.stderr).toContain("may live for 1s")
+    expect(Date.now() - started).toBeLessThan(60_000)
+    await home.must(["create", "--name", "idle", "--idle-timeout", "2s", image])
+    await home.must(["start", "idle"])
+    // A command that runs is never idle.
+    await home.must(["exec", "idle", "sleep", "4"])
+    expect((await inspect("idle")).status).toBe("running")
+    await until("idle", (info) => info.status === "stopped")
+    expect((await inspect("idle")).termination_reason).toBe("idle_timeout")
+    await home.must(["rm", "idle"])
+  })
+
+  it("without the database a machine that runs goes on, and is reached", async () => {
+    await home.must(["start", "kept"])
+    const before = await inspect("kept")
+    for (const name of fs.readdirSync(home.directory).filter((each) => each.startsWith("bunker.db")))
+      fs.rmSync(path.join(home.directory, name))
+    expect(await inspect("kept")).toMatchObject({ id: before.id, pid: before.pid, status: "running" })
+    expect((await home.must(["exec", "kept", "echo", "here"])).trim()).toBe("here")
+    const again = await home.bunker(["start", "kept"])
+    expect(again).toMatchObject({ code: 125, stderr: expect.stringContaining("running already") })
+    await home.must(["kill", "kept"])
+    // The keeper's own records are those of the lost database: what is here is put right by whoever looks.
+    expect((await until("kept", (info) => info.status !== "running")).restart_at).toBeNull()
+    expect(lives(before.pid)).toBe(false)
+    expect(state("kept")).toBe("stopped")
+  })
+})
