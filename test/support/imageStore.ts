@@ -3,12 +3,13 @@
 import { Database as Sqlite } from "bun:sqlite"
 import { existsSync, readdirSync, statSync } from "node:fs"
 import path from "node:path"
-import { Effect, Layer, Stream } from "effect"
+import { Effect, Layer, Redacted, Stream } from "effect"
 import { ImageStore } from "../../src/actors/ImageStore.ts"
 import type { ImageSources } from "../../src/actors/imageInstall.ts"
 import { LeaseManager } from "../../src/actors/LeaseManager.ts"
 import type { ImageOptions } from "../../src/domain/imageOptions.ts"
 import { openArchive } from "../../src/oci/archive.ts"
+import { basicCredential, explicitCredential } from "../../src/oci/credentials.ts"
 import { importSource } from "../../src/oci/import.ts"
 import { registrySource } from "../../src/oci/registry.ts"
 import { Database, type Service } from "../../src/store/Database.ts"
@@ -18,7 +19,19 @@ import { fsck, have } from "./mount.ts"
 const quick = { attemptsMax: 2, baseDelayMs: 5, stallTimeoutMs: 5_000 }
 
 const realSources: ImageSources = {
-  registry: (reference, { login: _, ...request }) => registrySource(reference, { ...request, retry: quick }),
+  registry: (reference, { login, ...request }) =>
+    registrySource(reference, {
+      ...request,
+      retry: quick,
+      ...(login === undefined
+        ? {}
+        : {
+            credentials: explicitCredential(
+              reference.domain,
+              basicCredential(login.username, Redacted.value(login.password))
+            )
+          })
+    }),
   rootfs: importSource,
   archive: openArchive,
   login: () => Effect.die("unused"),
