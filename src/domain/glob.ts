@@ -1,42 +1,69 @@
 /**
  * Matches relative paths against shell patterns, as Hugging Face's `allow_patterns` and `ignore_patterns` mean them: `*` and `?`
  * match across `/`, `[…]` is a set, and a pattern that ends in `/` means everything below. Touches no files.
+ *
+ * Invariant: a match takes at most the product of both lengths in steps, whatever the pattern.
  */
 
-/** Pattern by its compiled form; a pattern is used for every file of a model. */
-const compile = (pattern: string): RegExp => {
-  const whole = pattern.endsWith("/") ? `${pattern}*` : pattern
-  let source = ""
-  for (let at = 0; at < whole.length; at++) {
-    const char = whole[at]!
-    if (char === "*") {
-      // A run of stars is one star: no pattern can make the matcher backtrack more than once for each.
-      while (whole[at + 1] === "*") at += 1
-      source += "[^]*"
-    } else if (char === "?") source += "[^]"
-    else if (char === "[") {
-      const end = whole.indexOf("]", at + (whole[at + 1] === "!" || whole[at + 1] === "^" ? 3 : 2))
-      if (end < 0) source += "\\["
-      else {
-        source += setOf(whole.slice(at + 1, end))
-        at = end
-      }
-    } else source += char.replace(/[\\^$.|+(){}\]/-]/g, "\\$&")
+/** One step of a pattern: any run of characters, or one character that fits. */
+type Step = "run" | ((char: string) => boolean)
+
+const setOf = (inside: string): ((char: string) => boolean) => {
+  const negated = inside.startsWith("!") || inside.startsWith("^")
+  const chars = [...(negated ? inside.slice(1) : inside)]
+  const ranges: Array<readonly [string, string]> = []
+  for (let at = 0; at < chars.length; at++) {
+    const range = chars[at + 1] === "-" && at + 2 < chars.length
+    ranges.push([chars[at]!, range ? chars[at + 2]! : chars[at]!])
+    if (range) at += 2
   }
-  return new RegExp(`^${source}$`, "u")
+  return (char) => ranges.some(([first, last]) => first <= char && char <= last) !== negated
 }
 
-/** `[!a-c]` as a set of a regular expression; ranges that are backwards match nothing. */
-const setOf = (inside: string): string => {
-  const negated = inside.startsWith("!") || inside.startsWith("^")
-  const body = (negated ? inside.slice(1) : inside).replace(/[\\\]^[&|~]/g, "\\$&")
-  const set = `[${negated ? "^" : ""}${body}]`
-  try {
-    new RegExp(set)
-    return set
-  } catch {
-    return "(?!)"
+const compile = (pattern: string): ReadonlyArray<Step> => {
+  const chars = [...(pattern.endsWith("/") ? `${pattern}*` : pattern)]
+  const steps: Array<Step> = []
+  for (let at = 0; at < chars.length; at++) {
+    const char = chars[at]!
+    if (char === "*") {
+      if (steps.at(-1) !== "run") steps.push("run")
+      continue
+    }
+    if (char === "?") {
+      steps.push(() => true)
+      continue
+    }
+    // A bracket right after the opening one belongs to the set.
+    const first = at + 1 + (chars[at + 1] === "!" || chars[at + 1] === "^" ? 1 : 0)
+    const end = char === "[" ? chars.indexOf("]", first + 1) : -1
+    if (end < 0) steps.push((other) => other === char)
+    else {
+      steps.push(setOf(chars.slice(at + 1, end).join("")))
+      at = end
+    }
   }
+  return steps
+}
+
+/** Goes back to the last run only: an earlier one could match no more than it did. */
+const matches = (steps: ReadonlyArray<Step>, text: ReadonlyArray<string>): boolean => {
+  let [at, step, runAt, runStep] = [0, 0, 0, -1]
+  while (at < text.length) {
+    const now = steps[step]
+    if (now === "run") {
+      runStep = step
+      runAt = at
+      step += 1
+    } else if (now?.(text[at]!) === true) {
+      at += 1
+      step += 1
+    } else if (runStep >= 0) {
+      runAt += 1
+      at = runAt
+      step = runStep + 1
+    } else return false
+  }
+  return steps.slice(step).every((rest) => rest === "run")
 }
 
 /** Tells which files of a model are taken: those that an allow pattern matches (absent: all) and no ignore pattern does. */
@@ -46,6 +73,9 @@ export const fileFilter = (
 ): ((path: string) => boolean) => {
   const allowed = allow?.map(compile)
   const ignored = ignore?.map(compile) ?? []
-  return (path) =>
-    (allowed === undefined || allowed.some((each) => each.test(path))) && !ignored.some((each) => each.test(path))
+  return (path) => {
+    const text = [...path]
+    if (allowed?.some((steps) => matches(steps, text)) === false) return false
+    return !ignored.some((steps) => matches(steps, text))
+  }
 }
