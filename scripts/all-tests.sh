@@ -21,7 +21,7 @@ need() { have "$1" || packages="$packages $2"; }
 need qemu-system-x86_64 qemu-system-x86; need busybox busybox-static; need mke2fs e2fsprogs; need flock util-linux
 # The other tools that write and read what the tests write and read.
 need fsck.erofs erofs-utils; need skopeo skopeo; need umoci umoci; need docker-registry docker-registry
-need htpasswd apache2-utils; need openssl openssl; need tmux tmux
+need htpasswd apache2-utils; need openssl openssl; need buildah buildah; need tmux tmux
 # The lab.
 need cpio cpio; need lz4 lz4; need xz xz-utils; need zstd zstd
 if [ -n "$packages" ]; then

@@ -39,8 +39,11 @@ const layerTypes: Readonly<Record<Compression, string>> = {
   zstd: mediaTypes.ociLayerZstd
 }
 
+/** Bytes after which others get their turn: files are read synchronously. */
+const turnBytes = 8 * 2 ** 20
+
 /** What a walk over all bytes finds out. */
-const measure = async (pieces: Iterable<Uint8Array>) => {
+const measure = async (pieces: Iterable<Uint8Array>, signal: AbortSignal) => {
   const stored = new CryptoHasher("sha256")
   const tar = new CryptoHasher("sha256")
   let sizeBytes = 0
@@ -48,8 +51,12 @@ const measure = async (pieces: Iterable<Uint8Array>) => {
   try {
     for (const piece of pieces) {
       stored.update(piece)
+      const before = sizeBytes
       sizeBytes += piece.length
       await inflater.push(piece)
+      if (Math.floor(before / turnBytes) === Math.floor(sizeBytes / turnBytes)) continue
+      await new Promise((resolve) => setImmediate(resolve))
+      signal.throwIfAborted()
     }
     await inflater.finish()
   } finally {
@@ -78,7 +85,7 @@ export const importSource = (path: string, config: RunConfig): ImageSource => {
   }
   const resolve = Effect.fn("oci.import")(function* (wanted: Platform) {
     const platform = normalizePlatform(wanted)
-    const layer = yield* Effect.tryPromise({ try: async () => measure(pieces()), catch: invalid })
+    const layer = yield* Effect.tryPromise({ try: async (signal) => measure(pieces(), signal), catch: invalid })
     const document = {
       architecture: platform.architecture,
       ...(platform.variant === undefined ? {} : { variant: platform.variant }),

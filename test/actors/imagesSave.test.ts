@@ -114,6 +114,26 @@ describe("a saved archive", () => {
     })
   )
 
+  it.live("comes whole when the image is removed by force meanwhile, and then its files go", () =>
+    Effect.gen(function* () {
+      const { directory, layer } = yield* home()
+      yield* Effect.gen(function* () {
+        yield* loadFrom(directory, "first:1", layoutFiles([layoutOf(first)]))
+        const store = yield* ImageStore
+        const pieces: Array<Uint8Array> = []
+        yield* Stream.runForEach(store.Save({ references: ["first:1"] }), (piece) => {
+          pieces.push(piece)
+          return pieces.length > 1 ? Effect.void : Effect.asVoid(store.Remove({ reference: "first:1", force: true }))
+        })
+        expectImage(filesIn(Buffer.concat(pieces)), first)
+        expect(yield* store.List()).toEqual([])
+        yield* store.Prune({})
+        expect((yield* store.Usage()).layers.count).toBe(0)
+      }).pipe(Effect.provide(layer))
+      expect(problemsIn(directory)).toEqual([])
+    })
+  )
+
   it.live("keeps annotations, and names nothing where only a digest names the image", () =>
     Effect.gen(function* () {
       const { directory, layer } = yield* home()
