@@ -29,22 +29,21 @@ import { MachineProblem } from "../domain/machine.ts"
 import { parseName } from "../domain/name.ts"
 import { isLive, isTerminal, SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
-import { indexMachines, settleMachine } from "../store/machineIndex.ts"
+import { indexMachines } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
-import { isAlive, signalProcess } from "../store/processes.ts"
-import { cancelRestart, findSandbox, type SandboxRecord } from "../store/sandboxes.ts"
+import { cancelRestart, findSandbox } from "../store/sandboxes.ts"
 import { type Address, layerLocal, type Unreachable } from "./Actor.ts"
 import { RunEnd } from "./Keeper.ts"
 import { type KeeperAddress, type KeeperOptions, makeKeepers } from "./keepers.ts"
 import { ModelCache } from "./ModelCache.ts"
 import { withPorts } from "./ports.ts"
 import { type CreateRequest, makeRecords } from "./records.ts"
+import { makeRecovery } from "./recovery.ts"
 import { Sweeper } from "./Sweeper.ts"
 import { SandboxFiles, sandboxFileHandlers } from "./sandboxFiles.ts"
 import { readLogs } from "./sandboxLogs.ts"
 import { SandboxStatsMessages, statsHandlers } from "./sandboxStats.ts"
 
-const SIGKILL = 9
 /** Time for a sandbox that is replaced to end in order, in milliseconds. */
 const replaceTimeoutMs = 10_000
 
@@ -123,28 +122,7 @@ const make = (options: KeeperOptions) =>
     const models = yield* ModelCache
     const keepers = yield* makeKeepers(options)
     const records = yield* makeRecords
-
-    /** The record as it truly is: a sandbox whose process is gone is put right first, and starts again if its policy says so. */
-    const current = Effect.fnUntraced(function* (before: SandboxRecord) {
-      const record = yield* putRight(before)
-      const { info } = record
-      if (info.restartAt === null || (yield* keepers.isAwaited(info.id)) || (yield* keepers.isKept(info.id)))
-        return record
-      yield* Effect.ignore(keepers.leave(info, "restart"))
-      return record
-    })
-
-    const putRight = Effect.fnUntraced(function* (record: SandboxRecord) {
-      const { info } = record
-      const alive = record.process !== undefined && isAlive(record.process)
-      // A start that nobody goes on with can not be taken over: the guest is not what it should be yet.
-      const suspicious = isLive(info.status) && (!alive || info.status === "starting")
-      if (!suspicious || (yield* keepers.isKept(info.id))) return record
-      if (alive) yield* killByRecord(record)
-      else yield* sweeper.Reconcile({ name: info.name }).pipe(Effect.catchTag("RpcClientError", Effect.die))
-      if (!info.ephemeral) yield* Effect.ignore(settleMachine(db, paths, info.name))
-      return (yield* findSandbox(db, info.name)) ?? record
-    })
+    const { current, all: list, killByRecord } = yield* makeRecovery(keepers)
 
     const find = (text: string) => Effect.flatMap(records.find(text), current)
 
@@ -161,16 +139,6 @@ const make = (options: KeeperOptions) =>
       )
       yield* remove(name, true)
     })
-
-    /** All records as they truly are; a VM that lives without a keeper gets one. */
-    const list = Effect.gen(function* () {
-      const listed = yield* indexMachines(db, paths)
-      const records = yield* Effect.forEach(listed.records, current)
-      for (const { info } of records) {
-        if (isLive(info.status) && !(yield* keepers.isKept(info.id))) yield* Effect.ignore(keepers.leave(info, "adopt"))
-      }
-      return records.map((record) => withPorts(paths, record.info))
-    }).pipe(Effect.withSpan("VmSupervisor.list"))
 
     const start = Effect.fn("VmSupervisor.start")(function* (text: string, detached: boolean) {
       const { info } = yield* find(text)
@@ -252,22 +220,6 @@ const make = (options: KeeperOptions) =>
         yield* stop(text, timeoutMs).pipe(Effect.catchTag("WrongState", () => Effect.void))
       }
       return yield* start(text, true)
-    })
-
-    /** Ends a sandbox that no keeper answers for: the process goes by its recorded identity, then the record. */
-    const killByRecord = Effect.fnUntraced(function* (record: SandboxRecord) {
-      const { process: recorded, info } = record
-      if (recorded !== undefined) signalProcess(recorded, SIGKILL)
-      yield* Effect.sleep("20 millis").pipe(
-        Effect.repeat({ while: () => recorded !== undefined && isAlive(recorded), times: 250 })
-      )
-      yield* sweeper.Reconcile({ name: info.name }).pipe(Effect.catchTag("RpcClientError", Effect.die))
-      return new RunEnd({
-        exitCode: null,
-        exitSignal: "SIGKILL",
-        reason: "signal",
-        detail: "killed without its keeper"
-      })
     })
 
     const kill = Effect.fn("VmSupervisor.kill")(function* (text: string) {

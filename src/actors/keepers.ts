@@ -187,6 +187,8 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
   return { host, spawn, leave, existing, address, isKept, isAwaited }
 })
 
+export type Keepers = Effect.Success<ReturnType<typeof makeKeepers>>
+
 /** Boots or adopts in this process and serves the keeper to others; the scope keeps both. */
 export const hostVm = Effect.fnUntraced(function* (
   info: SandboxInfo,

@@ -32,6 +32,12 @@ export interface SandboxOptions extends LayerOptions {
   readonly user?: string
   /** Default `auto`: KVM where it boots guests, else emulation. */
   readonly engine?: EngineKind
+  /** For your own use; default: none. */
+  readonly labels?: Readonly<Record<string, string>>
+  /** Longest life in milliseconds, kept by the guest itself should this process hang; default: no end. */
+  readonly maxDurationMs?: number
+  /** Longest time without a command, a file operation and a `touch`, in milliseconds; default: no end. */
+  readonly idleTimeoutMs?: number
 }
 
 export interface ExecOptions {
@@ -88,7 +94,9 @@ export class Sandbox implements AsyncDisposable {
           diskMb: 4096,
           engine: options.engine ?? "auto",
           endsWithCommand: false,
-          labels: {}
+          labels: options.labels ?? {},
+          ...(options.maxDurationMs === undefined ? {} : { maxDurationMs: options.maxDurationMs }),
+          ...(options.idleTimeoutMs === undefined ? {} : { idleTimeoutMs: options.idleTimeoutMs })
         }
       })
       yield* vms
@@ -129,6 +137,14 @@ export class Sandbox implements AsyncDisposable {
       else if (event._tag !== "Started") return exitCodeOf(event)
     }
     return 125
+  }
+
+  /** Says that the sandbox is used: its idle time begins anew. */
+  async touch(): Promise<void> {
+    await run(
+      this.runtime,
+      VmSupervisor.use((vms) => vms.Touch({ name: this.name }))
+    )
   }
 
   /** Ends the sandbox at once and removes all that it wrote. A second call does nothing. */

@@ -61,6 +61,30 @@ describe("Sweeper", () => {
     }).pipe(Effect.provide(environment))
   )
 
+  it.live("what a guest's agent ended by itself is recorded so, from its last word", () =>
+    Effect.gen(function* () {
+      const sweeper = yield* Sweeper
+      const paths = yield* Paths
+      const dead = yield* deadProcess
+      for (const [name, word] of [
+        ["late", "max_duration_exceeded"],
+        ["idle", "idle_timeout"],
+        ["liar", "completed"]
+      ] as const) {
+        yield* putSandbox({ name, status: "running", process: dead })
+        mkdirSync(paths.sandbox(name as SafeName).logs, { recursive: true })
+        writeFileSync(
+          paths.sandbox(name as SafeName).consoleLog,
+          `${"x".repeat(9000)}\nbunker-agent: powering off by itself: ${word}\nreboot: Restarting system\n`
+        )
+      }
+      expect({ ...(yield* sweeper.Sweep({ force: true })) }).toMatchObject({ reconciled: 3 })
+      expect(yield* statusOf("late")).toMatchObject({ status: "stopped", terminationReason: "max_duration_exceeded" })
+      expect(yield* statusOf("idle")).toMatchObject({ status: "stopped", terminationReason: "idle_timeout" })
+      expect(yield* statusOf("liar")).toMatchObject({ status: "crashed", terminationReason: "internal_error" })
+    }).pipe(Effect.provide(environment))
+  )
+
   it.live("a zombie counts as dead", () =>
     Effect.gen(function* () {
       const sweeper = yield* Sweeper

@@ -30,7 +30,14 @@ describe.skipIf(missing.length > 0)("Sandbox", () => {
       env: { PATH: "/usr/bin:/bin", HOME: home, BUNKER_HOME: home }
     })
     expect(await child.exited).toBe(0)
-    box = await Sandbox.create({ ...options, name: "box", env: { OWN: "sandbox" } })
+    box = await Sandbox.create({
+      ...options,
+      name: "box",
+      env: { OWN: "sandbox" },
+      labels: { team: "a" },
+      idleTimeoutMs: 3_600_000,
+      maxDurationMs: 7_200_000
+    })
   }, timeoutMs)
 
   afterAll(async () => {
@@ -44,6 +51,23 @@ describe.skipIf(missing.length > 0)("Sandbox", () => {
     async () => {
       const result = await box.exec(["sh", "-c", "echo $OWN $EXTRA; echo err >&2; exit 5"], { env: { EXTRA: "call" } })
       expect(result).toEqual({ exitCode: 5, stdout: "sandbox call\n", stderr: "err\n" })
+    },
+    timeoutMs
+  )
+
+  test(
+    "is labelled and limited as asked, and can be touched",
+    async () => {
+      await box.touch()
+      const child = Bun.spawn([program, "inspect", "box"], {
+        env: { PATH: "/usr/bin:/bin", HOME: home, BUNKER_HOME: home }
+      })
+      const [info] = JSON.parse(await new Response(child.stdout).text())
+      expect(info.config).toMatchObject({
+        labels: { team: "a" },
+        idle_timeout_ms: 3_600_000,
+        max_duration_ms: 7_200_000
+      })
     },
     timeoutMs
   )
