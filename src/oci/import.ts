@@ -13,7 +13,7 @@ import { normalizePlatform, type Platform } from "../domain/platform.ts"
 import { reasonOf } from "./bundle.ts"
 import { type Compression, Inflater } from "./inflate.ts"
 import { RejectedInput } from "./rejected.ts"
-import { directoryTar } from "./rootfs.ts"
+import { directoryTar, type ReadXattrs } from "./rootfs.ts"
 import type { ImageSource, ResolvedImage } from "./source.ts"
 import { digestOf, verified } from "./verify.ts"
 
@@ -70,7 +70,7 @@ const measure = async (pieces: Iterable<Uint8Array>, signal: AbortSignal) => {
 const json = (value: unknown): Uint8Array => Buffer.from(JSON.stringify(value))
 
 /** The root file system at `path` as the source of an image that runs as `config` says. Fails with `RootfsInvalid` naming what can not be read. */
-export const importSource = (path: string, config: RunConfig): ImageSource => {
+export const importSource = (path: string, config: RunConfig, readXattrs?: ReadXattrs): ImageSource => {
   const invalid = (cause: unknown) => {
     if (cause instanceof RootfsInvalid) return cause
     const reason = cause instanceof RejectedInput ? cause.reason : reasonOf(cause)
@@ -78,7 +78,7 @@ export const importSource = (path: string, config: RunConfig): ImageSource => {
   }
   const pieces = (): Iterable<Uint8Array> => {
     const stat = fs.statSync(path)
-    if (stat.isDirectory()) return directoryTar(path)
+    if (stat.isDirectory()) return directoryTar(path, readXattrs)
     if (!stat.isFile()) throw new RootfsInvalid({ path, reason: "it is neither a file nor a directory" })
     if (stat.size === 0) throw new RootfsInvalid({ path, reason: "it is empty" })
     return fileBytes(path)

@@ -1,6 +1,6 @@
 /**
  * Gives a directory on this machine as a tar, the same bytes for the same tree: names sorted, numeric owners, hard links once.
- * Follows no symbolic link; leaves sockets out, and extended attributes, which a tar made by `tar --xattrs` brings.
+ * Follows no symbolic link; leaves sockets out. Extended attributes are read by what its caller gives it.
  */
 import { Buffer } from "node:buffer"
 import fs from "node:fs"
@@ -28,8 +28,11 @@ const typeOf = (stat: fs.BigIntStats): HeaderEntry["type"] | undefined => {
 
 const slash = Buffer.from("/")
 
+/** Reads the extended attributes of a file that belong into a tar. */
+export type ReadXattrs = (path: Uint8Array) => ReadonlyArray<readonly [name: string, value: Uint8Array]>
+
 /** The tar in pieces. Throws `RootfsInvalid` naming what can not be read. */
-export function* directoryTar(root: string): Generator<Uint8Array, void> {
+export function* directoryTar(root: string, readXattrs: ReadXattrs = () => []): Generator<Uint8Array, void> {
   const linked = new Map<string, string>()
   const attempt = <A>(path: string, run: () => A): A => {
     try {
@@ -77,7 +80,8 @@ export function* directoryTar(root: string): Generator<Uint8Array, void> {
       if (type !== "directory" && stat.nlink > 1n) linked.set(identity, path)
       const target = type === "symlink" ? attempt(path, () => fs.readlinkSync(place, { encoding: "latin1" })) : ""
       const device = type === "char" || type === "block" ? Number(stat.rdev) : 0
-      yield tarHeader({ ...header, linkName: target, devMajor: major(device), devMinor: minor(device) })
+      const xattrs = readXattrs(place)
+      yield tarHeader({ ...header, linkName: target, devMajor: major(device), devMinor: minor(device), xattrs })
       if (header.size > 0) yield* content(place, path, header.size)
     }
     if (type !== "directory") return

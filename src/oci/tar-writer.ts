@@ -21,6 +21,8 @@ export interface HeaderEntry {
   readonly mtimeNanos?: number
   readonly devMajor?: number
   readonly devMinor?: number
+  /** Extended attributes by their whole names. */
+  readonly xattrs?: ReadonlyArray<readonly [name: string, value: Uint8Array]>
 }
 
 const FLAGS = { file: "0", hardlink: "1", symlink: "2", char: "3", block: "4", directory: "5", fifo: "6" } as const
@@ -90,6 +92,10 @@ export const tarHeader = (entry: HeaderEntry): Buffer => {
   if (!fits(entry.uid, 8)) records.push(record("uid", String(entry.uid)))
   if (!fits(entry.gid, 8)) records.push(record("gid", String(entry.gid)))
   if (nanos > 0 || !fits(entry.mtimeSeconds, 12)) records.push(record("mtime", paxTime(entry.mtimeSeconds, nanos)))
+  for (const [name, value] of entry.xattrs ?? []) {
+    // The format has no way to write an equals sign in a key.
+    if (!name.includes("=")) records.push(record(`SCHILY.xattr.${name}`, Buffer.from(value).toString("latin1")))
+  }
   const own = headerBlock(entry, FLAGS[entry.type], entry.path.slice(0, 100), link.slice(0, 100))
   if (records.length === 0) return own
   const data = Buffer.from(records.join(""), "latin1")

@@ -9,6 +9,7 @@ import { importSource } from "../oci/import.ts"
 import { type Keyring, osKeyring } from "../oci/keyring.ts"
 import { checkLogin, forgetLogin, storeLogin } from "../oci/login.ts"
 import { registrySource } from "../oci/registry.ts"
+import { portableXattrs } from "../store/xattrs.ts"
 
 const explicit = (domain: string, { password, username }: Login) =>
   Credentials.explicitCredential(domain, Credentials.basicCredential(username, Redacted.value(password)))
@@ -38,7 +39,7 @@ export const imageSources = (settings: Settings, keyring: Keyring = osKeyring): 
         credentials: Credentials.firstCredential([...own, ...standing])
       })
     },
-    rootfs: (file, config) => importSource(path.resolve(file), config),
+    rootfs: (file, config) => importSource(path.resolve(file), config, portableXattrs),
     archive: (file, options) => openArchive(path.resolve(file), options),
     login: (domain, { password, username }, insecure) => {
       const credential = Credentials.basicCredential(username, Redacted.value(password))

@@ -5,10 +5,13 @@ import path from "node:path"
 import { Effect, Stream } from "effect"
 import { ImageStore } from "../../src/actors/ImageStore.ts"
 import { directoryTar } from "../../src/oci/rootfs.ts"
+import { TarReader } from "../../src/oci/tar.ts"
+import { portableXattrs } from "../../src/store/xattrs.ts"
 import { homeAt, temporaryDirectory } from "../support/home.ts"
 import { file, symlink, tarOf } from "../support/image.ts"
 import { imageStoreOver, problemsIn } from "../support/imageStore.ts"
 import { it } from "../support/it.ts"
+import { setXattr } from "../support/mount.ts"
 import { run } from "../support/registry.ts"
 
 const importAll = (request: {
@@ -104,6 +107,48 @@ describe("a root file system", () => {
       })
     )
   }
+
+  it.live("keeps extended attributes of its files, and none of the host's own", () =>
+    Effect.gen(function* () {
+      const { directory } = yield* setup
+      const root = path.join(directory, "root")
+      fs.mkdirSync(root)
+      fs.writeFileSync(path.join(root, "a"), "a")
+      const note = Buffer.from([0, 1, 0x0a, 0xff])
+      if (!setXattr(path.join(root, "a"), "user.note", note)) return console.log("skipped: no user xattrs here")
+      const admin = process.getuid?.() === 0
+      const capability = Buffer.from("0100000200040000000000000000000000000000", "hex")
+      if (admin) {
+        setXattr(path.join(root, "a"), "security.capability", capability)
+        setXattr(path.join(root, "a"), "trusted.overlay.opaque", Buffer.from("y"))
+        setXattr(path.join(root, "a"), "trusted.mine", Buffer.from("t"))
+      }
+      const seen: Array<unknown> = []
+      const reader = new TarReader({
+        raw: () => undefined,
+        data: () => undefined,
+        end: () => undefined,
+        entry: ({ path: name, xattrs }) =>
+          void seen.push([name, xattrs?.map((each) => [each.name, Buffer.from(each.value).toString("hex")])])
+      })
+      for (const piece of directoryTar(root, portableXattrs)) reader.push(piece)
+      expect(seen).toEqual([
+        ["./", undefined],
+        [
+          "a",
+          [
+            ...(admin
+              ? [
+                  ["security.capability", capability.toString("hex")],
+                  ["trusted.mine", "74"]
+                ]
+              : []),
+            ["user.note", note.toString("hex")]
+          ]
+        ]
+      ])
+    })
+  )
 
   it.live("that is none is refused with the reason, and nothing is kept", () =>
     Effect.gen(function* () {

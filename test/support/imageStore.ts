@@ -13,6 +13,7 @@ import { basicCredential, explicitCredential } from "../../src/oci/credentials.t
 import { importSource } from "../../src/oci/import.ts"
 import { registrySource } from "../../src/oci/registry.ts"
 import { Database, type Service } from "../../src/store/Database.ts"
+import { portableXattrs } from "../../src/store/xattrs.ts"
 import { directory, file, hardlink, imageOf, type LayoutImage, opaque, type TestImage, whiteout } from "./image.ts"
 import { fsck, have } from "./mount.ts"
 
@@ -32,7 +33,7 @@ const realSources: ImageSources = {
             )
           })
     }),
-  rootfs: importSource,
+  rootfs: (place, config) => importSource(place, config, portableXattrs),
   archive: openArchive,
   login: () => Effect.die("unused"),
   logout: () => Effect.die("unused")

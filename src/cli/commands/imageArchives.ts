@@ -131,7 +131,7 @@ export const importRootfs = Command.make(
   })
 ).pipe(
   Command.withDescription(
-    "Make an image of one layer from a root file system. Owners, modes and times stay; extended attributes come from tars only. The same tree makes the same image."
+    "Make an image of one layer from a root file system. Owners, modes, times and extended attributes stay. The same tree makes the same image."
   ),
   Command.withShortDescription("Make an image from a root file system")
 )
