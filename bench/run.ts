@@ -12,6 +12,10 @@ const benches: Readonly<Record<string, { readonly about: string; readonly run: (
     about: "refused leases per second, sweeps of small and large tables",
     run: async () => (await import("./leases/leases.ts")).benchLeases()
   },
+  sessions: {
+    about: "commits, paths, collections and lists of sessions, beside the same work over bun:sqlite (2 minutes)",
+    run: async () => (await import("./sessions/sessions.ts")).benchSessions()
+  },
   phases: {
     about: "every named step of one run, and the guest kernel's messages, in the KVM lab (3 minutes)",
     run: async () => (await import("./phases/phases.ts")).benchPhases()

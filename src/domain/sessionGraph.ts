@@ -89,15 +89,26 @@ export const isTooDeep = (value: unknown, depth = 0): boolean => {
   return false
 }
 
-/** JSON text in which the order of keys says nothing: what a payload is compared by. */
-export const canonicalJson = (value: unknown): string => {
-  if (typeof value !== "object" || value === null) return JSON.stringify(value)
-  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(",")}]`
+/**
+ * A text that is the same for equal JSON, whatever the order of keys, and another for any other JSON: what a payload is compared by.
+ * Texts stand with their length instead of quotes, which is several times faster to make than JSON. What is deeper than is stored
+ * is left out.
+ */
+export const canonicalText = (value: unknown, depth = 0): string => {
+  if (typeof value === "string") return `s${value.length}:${value}`
+  if (typeof value !== "object" || value === null) return `${value};`
+  if (depth >= depthMax) return "!"
+  if (Array.isArray(value)) {
+    let text = `[${value.length}:`
+    for (const item of value) text += canonicalText(item, depth + 1)
+    return text
+  }
   const fields = value as Readonly<Record<string, unknown>>
-  return `{${Object.keys(fields)
-    .sort()
-    .map((key) => `${JSON.stringify(key)}:${canonicalJson(fields[key])}`)
-    .join(",")}}`
+  const keys = Object.keys(fields)
+  if (keys.length > 1) keys.sort()
+  let text = `{${keys.length}:`
+  for (const key of keys) text += `${key.length}:${key}${canonicalText(fields[key], depth + 1)}`
+  return text
 }
 
 type Fields = Readonly<Record<string, unknown>>

@@ -75,7 +75,7 @@ export class Database extends Context.Service<Database, Service>()("bunker/Datab
 export interface Connection extends Transaction {
   /** Rows one by one; no other statement may change what it reads meanwhile. */
   readonly iterate: <Row>(sql: string, parameters?: Parameters) => Iterable<Row>
-  /** Runs statements without parameters and without answers, transactions included. */
+  /** Runs statements without parameters and without answers. */
   readonly script: (sql: string) => void
   readonly inTransaction: () => boolean
   readonly close: () => void
@@ -132,16 +132,16 @@ export const connect = (file: string, options: ConnectOptions): Connection => {
 
 /** `BEGIN IMMEDIATE`, the body, `COMMIT`; a failure that the body answers, and anything that it throws, rolls back. */
 export const immediate = <A, E>(
-  connection: Pick<Connection, "script" | "inTransaction">,
+  connection: Pick<Connection, "run" | "inTransaction">,
   body: () => Result.Result<A, E>
 ): Result.Result<A, E> => {
-  connection.script("BEGIN IMMEDIATE")
+  connection.run("BEGIN IMMEDIATE")
   try {
     const result = body()
-    connection.script(Result.isSuccess(result) ? "COMMIT" : "ROLLBACK")
+    connection.run(Result.isSuccess(result) ? "COMMIT" : "ROLLBACK")
     return result
   } catch (cause) {
-    if (connection.inTransaction()) connection.script("ROLLBACK")
+    if (connection.inTransaction()) connection.run("ROLLBACK")
     throw cause
   }
 }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test"
-import { canonicalJson, checkBatch, drawTree, isTooDeep, userMessage } from "../../src/domain/sessionGraph.ts"
+import { canonicalText, checkBatch, drawTree, isTooDeep, userMessage } from "../../src/domain/sessionGraph.ts"
 import { nodes } from "../support/sessions.ts"
 
 const drawn = (leaf: string | null, ...texts: ReadonlyArray<string>) =>
@@ -55,8 +55,13 @@ test("what a user said is found in the usual shapes", () => {
   for (const [node, words] of shapes) expect(userMessage(node)).toBe(words)
 })
 
-test("canonical JSON does not depend on the order of keys, and JSON has a depth", () => {
-  expect(canonicalJson({ b: [1, { d: null, c: "é" }], a: true })).toBe('{"a":true,"b":[1,{"c":"é","d":null}]}')
+test("equal JSON has one canonical text, other JSON another", () => {
+  expect(canonicalText({ b: [1, { d: null, c: "é" }], a: true })).toBe(canonicalText({ a: true, b: [1, { c: "é", d: null }] }))
+  const values = [null, "null", 1, "1", 12, [1, 2], [12], ["1", "2"], [[1], 2], {}, [], "", { a: 1 }, { a: "1" }, { a: { b: 1 } }, { a: [], b: 1 }, { a: [{ b: 1 }] }, true, "true", "s1:1", ["s1:1"], { "a1:b": 1 }, 1e21, -0.5]
+  expect(new Set(values.map((value) => canonicalText(value))).size).toBe(values.length)
+})
+
+test("JSON has a depth", () => {
   let deep: unknown = 1
   for (let level = 0; level < 500; level += 1) deep = [deep]
   expect(isTooDeep(deep)).toBe(false)

@@ -13,18 +13,11 @@ import {
   StoredDataCorrupt,
   TurnConflict
 } from "../../domain/errors/session.ts"
-import {
-  type Artifact,
-  BlobHash,
-  type Commit,
-  readCheckpoint,
-  type SessionHead,
-  type SessionNode
-} from "../../domain/session.ts"
-import { canonicalJson, isTooDeep } from "../../domain/sessionGraph.ts"
+import { type Artifact, BlobHash, type Commit, readCheckpoint, type SessionHead } from "../../domain/session.ts"
+import { canonicalText } from "../../domain/sessionGraph.ts"
 import { immediate } from "../Database.ts"
 import { blobExists, blobKey, damagedBlob, findBlob, openBlob } from "./blobs.ts"
-import { insertNodes, nodeExists, replaceNodes } from "./graph.ts"
+import { graphStatements, insertNodes, nodeExists, replaceNodes, type TextNode, withTexts } from "./graph.ts"
 import { type Head, moveHead, readHead, type SessionFile } from "./head.ts"
 
 export const commitStatements = {
@@ -49,24 +42,35 @@ export interface Committed {
   readonly commitCount: number | undefined
 }
 
-/** Too deep for recursion: refused when it is stored, so any text will do. */
-const nodeText = ({ node }: SessionNode): string => (isTooDeep(node) ? "" : canonicalJson(node))
-
-/** sha256 of what a turn says, whatever the order of keys. What it expects of the head is not part of it. */
-const payloadHash = (commit: Commit): string => {
-  const graph = commit.nodes ?? commit.replace ?? []
-  const hasher = new Bun.CryptoHasher("sha256")
+/**
+ * sha256 of what a turn says, given the texts of its nodes. What it expects of the head is not part of it: a retry that has looked
+ * again says the same.
+ */
+const payloadHash = (commit: Commit, nodes: ReadonlyArray<TextNode>): string => {
   const artifacts = (commit.artifacts ?? []).map(({ artifactRef, blobRef, kind }) => [artifactRef, blobRef, kind])
   const mode = commit.nodes !== undefined ? "append" : commit.replace !== undefined ? "replace" : "unchanged"
-  // Absent and null differ.
-  let text = JSON.stringify([
-    mode,
-    [commit.leaf ?? commit.leaf === null],
-    [commit.checkpoint ?? commit.checkpoint === null],
-    artifacts
-  ])
-  for (const node of graph) text += `\n${JSON.stringify([node.nodeId, node.parentNodeId])}${nodeText(node)}`
-  return hasher.update(text).digest("hex")
+  const { leaf = false, checkpoint = false } = commit
+  let text = JSON.stringify([mode, leaf, checkpoint, artifacts])
+  for (const { nodeId, parentNodeId, text: json } of nodes) {
+    text += `\n${nodeId.length}:${nodeId}${parentNodeId === null ? "-" : `${parentNodeId.length}:${parentNodeId}`}${json}`
+  }
+  return new Bun.CryptoHasher("sha256").update(text).digest("hex")
+}
+
+/** The nodes with the texts that are stored for them, where these differ in the order of their keys only. */
+const asStored = ({ connection }: SessionFile, nodes: ReadonlyArray<TextNode>): ReadonlyArray<TextNode> =>
+  nodes.map((node) => {
+    const stored = connection.get<{ readonly node_json: string }>(graphStatements.stored, [node.nodeId])?.node_json
+    if (stored === undefined || stored.length !== node.text.length) return node
+    return sameJson(stored, node.node) ? { ...node, text: stored } : node
+  })
+
+const sameJson = (text: string, value: unknown): boolean => {
+  try {
+    return canonicalText(JSON.parse(text)) === canonicalText(value)
+  } catch {
+    return false
+  }
 }
 
 /** A head as it is stored and exported. */
@@ -96,18 +100,24 @@ export const commit = (file: SessionFile, given: Commit, nowMs: number): Result.
   if (given.nodes !== undefined && given.replace !== undefined) {
     return rejected("nodes", "give either nodes to append or the graph to replace, not both")
   }
-  const hash = payloadHash(given)
+  const texts = withTexts(file, given.nodes ?? given.replace ?? [])
+  if (Result.isFailure(texts)) return Result.fail(texts.failure)
+  const nodes = texts.success
+  const hash = payloadHash(given, nodes)
   return immediate(connection, () =>
     Result.gen(function* () {
       const head = yield* readHead(file)
       const stamp = connection.get<Stamp>(commitStatements.stamp, [sessionId, given.turnId])
-      if (stamp !== undefined) return yield* replayed(file, stamp, given.turnId, hash)
+      if (stamp !== undefined) {
+        const same = stamp.payload_hash === hash || stamp.payload_hash === payloadHash(given, asStored(file, nodes))
+        return yield* replayed(file, stamp, given.turnId, same)
+      }
       if (head.headRevision !== given.expectedRevision) {
         const { expectedRevision: expected } = given
         return yield* Result.fail(new HeadConflict({ sessionId, expected, actual: head.headRevision }))
       }
-      if (given.nodes !== undefined) yield* insertNodes(file, given.nodes, head.orphans)
-      if (given.replace !== undefined) yield* replaceNodes(file, given.replace)
+      if (given.nodes !== undefined) yield* insertNodes(file, nodes, head.orphans)
+      if (given.replace !== undefined) yield* replaceNodes(file, nodes)
       const next: Head = {
         headRevision: head.headRevision + 1,
         leafNodeId: yield* chooseLeaf(file, head, given),
@@ -130,9 +140,9 @@ const replayed = (
   { id: sessionId }: SessionFile,
   stamp: Stamp,
   turnId: string,
-  hash: string
+  same: boolean
 ): Result.Result<Committed, TurnConflict | StoredDataCorrupt> => {
-  if (stamp.payload_hash !== hash) return Result.fail(new TurnConflict({ sessionId, turnId }))
+  if (!same) return Result.fail(new TurnConflict({ sessionId, turnId }))
   const result = decodeHead(stamp.result)
   if (Result.isSuccess(result)) {
     const { head_revision: headRevision, leaf_node_id: leafNodeId, checkpoint_ref: checkpointRef } = result.success

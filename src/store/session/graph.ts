@@ -28,7 +28,13 @@ const path = `WITH RECURSIVE path (seq, parent_node_id, tombstoned) AS (
 export const graphStatements = {
   insert:
     "INSERT INTO graph_node (node_id, parent_node_id, node_json, user_message) VALUES (?, ?, ?, ?) ON CONFLICT (node_id) DO NOTHING",
+  /** Several rows cost a third less than one by one. */
+  insertEight: `INSERT INTO graph_node (node_id, parent_node_id, node_json, user_message) VALUES ${Array.from({ length: 8 }, () => "(?, ?, ?, ?)").join(", ")} ON CONFLICT (node_id) DO NOTHING`,
+  insertTwo:
+    "INSERT INTO graph_node (node_id, parent_node_id, node_json, user_message) VALUES (?, ?, ?, ?), (?, ?, ?, ?) ON CONFLICT (node_id) DO NOTHING",
   exists: "SELECT 1 AS found FROM graph_node WHERE node_id = ? AND tombstoned = 0",
+  seq: "SELECT seq FROM graph_node WHERE node_id = ?",
+  stored: "SELECT node_json FROM graph_node WHERE node_id = ?",
   child: "SELECT 1 AS found FROM graph_node WHERE parent_node_id = ? LIMIT 1",
   clear: "DELETE FROM graph_node",
   clearOrphans: "UPDATE session_head SET orphans = 0 WHERE id = 1",
@@ -130,19 +136,52 @@ export const readPath = (
 export const nodeExists = ({ connection }: SessionFile, nodeId: string): boolean =>
   connection.get(graphStatements.exists, [nodeId]) !== undefined
 
-/** The text that is stored for a node. */
-const textOf = (file: SessionFile, { nodeId, node }: SessionNode): Result.Result<string, InvalidGraph> => {
-  if (isTooDeep(node)) return Result.fail(new InvalidGraph({ sessionId: file.id, nodeId, reason: "too_deep" }))
-  const text = JSON.stringify(node)
-  return text.length > nodeBytesMax || (text.length > nodeBytesMax / 4 && Buffer.byteLength(text) > nodeBytesMax)
-    ? Result.fail(new InvalidGraph({ sessionId: file.id, nodeId, reason: "too_large" }))
-    : Result.succeed(text)
+/** Bytes that JSON of more levels than are stored has at least: two for each. */
+const deepBytesMin = 1000
+
+/** A node with the text that is stored for it. */
+export interface TextNode extends SessionNode {
+  readonly text: string
 }
+
+/** The text that is stored for a node. */
+const withText = (
+  file: SessionFile,
+  { nodeId, parentNodeId, node }: SessionNode
+): Result.Result<TextNode, InvalidGraph> => {
+  const refused = (reason: "too_deep" | "too_large") =>
+    Result.fail(new InvalidGraph({ sessionId: file.id, nodeId, reason }))
+  const text = JSON.stringify(node)
+  if (text.length > deepBytesMin && isTooDeep(node)) return refused("too_deep")
+  const large = text.length > nodeBytesMax / 4 && Buffer.byteLength(text) > nodeBytesMax
+  return large ? refused("too_large") : Result.succeed({ nodeId, parentNodeId, node, text })
+}
+
+/** The texts of nodes, made once for their hash and their rows. */
+export const withTexts = (
+  file: SessionFile,
+  nodes: ReadonlyArray<SessionNode>
+): Result.Result<ReadonlyArray<TextNode>, InvalidGraph> => {
+  const all: Array<TextNode> = []
+  for (const node of nodes) {
+    const made = withText(file, node)
+    if (Result.isFailure(made)) return Result.fail(made.failure)
+    all.push(made.success)
+  }
+  return Result.succeed(all)
+}
+
+const rowOf = ({ nodeId, parentNodeId, node, text }: TextNode): ReadonlyArray<string | number | null> => [
+  nodeId,
+  parentNodeId,
+  text,
+  userMessage(node) === undefined ? 0 : 1
+]
 
 /** Inserts nodes in their order, inside the caller's transaction. */
 export const insertNodes = (
   file: SessionFile,
-  nodes: ReadonlyArray<SessionNode>,
+  nodes: ReadonlyArray<TextNode>,
   orphans: boolean
 ): Result.Result<void, InvalidGraph> => {
   const { id: sessionId, connection } = file
@@ -154,33 +193,42 @@ export const insertNodes = (
       return Result.fail(new InvalidGraph({ sessionId, nodeId, reason: "unknown_parent", parentNodeId: parent }))
     }
   }
-  for (const node of nodes) {
+  const taken = (nodeId: string) => Result.fail(new InvalidGraph({ sessionId, nodeId, reason: "duplicate" }))
+  if (orphans) {
     // A vacuumed node's id could close a circle with the children that it left.
-    if (orphans && connection.get(graphStatements.child, [node.nodeId]) !== undefined) {
-      return Result.fail(new InvalidGraph({ sessionId, nodeId: node.nodeId, reason: "duplicate" }))
-    }
-    const inserted = insertNode(file, node)
-    if (Result.isFailure(inserted)) return inserted
+    const child = nodes.find((node) => connection.get(graphStatements.child, [node.nodeId]) !== undefined)
+    if (child !== undefined) return taken(child.nodeId)
+  }
+  for (let at = 0; at < nodes.length; ) {
+    const count = nodes.length - at >= 8 ? 8 : nodes.length - at >= 2 ? 2 : 1
+    const some = nodes.slice(at, at + count)
+    const sql =
+      count === 8 ? graphStatements.insertEight : count === 2 ? graphStatements.insertTwo : graphStatements.insert
+    if (connection.run(sql, some.flatMap(rowOf)) !== count) return taken(oldest(file, some))
+    at += count
   }
   return Result.void
 }
 
+/** Of nodes that were just inserted, but for one that was there before, that one: its row has the least number. */
+const oldest = ({ connection }: SessionFile, nodes: ReadonlyArray<TextNode>): string =>
+  nodes
+    .map(
+      ({ nodeId }) => [connection.get<{ readonly seq: number }>(graphStatements.seq, [nodeId])!.seq, nodeId] as const
+    )
+    .reduce((least, each) => (each[0] < least[0] ? each : least))[1]
+
 /** Inserts one node, inside the caller's transaction, without a look at its parent. */
 export const insertNode = (file: SessionFile, node: SessionNode): Result.Result<void, InvalidGraph> => {
-  const { nodeId, parentNodeId } = node
-  const text = textOf(file, node)
-  if (Result.isFailure(text)) return Result.fail(text.failure)
-  const user = userMessage(node.node) === undefined ? 0 : 1
-  return file.connection.run(graphStatements.insert, [nodeId, parentNodeId, text.success, user]) === 1
+  const made = withText(file, node)
+  if (Result.isFailure(made)) return Result.fail(made.failure)
+  return file.connection.run(graphStatements.insert, rowOf(made.success)) === 1
     ? Result.void
-    : Result.fail(new InvalidGraph({ sessionId: file.id, nodeId, reason: "duplicate" }))
+    : Result.fail(new InvalidGraph({ sessionId: file.id, nodeId: node.nodeId, reason: "duplicate" }))
 }
 
 /** Puts a whole graph in the place of what is there, inside the caller's transaction. */
-export const replaceNodes = (
-  file: SessionFile,
-  nodes: ReadonlyArray<SessionNode>
-): Result.Result<void, InvalidGraph> => {
+export const replaceNodes = (file: SessionFile, nodes: ReadonlyArray<TextNode>): Result.Result<void, InvalidGraph> => {
   file.connection.run(graphStatements.clear)
   file.connection.run(graphStatements.clearOrphans)
   return insertNodes(file, nodes, false)
@@ -195,7 +243,7 @@ export const append = (
   immediate(file.connection, () =>
     Result.gen(function* () {
       const head = yield* readHead(file)
-      yield* insertNodes(file, nodes, head.orphans)
+      yield* insertNodes(file, yield* withTexts(file, nodes), head.orphans)
       file.connection.run(headStatements.touch, [nowMs])
     })
   )
@@ -209,7 +257,7 @@ export const replace = (
   immediate(file.connection, () =>
     Result.gen(function* () {
       const head = yield* readHead(file)
-      yield* replaceNodes(file, nodes)
+      yield* replaceNodes(file, yield* withTexts(file, nodes))
       const kept = head.leafNodeId !== null && nodeExists(file, head.leafNodeId)
       const next = { ...head, headRevision: head.headRevision + 1, leafNodeId: kept ? head.leafNodeId : null }
       moveHead(file.connection, next, nowMs)

@@ -64,11 +64,11 @@ export const readHead = ({ id, connection }: SessionFile): Result.Result<Head, S
 
 /** Runs several reads over one moment of the file. */
 export const snapshot = <A, E>(connection: Connection, body: () => Result.Result<A, E>): Result.Result<A, E> => {
-  connection.script("BEGIN")
+  connection.run("BEGIN")
   try {
     return body()
   } finally {
-    if (connection.inTransaction()) connection.script("COMMIT")
+    if (connection.inTransaction()) connection.run("COMMIT")
   }
 }
 
