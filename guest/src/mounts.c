@@ -4,8 +4,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "agent.h"
@@ -67,6 +69,24 @@ static bool mount_lower(const struct mount_plan *plan, struct text *why) {
   return true;
 }
 
+/* linux/fs.h and ext4's own header, which no libc has. */
+#define DEVICE_BYTES _IOR(0x12, 114, size_t)
+#define EXT4_GROW _IOW('f', 16, uint64_t)
+
+/* A disk that the host has made larger: the file system takes it all, by itself and while it is mounted. */
+static void grow_upper(const char *device) {
+  struct statvfs now;
+  uint64_t bytes = 0, blocks;
+  int disk = open(device, O_RDONLY | O_CLOEXEC), root = open(STORE, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (disk >= 0 && root >= 0 && ioctl(disk, DEVICE_BYTES, &bytes) == 0 && fstatvfs(root, &now) == 0) {
+    blocks = bytes / now.f_bsize;
+    /* EBUSY and the like: it is as large as before. The same size is no work. */
+    if (ioctl(root, EXT4_GROW, &blocks) < 0) agent_log_errno("can not grow", device, errno);
+  }
+  if (disk >= 0) close(disk);
+  if (root >= 0) close(root);
+}
+
 static bool mount_upper(const struct mount_plan *plan, struct text *why) {
   if (!plan->upper_device) {
     if (mount("tmpfs", STORE, "tmpfs", MS_NOATIME, "mode=755") < 0) return failed(why, "mount", "a tmpfs upper");
@@ -74,6 +94,7 @@ static bool mount_upper(const struct mount_plan *plan, struct text *why) {
     if (!wait_for(plan->upper_device, why)) return false;
     if (mount(plan->upper_device, STORE, "ext4", MS_NOATIME, NULL) < 0)
       return failed(why, "mount the upper", plan->upper_device);
+    grow_upper(plan->upper_device);
   }
   if ((mkdir(STORE "/upper", 0755) < 0 && errno != EEXIST) || (mkdir(STORE "/work", 0755) < 0 && errno != EEXIST))
     return failed(why, "prepare", "the upper");

@@ -1,6 +1,6 @@
 /**
  * Makes the writable disk of a persistent sandbox: a sparse ext4 image, formatted by mke2fs. Mounts nothing.
- * A disk that exists is kept as it is.
+ * A disk that exists may grow, and never shrinks.
  */
 
 import fs from "node:fs"
@@ -31,12 +31,20 @@ const locateMke2fs = (): Effect.Effect<string, LibraryNotFound> => {
   )
 }
 
-/** Creates `file` with `sizeMb` MiB unless it exists; a crash leaves no half-made disk. */
+/**
+ * Creates `file` with `sizeMb` MiB; a crash leaves no half-made disk. One that exists and is smaller gets that long, and its file
+ * system grows when the guest mounts it; one that is larger stays as it is.
+ */
 export const ensureUpper = Effect.fn("Vm.ensureUpper")(function* (
   file: string,
   sizeMb: number
 ): Effect.fn.Return<void, FileError | LibraryNotFound> {
-  if (fs.existsSync(file)) return
+  const size = fs.statSync(file, { throwIfNoEntry: false })?.size
+  if (size !== undefined) {
+    const wanted = sizeMb * 1024 * 1024
+    if (size < wanted) yield* attemptFile("grow", file, () => fs.truncateSync(file, wanted))
+    return
+  }
   const mke2fs = yield* locateMke2fs()
   yield* ingest(path.dirname(file), file, (temporary) =>
     Effect.gen(function* () {

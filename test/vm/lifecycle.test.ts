@@ -200,8 +200,20 @@ describe.skipIf(missing.length > 0)(`the life of sandboxes (${engine})`, () => {
     await home.must(["rm", "idle"])
   })
 
-  it("without the database a machine that runs goes on, and is reached", async () => {
+  it("a start uses what was edited; without the database the machine that runs goes on, and is reached", async () => {
+    const definition = path.join(home.directory, "sandboxes/kept/config.toml")
+    const edited = fs
+      .readFileSync(definition, "utf8")
+      .replace("disk_gb = 4", 'disk_gb = 6 # grown\nenv = ["BY_HAND=yes"]')
+      .replace("memory_mb = 512", "memory_mb = 300")
+    fs.writeFileSync(definition, edited)
     await home.must(["start", "kept"])
+    const script = "echo $BY_HAND; grep MemTotal /proc/meminfo; df -k / | tail -n 1"
+    const [byHand, memory, disk] = (await home.must(["exec", "kept", "sh", "-c", script])).split("\n")
+    expect(byHand).toBe("yes")
+    expect(Number(/\d+/.exec(memory!)![0])).toBeLessThan(300 * 1024)
+    expect(Number(disk!.split(/ +/)[1])).toBeGreaterThan(5 * 1024 * 1024)
+    expect(fs.readFileSync(definition, "utf8")).toContain("disk_gb = 6 # grown")
     const before = await inspect("kept")
     for (const name of fs.readdirSync(home.directory).filter((each) => each.startsWith("bunker.db")))
       fs.rmSync(path.join(home.directory, name))
