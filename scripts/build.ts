@@ -30,6 +30,8 @@ const sources = [
   "guest/build.sh",
   "stage/stage.c",
   "stage/build.sh",
+  "launcher/launcher.c",
+  "launcher/build.sh",
   "migrations",
   "scripts/build.ts",
   "package.json",
@@ -43,6 +45,7 @@ if (process.argv.includes("--if-stale") && fresh) process.exit(0)
 
 await run(["sh", "guest/build.sh"])
 await run(["sh", "stage/build.sh"])
+await run(["sh", "launcher/build.sh"])
 fs.mkdirSync(path.join(root, "dist"), { recursive: true })
 // Built aside and renamed: a running bunker keeps its file, and nobody starts half of one.
 const aside = `${binary}.${process.pid}`

@@ -9,3 +9,9 @@ declare module "*/stage/build/stage" {
   const path: string
   export default path
 }
+
+/** The same for the runner in C. */
+declare module "*/launcher/build/launcher" {
+  const path: string
+  export default path
+}

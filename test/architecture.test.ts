@@ -71,7 +71,7 @@ const violation = ({ file, target }: Import): string | undefined => {
 
 /** Files outside src/ that may be embedded: the manifest for the version, the guest agent, and the program beside it. */
 const embedded = (file: string, inside: string): string | undefined =>
-  ["../package.json", "../guest/build/agent", "../stage/build/stage"].includes(inside)
+  ["../package.json", "../guest/build/agent", "../stage/build/stage", "../launcher/build/launcher"].includes(inside)
     ? undefined
     : `${file} imports ${inside}`
 

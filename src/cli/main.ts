@@ -10,6 +10,7 @@ enter(async () => {
     command: [process.execPath, import.meta.path],
     agentPath: path.join(import.meta.dirname, "../../guest/build/agent"),
     stagePath: path.join(import.meta.dirname, "../../stage/build/stage"),
+    launcherPath: path.join(import.meta.dirname, "../../launcher/build/launcher"),
     sharedModules: () => import("../plugin/sharedModules.ts").then((module) => module.sharedModules)
   })
 })

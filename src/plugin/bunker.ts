@@ -33,6 +33,8 @@ export interface Program {
   readonly agentPath: string
   /** The program of this build that mounts shared directories. */
   readonly stagePath: string
+  /** The runner in C of this build; empty where it could not be compiled. */
+  readonly launcherPath?: string
   /** What plugins import, by name; absent in a build that loads no config file. */
   readonly sharedModules?: () => Promise<SharedModules>
 }
@@ -94,5 +96,6 @@ export const enginesLayer = (settings: Settings, program: Program) =>
     qemu: settings.qemu,
     agentPath: settings.agent ?? program.agentPath,
     stagePath: program.stagePath,
+    launcherPath: program.launcherPath,
     runnerCommand: [...program.command, "__runner"]
   })

@@ -27,7 +27,8 @@ export {
 const program: Program = {
   command: [process.execPath, path.join(import.meta.dirname, "../cli/main.ts")],
   agentPath: path.join(import.meta.dirname, "../../guest/build/agent"),
-  stagePath: path.join(import.meta.dirname, "../../stage/build/stage")
+  stagePath: path.join(import.meta.dirname, "../../stage/build/stage"),
+  launcherPath: path.join(import.meta.dirname, "../../launcher/build/launcher")
 }
 
 export interface LayerOptions {

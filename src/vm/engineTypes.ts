@@ -78,6 +78,8 @@ export interface EngineOptions {
   readonly agentPath: string
   /** The static program that mounts shares. */
   readonly stagePath: string
+  /** The runner in C; absent, missing or empty where it could not be compiled: then `runnerCommand` does its work. */
+  readonly launcherPath?: string | undefined
   /** Program and first arguments of a runner, like `[bun, main.ts, "__runner"]`. */
   readonly runnerCommand: ReadonlyArray<string>
 }

@@ -12,6 +12,7 @@ import { type Located, locateLibkrun, locateLibkrunfw } from "../ffi/locate.ts"
 import { tryLockExclusive } from "../ffi/posix.ts"
 import type { EngineKind, EngineOptions, VmConfig } from "./engineTypes.ts"
 import { cachedInitDisk } from "./initDisk.ts"
+import { publish } from "./publish.ts"
 import type { RunnerDisk } from "./runnerProtocol.ts"
 
 /** A unix socket's path has at most 107 bytes (unix(7)); the names in a run directory have at most 16. */
@@ -55,6 +56,23 @@ export const fromBootCache = <A>(what: string, options: EngineOptions, make: () 
         path: options.bootCacheDir,
         reason: cause instanceof Error ? cause.message : String(cause)
       })
+  })
+
+/** A program of this build as a file that can be executed: inside the one compiled binary it can not. */
+export const executable = (options: EngineOptions, file: string): string => {
+  if (!file.startsWith("/$bunfs/")) return file
+  // The bundler puts a digest of the content into the name.
+  const copy = path.join(options.bootCacheDir, path.basename(file))
+  if (!fs.existsSync(copy)) publish(copy, fs.readFileSync(file), 0o700)
+  return copy
+}
+
+/** What becomes a VM: the runner in C where there is one, else Bun. */
+export const runnerCommand = (options: EngineOptions): Effect.Effect<ReadonlyArray<string>, StoreFailed> =>
+  fromBootCache("the launcher", options, () => {
+    const { launcherPath } = options
+    const built = launcherPath !== undefined && (fs.statSync(launcherPath, { throwIfNoEntry: false })?.size ?? 0) > 0
+    return built ? [executable(options, launcherPath)] : options.runnerCommand
   })
 
 /** Fails when the agent was not built. */

@@ -9,8 +9,7 @@ import { Effect } from "effect"
 import type { StoreFailed } from "../domain/errors/store.ts"
 import { EngineUnavailable, MountRefused } from "../domain/errors/vm.ts"
 import type { EngineOptions, VmConfig } from "./engineTypes.ts"
-import { fromBootCache } from "./prepare.ts"
-import { publish } from "./publish.ts"
+import { executable, fromBootCache, runnerCommand } from "./prepare.ts"
 
 /** A file or directory of the host, by path without links and by what it is. */
 export interface VmShare {
@@ -64,7 +63,8 @@ export const stageCommand = Effect.fn("Engine.stageCommand")(function* (
   how: ShareService
 ): Effect.fn.Return<ReadonlyArray<string>, StoreFailed | EngineUnavailable> {
   const shares = config.shares ?? []
-  if (shares.length === 0) return options.runnerCommand
+  const runner = yield* runnerCommand(options)
+  if (shares.length === 0) return runner
   if (!fs.existsSync(options.stagePath)) {
     return yield* new EngineUnavailable({
       engine: "server" in how ? "qemu" : "krun",
@@ -72,7 +72,9 @@ export const stageCommand = Effect.fn("Engine.stageCommand")(function* (
       advice: "build it with stage/build.sh (needs a C compiler)"
     })
   }
-  const stage = yield* fromBootCache("the program that mounts shares", options, () => cachedStage(options))
+  const stage = yield* fromBootCache("the program that mounts shares", options, () =>
+    executable(options, options.stagePath)
+  )
   const directory = shareDirectory(config.runDir)
   yield* fromBootCache("the directory of shares", options, () => fs.mkdirSync(directory, { recursive: true }))
   return [
@@ -84,7 +86,7 @@ export const stageCommand = Effect.fn("Engine.stageCommand")(function* (
     ...shares.flatMap(({ source, device, inode, readOnly }) => [
       ...["--share", readOnly ? "ro" : "rw", String(device), String(inode), source]
     ]),
-    ...["--", ...options.runnerCommand]
+    ...["--", ...runner]
   ]
 })
 
@@ -93,13 +95,3 @@ export const extentsOf = (vmdk: string): ReadonlyArray<string> =>
   [...fs.readFileSync(vmdk, "utf8").matchAll(/^RW \d+ FLAT "([^"]+)" \d+$/gm)].map(([, name]) =>
     path.resolve(path.dirname(vmdk), name!)
   )
-
-/** A file that can be executed: inside the one compiled binary the program can not. */
-const cachedStage = (options: EngineOptions): string => {
-  if (!options.stagePath.startsWith("/$bunfs/")) return options.stagePath
-  const program = fs.readFileSync(options.stagePath)
-  const digest = new Bun.CryptoHasher("sha256").update(program).digest("hex").slice(0, 32)
-  const file = path.join(options.bootCacheDir, `stage-${digest}`)
-  if (!fs.existsSync(file)) publish(file, program, 0o700)
-  return file
-}

@@ -50,6 +50,7 @@ for suite in "$@"; do
   "$bun" build --target bun --outfile "$work/$(basename "$suite" .ts).js" "$suite" > /dev/null || { say "$suite can not be bundled"; exit 125; }
 done
 "$bun" build --target bun --outfile "$work/runner.js" "$root/test/support/runnerEntry.ts" > /dev/null
+sh "$root/launcher/build.sh"; take "$root/launcher/build/launcher" "$work/launcher"
 "$root/stage/build.sh" >&2 || { say "stage can not be built"; exit 125; }
 take "$root/guest/build/agent" "$work/agent"; take "$root/stage/build/stage" "$work/stage"
 environment=()
@@ -64,7 +65,7 @@ status=0
 "$here/lab.sh" --kernel "$kernel" --cache "$cache" --share "$kit:/kit" --share "$work:/suite" --mem 4096 --time \
   --timeout "${BUNKER_LAB_TIMEOUT:-1500}" --cwd /suite ${environment[@]+"${environment[@]}"} \
   --env PATH=/kit/bin:/bin:/sbin:/usr/bin --env HOME=/root --env TMPDIR=/tmp \
-  ${BUNKER_TEST_STREAM_MB:+--env "BUNKER_TEST_STREAM_MB=$BUNKER_TEST_STREAM_MB"} --env BUNKER_LAB=1 --env BUNKER_TEST_ENGINE=krun --env BUNKER_TEST_AGENT=/suite/agent --env BUNKER_TEST_STAGE=/suite/stage \
+  ${BUNKER_TEST_STREAM_MB:+--env "BUNKER_TEST_STREAM_MB=$BUNKER_TEST_STREAM_MB"} --env BUNKER_LAB=1 --env BUNKER_TEST_ENGINE=krun --env BUNKER_TEST_AGENT=/suite/agent --env BUNKER_TEST_STAGE=/suite/stage --env BUNKER_TEST_LAUNCHER=/suite/launcher \
   --env BUNKER_TEST_RUNNER=/suite/runner.js -- /kit/bin/bun test --timeout 240000 /suite || status=$?
 say "suites ended with exit code $status"
 exit "$status"

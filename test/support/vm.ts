@@ -21,6 +21,7 @@ export const engineOptions: EngineOptions = {
     process.env["BUNKER_TEST_CACHE"] ?? path.join(os.tmpdir(), `bunker-test-boot-${process.getuid?.() ?? 0}`),
   agentPath,
   stagePath: process.env["BUNKER_TEST_STAGE"] ?? path.join(root, "stage/build/stage"),
+  launcherPath: process.env["BUNKER_TEST_LAUNCHER"] ?? path.join(root, "launcher/build/launcher"),
   runnerCommand: [process.execPath, runner]
 }
 

@@ -78,7 +78,7 @@ describe("runner protocol", () => {
   })
 })
 
-const start = (runDir: string, config: RunnerConfig, command = engineOptions.runnerCommand) =>
+const start = (runDir: string, config: RunnerConfig, command: ReadonlyArray<string>) =>
   Effect.acquireUseRelease(
     Effect.sync(() => fs.openSync(path.join(runDir, "lock"), "w")),
     (lockFd) =>
@@ -93,14 +93,21 @@ const start = (runDir: string, config: RunnerConfig, command = engineOptions.run
     (lockFd) => Effect.sync(() => fs.closeSync(lockFd))
   )
 
-describe("runner", () => {
+/** Both do the same. */
+const runners: Array<[string, ...Array<string>]> = [["TypeScript", ...engineOptions.runnerCommand]]
+const launcher = engineOptions.launcherPath!
+if (!fs.existsSync(launcher)) Bun.spawnSync(["sh", path.join(import.meta.dirname, "../../launcher/build.sh")])
+if ((fs.statSync(launcher, { throwIfNoEntry: false })?.size ?? 0) > 0) runners.push(["C", launcher])
+else console.warn("skipped: the runner in C; missing: a C compiler for glibc")
+
+describe.each(runners)("runner in %s", (_language, ...runner) => {
   it.live("reports the call, the argument and the errno that kept it from starting", () =>
     Effect.gen(function* () {
       const runDir = yield* runDirectory
       const none = { ...qemu, start: { kind: "qemu" as const, file: "/nonexistent", arguments: [] } }
-      const failure = yield* Effect.flip(start(runDir, none))
+      const failure = yield* Effect.flip(start(runDir, none, runner))
       expect(failure.message).toContain("execve(/nonexistent) failed with ENOENT")
-      const other = yield* Effect.flip(start(runDir, { ...qemu, parentPid: 1 }))
+      const other = yield* Effect.flip(start(runDir, { ...qemu, parentPid: 1 }, runner))
       expect(other.message).toContain("getppid(parent 1) failed with ESRCH")
     })
   )
@@ -108,7 +115,7 @@ describe("runner", () => {
   it.live("reports a configuration that it does not understand", () =>
     Effect.gen(function* () {
       const runDir = yield* runDirectory
-      const failure = yield* Effect.flip(start(runDir, { ...qemu, version: 2 as 1 }))
+      const failure = yield* Effect.flip(start(runDir, { ...qemu, version: 2 as 1 }, runner))
       expect(failure.message).toContain("configuration field version")
     })
   )
@@ -128,7 +135,7 @@ describe("runner", () => {
       const runDir = yield* runDirectory
       const held = fs.openSync(path.join(runDir, "lock"), "w")
       expect(tryLockExclusive(held)).toBe(true)
-      expect((yield* Effect.flip(start(runDir, qemu)))._tag).toBe("AlreadyRunning")
+      expect((yield* Effect.flip(start(runDir, qemu, runner)))._tag).toBe("AlreadyRunning")
       fs.closeSync(held)
     })
   )
@@ -141,7 +148,7 @@ describe("runner", () => {
         file: "/bin/sh",
         arguments: ["-c", "echo; ulimit -c; umask; echo last; exit 9"]
       }
-      const process = yield* start(runDir, { ...qemu, start: program })
+      const process = yield* start(runDir, { ...qemu, start: program }, runner)
       const exit = yield* process.exited
       expect(exit).toMatchObject({ code: 9, signal: undefined, report: { event: "entering" } })
       expect(exit.output.trim().split("\n")).toEqual(["0", "0077", "last"])
@@ -152,7 +159,7 @@ describe("runner", () => {
     Effect.gen(function* () {
       const runDir = yield* runDirectory
       const program = { kind: "qemu" as const, file: "/bin/sleep", arguments: ["60"] }
-      const process = yield* start(runDir, { ...qemu, start: program })
+      const process = yield* start(runDir, { ...qemu, start: program }, runner)
       const other = fs.openSync(path.join(runDir, "lock"), "r")
       expect(tryLockExclusive(other)).toBe(false)
       yield* process.kill
@@ -164,16 +171,19 @@ describe("runner", () => {
 
 const libraries = { libkrun: locateLibkrun().path, libkrunfw: locateLibkrunfw().path }
 
-describe.skipIf(libraries.libkrun === undefined || libraries.libkrunfw === undefined)("krun runner", () => {
-  it.live("names the libkrun call that failed", () =>
-    Effect.gen(function* () {
-      const runDir = yield* runDirectory
-      const config = { ...krun, start: { ...krun.start, ...libraries, words: ["not plain"] } } as RunnerConfig
-      const failure = yield* Effect.flip(start(runDir, config))
-      expect(failure).toMatchObject({ _tag: "KrunCallFailed", call: "krun_set_exec", errno: "EINVAL" })
-    })
-  )
-})
+describe.skipIf(libraries.libkrun === undefined || libraries.libkrunfw === undefined).each(runners)(
+  "krun runner in %s",
+  (_language, ...runner) => {
+    it.live("names the libkrun call that failed", () =>
+      Effect.gen(function* () {
+        const runDir = yield* runDirectory
+        const config = { ...krun, start: { ...krun.start, ...libraries, words: ["not plain"] } } as RunnerConfig
+        const failure = yield* Effect.flip(start(runDir, config, runner))
+        expect(failure).toMatchObject({ _tag: "KrunCallFailed", call: "krun_set_exec", errno: "EINVAL" })
+      })
+    )
+  }
+)
 
 describe.skipIf(missing !== undefined)(`${engineKind} VM and its parent's death`, () => {
   const orphan = Effect.fnUntraced(function* (mode: "with" | "without") {

@@ -1,10 +1,11 @@
 /** `run`, `create`, `start`, `exec`: everything that boots a sandbox or runs something in one. */
-import { Effect, Exit, Fiber, Option } from "effect"
+import { Effect, Exit, Fiber, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 
 import { ImageStore } from "../../actors/ImageStore.ts"
 import type { RunEnd } from "../../actors/Keeper.ts"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
+import { ImageNotFound } from "../../domain/errors/image.ts"
 import { BootFailed, InvalidSpec } from "../../domain/errors/vm.ts"
 import { mainCommand } from "../../domain/exec.ts"
 import { parsePlatform } from "../../domain/platform.ts"
@@ -47,6 +48,21 @@ const ensureImage = Effect.fn("Cli.ensureImage")(function* (choice: ImageChoice)
     insecure: choice.insecure
   })
   yield* showProgress(stream, progressStyle({ json: false, quiet: choice.quiet }))
+})
+
+/**
+ * The image when it is here and nothing else was asked for; its files are checked when it is leased. That it was used is noted
+ * while the guest boots.
+ */
+const presentImage = Effect.fn("Cli.presentImage")(function* (choice: ImageChoice) {
+  const images = yield* ImageStore
+  if (choice.pull === "always" || Option.isSome(choice.platform)) {
+    return yield* new ImageNotFound({ reference: choice.image })
+  }
+  const found = yield* images.Inspect({ reference: choice.image })
+  const note = Stream.runDrain(images.Pull({ reference: choice.image, policy: "never" }))
+  yield* Effect.forkChild(Effect.ignore(Effect.delay(note, "250 millis")))
+  return found
 })
 
 /** Says once why `auto` does not use KVM: the user wonders why it is slow. */
@@ -99,8 +115,11 @@ export const run = Command.make(
       const vms = yield* VmSupervisor
       const images = yield* ImageStore
       const config = yield* toConfig(flags, true)
-      yield* ensureImage(flags)
-      const { config: defaults } = yield* images.Inspect({ reference: flags.image })
+      const { config: defaults } = yield* presentImage(flags).pipe(
+        Effect.catchTag("ImageNotFound", () =>
+          Effect.andThen(ensureImage(flags), images.Inspect({ reference: flags.image }))
+        )
+      )
       if (mainCommand(defaults, config).length === 0) {
         return yield* new InvalidSpec({
           field: "command",
@@ -162,7 +181,7 @@ export const run = Command.make(
       }).pipe(Effect.onExit((exit) => removeIfEphemeral(info)(exit)))
       if (code !== 0) return yield* new ExitWith({ code })
     })
-    return yield* withBunker(body)
+    return yield* withBunker(body, { sweep: "later" })
   })
 ).pipe(
   Command.withDescription(
