@@ -30,6 +30,10 @@ export interface SandboxOptions extends LayerOptions {
   readonly workdir?: string
   /** `name`, `uid`, `name:group` or `uid:gid`; default: the image's. */
   readonly user?: string
+  /** Directories or files of this machine: absolute paths here and in the guest. `readOnly`, default false, is enforced here. */
+  readonly mounts?: ReadonlyArray<{ readonly source: string; readonly target: string; readonly readOnly?: boolean }>
+  /** Directories in the guest's memory, each of at most `sizeMb` MiB; default: half of its memory. */
+  readonly tmpfs?: ReadonlyArray<{ readonly target: string; readonly sizeMb?: number }>
   /** Default `auto`: KVM where it boots guests, else emulation. */
   readonly engine?: EngineKind
   /** For your own use; default: none. */
@@ -89,6 +93,10 @@ export class Sandbox implements AsyncDisposable {
           env: pairs(options.env),
           ...(options.workdir === undefined ? {} : { workdir: options.workdir }),
           ...(options.user === undefined ? {} : { user: options.user }),
+          ...(options.mounts === undefined
+            ? {}
+            : { mounts: options.mounts.map((mount) => ({ ...mount, readOnly: mount.readOnly ?? false })) }),
+          ...(options.tmpfs === undefined ? {} : { tmpfs: options.tmpfs }),
           cpus: options.cpus ?? 1,
           memoryMb: options.memoryMb ?? 512,
           diskMb: 4096,

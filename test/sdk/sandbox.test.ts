@@ -19,6 +19,7 @@ if (missing.length > 0) console.warn(`skipped: embedding; missing: ${missing.joi
 describe.skipIf(missing.length > 0)("Sandbox", () => {
   const timeoutMs = 120_000
   const home = mkdtempSync(path.join(tmpdir(), "bk-"))
+  const shared = mkdtempSync(path.join(tmpdir(), "bk-shared-"))
   const image = "test/busybox:1"
   const options = { home, image, engine: engine as "qemu" }
   let box: Sandbox
@@ -30,20 +31,25 @@ describe.skipIf(missing.length > 0)("Sandbox", () => {
       env: { PATH: "/usr/bin:/bin", HOME: home, BUNKER_HOME: home }
     })
     expect(await child.exited).toBe(0)
+    writeFileSync(path.join(shared, "file"), "of the host\n")
+    const mounts = [{ source: shared, target: "/shared", readOnly: true }]
+    const tmpfs = [{ target: "/scratch", sizeMb: 4 }]
     box = await Sandbox.create({
       ...options,
       name: "box",
       env: { OWN: "sandbox" },
       labels: { team: "a" },
       idleTimeoutMs: 3_600_000,
-      maxDurationMs: 7_200_000
+      maxDurationMs: 7_200_000,
+      mounts,
+      tmpfs
     })
   }, timeoutMs)
 
   afterAll(async () => {
     await box.dispose()
     expect(readdirSync(path.join(home, "sandboxes"))).toEqual([])
-    rmSync(home, { recursive: true, force: true })
+    for (const directory of [home, shared]) rmSync(directory, { recursive: true, force: true })
   }, timeoutMs)
 
   test(
@@ -68,6 +74,17 @@ describe.skipIf(missing.length > 0)("Sandbox", () => {
         idle_timeout_ms: 3_600_000,
         max_duration_ms: 7_200_000
       })
+    },
+    timeoutMs
+  )
+
+  test(
+    "shows directories of the host, and memory as one",
+    async () => {
+      const { stdout, stderr } = await box.exec(["sh", "-c", "cat /shared/file; echo x > /shared/file; df -h /scratch"])
+      expect(stdout).toContain("of the host")
+      expect(stdout).toContain("4.0M")
+      expect(stderr).toContain("Read-only")
     },
     timeoutMs
   )
