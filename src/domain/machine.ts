@@ -1,10 +1,11 @@
 /**
  * Says what stands in the `config.toml` of a machine (a sandbox that is kept) and how it maps onto what a sandbox is made from.
- * Pure: reads no file. Names, lists and tables are those of the HTTP body; sizes, durations and policies are as people type them.
+ * Pure: reads no file. Names and tables are those of the HTTP body; what has a short form on the command line may be typed so.
  */
 import { Effect, Result, Schema } from "effect"
 import { formatDuration, parseDuration } from "./duration.ts"
 import type { MachineConfigInvalid } from "./errors/vm.ts"
+import { readTexts, writeTexts } from "./machineTexts.ts"
 import { SafeName } from "./name.ts"
 import { formatRestart, parseRestart } from "./restart.ts"
 import { limits, SandboxConfig, type Status } from "./sandbox.ts"
@@ -121,8 +122,10 @@ export const readMachine = (
   document: Document,
   createdAt: number
 ): Result.Result<ReadMachine, ReadonlyArray<WireIssue>> => {
+  const read = readTexts(document)
+  if ("issue" in read) return Result.fail([read.issue])
   const known = Object.fromEntries(
-    Object.entries(document)
+    Object.entries(read.document)
       .filter(([key]) => knownKeys.has(key))
       .map(([key, value]) => [key, value instanceof Date ? value.toISOString() : value])
   )
@@ -218,7 +221,7 @@ export const machineDocument = (machine: Machine): Document => {
     ...(idleTimeoutMs === undefined ? {} : { idleTimeout: formatDuration(idleTimeoutMs) }),
     ...(Object.keys(labels).length === 0 ? {} : { labels })
   }
-  return toWire(MachineFile, file) as Document
+  return { ...(toWire(MachineFile, file) as Document), ...writeTexts(config) }
 }
 
 /** Something about a machine's file that a person should look at. */

@@ -171,6 +171,48 @@ describe("a machine's definition", () => {
     )
   )
 
+  it.live("mounts, ports and limits are typed as on the command line, or as tables", () =>
+    withHome((home) =>
+      Effect.gen(function* () {
+        const lists = `mounts = ["/a:/b:ro", { source = "/c:d", target = "/e", read_only = false }]
+tmpfs = ["/t", "/u:size=1g"]
+ports = ["8080:80", "[::1]:0:443", { host_ip = "0.0.0.0", host_port = 1, guest_port = 2 }]
+rlimits = ["nofile=10:20"]
+`
+        const file = place(home, "web", `${least("web")}${lists}`)
+        const { machine: loaded } = yield* loadMachine(home, web)
+        expect(loaded.config).toMatchObject({
+          mounts: [
+            { source: "/a", target: "/b", readOnly: true },
+            { source: "/c:d", target: "/e", readOnly: false }
+          ],
+          tmpfs: [{ target: "/t" }, { target: "/u", sizeMb: 1024 }],
+          ports: [
+            { hostIp: "127.0.0.1", hostPort: 8080, guestPort: 80 },
+            { hostIp: "::1", hostPort: 0, guestPort: 443 },
+            { hostIp: "0.0.0.0", hostPort: 1, guestPort: 2 }
+          ],
+          rlimits: [{ resource: "nofile", soft: 10, hard: 20 }]
+        })
+        yield* updateMachineState(home, web, "running")
+        expect(fs.readFileSync(file, "utf8")).toContain(lists)
+        const copy = { ...loaded, name: "copy" as SafeName }
+        yield* saveMachine(home, copy)
+        expect((yield* loadMachine(home, copy.name)).machine).toEqual(copy)
+        const written = fs.readFileSync(home.sandbox(copy.name).machineFile, "utf8")
+        expect(written).toContain('ports = ["127.0.0.1:8080:80", "[::1]:0:443", "0.0.0.0:1:2"]')
+        expect(written).toContain('tmpfs = ["/t", "/u:size=1024m"]')
+        place(home, "relative", `${least("relative")}mounts = ["./a:/b"]\n`)
+        place(home, "port", `${least("port")}ports = ["80:http"]\n`)
+        const { broken } = yield* loadMachines(home)
+        expect(broken.map(({ name, lineNumber, reason }) => `${name} ${lineNumber} ${reason}`)).toEqual([
+          'port 7 ports.0: "http" in "80:http" is not a port',
+          expect.stringMatching(/^relative 7 mounts.0.source/)
+        ])
+      })
+    )
+  )
+
   it.live("a broken file is reported with place and reason, and never written", () =>
     withHome((home) =>
       Effect.gen(function* () {
