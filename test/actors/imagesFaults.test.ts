@@ -70,63 +70,69 @@ const final: ReadonlyArray<readonly [string, FaultRule, string]> = [
 ]
 
 describe.skipIf(!hasRegistryTools)("a registry with faults", () => {
-  it.live("gives the image when they pass, and a typed error and a right cache when they do not", () =>
-    Effect.gen(function* () {
-      const registry = yield* startRegistry()
-      yield* registry.push("t/a:1", layoutOf(image))
-      const attempt = (rule: FaultRule) =>
-        Effect.gen(function* () {
-          const home = path.join(yield* temporaryDirectory, "h")
-          const proxy = yield* startFaultProxy(registry.host, rule)
-          const reference = `${proxy.host}/t/a:1`
-          return yield* Effect.gen(function* () {
-            const end = yield* pullAll({ reference, policy: "always" }).pipe(
-              // Save compares every byte with the diff ids.
-              Effect.andThen(ImageStore.use((store) => Stream.runDrain(store.Save({ references: [reference] })))),
-              Effect.as("Done"),
-              Effect.catch((error) => Effect.succeed(error._tag as string))
-            )
-            const { layers } = yield* ImageStore.use((store) => store.Usage())
-            return {
-              end,
-              layers: layers.count,
-              problems: problemsIn(home).filter((text) => !text.startsWith("locks/"))
-            }
-          }).pipe(Effect.provide(imageStoreOver(homeAt(home))))
-        }).pipe(Effect.scoped)
-      for (const [name, rule] of passing) {
-        expect({ name, ...(yield* attempt(rule)) }).toEqual({ name, end: "Done", layers: 2, problems: [] })
-      }
-      for (const [name, rule, tag] of final) {
-        expect({ name, ...(yield* attempt(rule)) }).toEqual({ name, end: tag, layers: 0, problems: [] })
-      }
-    })
+  it.live(
+    "gives the image when they pass, and a typed error and a right cache when they do not",
+    () =>
+      Effect.gen(function* () {
+        const registry = yield* startRegistry()
+        yield* registry.push("t/a:1", layoutOf(image))
+        const attempt = (rule: FaultRule) =>
+          Effect.gen(function* () {
+            const home = path.join(yield* temporaryDirectory, "h")
+            const proxy = yield* startFaultProxy(registry.host, rule)
+            const reference = `${proxy.host}/t/a:1`
+            return yield* Effect.gen(function* () {
+              const end = yield* pullAll({ reference, policy: "always" }).pipe(
+                // Save compares every byte with the diff ids.
+                Effect.andThen(ImageStore.use((store) => Stream.runDrain(store.Save({ references: [reference] })))),
+                Effect.as("Done"),
+                Effect.catch((error) => Effect.succeed(error._tag as string))
+              )
+              const { layers } = yield* ImageStore.use((store) => store.Usage())
+              return {
+                end,
+                layers: layers.count,
+                problems: problemsIn(home).filter((text) => !text.startsWith("locks/"))
+              }
+            }).pipe(Effect.provide(imageStoreOver(homeAt(home))))
+          }).pipe(Effect.scoped)
+        for (const [name, rule] of passing) {
+          expect({ name, ...(yield* attempt(rule)) }).toEqual({ name, end: "Done", layers: 2, problems: [] })
+        }
+        for (const [name, rule, tag] of final) {
+          expect({ name, ...(yield* attempt(rule)) }).toEqual({ name, end: tag, layers: 0, problems: [] })
+        }
+      }),
+    120_000
   )
 
-  it.live("sends its own password to no host that it redirects to, and takes the layer from there", () =>
-    Effect.gen(function* () {
-      const registry = yield* startRegistry()
-      yield* registry.push("t/a:1", layoutOf(image))
-      const storage = yield* startFaultProxy(registry.host, () => undefined)
-      const front = yield* startFaultProxy(registry.host, (request) =>
-        request.headers["authorization"] === undefined
-          ? { status: 401, headers: { "www-authenticate": "Basic realm=x" } }
-          : request.path.includes("/blobs/")
-            ? { status: 307, headers: { location: `http://${storage.host}${request.path}` } }
-            : undefined
-      )
-      const home = path.join(yield* temporaryDirectory, "h")
-      yield* Effect.gen(function* () {
-        const store = yield* ImageStore
-        const login = { username: "me", password: Redacted.make("s3cret") }
-        const events = yield* Stream.runCollect(
-          store.Pull({ reference: `${front.host}/t/a:1`, policy: "always", login })
+  it.live(
+    "sends its own password to no host that it redirects to, and takes the layer from there",
+    () =>
+      Effect.gen(function* () {
+        const registry = yield* startRegistry()
+        yield* registry.push("t/a:1", layoutOf(image))
+        const storage = yield* startFaultProxy(registry.host, () => undefined)
+        const front = yield* startFaultProxy(registry.host, (request) =>
+          request.headers["authorization"] === undefined
+            ? { status: 401, headers: { "www-authenticate": "Basic realm=x" } }
+            : request.path.includes("/blobs/")
+              ? { status: 307, headers: { location: `http://${storage.host}${request.path}` } }
+              : undefined
         )
-        expect(events.at(-1)?._tag).toBe("Done")
-        expect(storage.requests.length).toBeGreaterThan(1)
-        expect(storage.requests.filter((request) => "authorization" in request.headers)).toEqual([])
-      }).pipe(Effect.provide(imageStoreOver(homeAt(home))))
-      expect(problemsIn(home)).toEqual([])
-    })
+        const home = path.join(yield* temporaryDirectory, "h")
+        yield* Effect.gen(function* () {
+          const store = yield* ImageStore
+          const login = { username: "me", password: Redacted.make("s3cret") }
+          const events = yield* Stream.runCollect(
+            store.Pull({ reference: `${front.host}/t/a:1`, policy: "always", login })
+          )
+          expect(events.at(-1)?._tag).toBe("Done")
+          expect(storage.requests.length).toBeGreaterThan(1)
+          expect(storage.requests.filter((request) => "authorization" in request.headers)).toEqual([])
+        }).pipe(Effect.provide(imageStoreOver(homeAt(home))))
+        expect(problemsIn(home)).toEqual([])
+      }),
+    60_000
   )
 })

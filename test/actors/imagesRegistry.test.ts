@@ -70,27 +70,30 @@ const expectUnpacked = (image: string, home: string, directory: string, referenc
   })
 
 describe.skipIf(!hasRegistryTools)("through a registry", () => {
-  it.live("an image of 40 layers, some of them the same, merges and is saved again", () =>
-    Effect.gen(function* () {
-      const { home, layer, registry } = yield* setup
-      const layers = Array.from({ length: 40 }, (_, i) =>
-        i % 10 === 9
-          ? [whiteout(`d/${i - 1}`)]
-          : [folder("d"), file(`d/${i}`, `${i}`.repeat(100)), file("same", "same"), symlink("last", `d/${i}`)]
-      )
-      layers[20] = layers[10]!
-      const image = imageOf(layers, { compression: "zstd" })
-      yield* registry.push("t/many:1", layoutOf(image))
-      yield* Effect.gen(function* () {
-        const reference = `${registry.host}/t/many:1`
-        yield* pullAll({ reference, policy: "always" })
-        const found = yield* inspect(reference)
-        expect(found.layers.map((each) => each.diffId as string)).toEqual([...image.diffIds])
-        const distinct = new Set(image.tars.map((tar) => tar.length + Number(Bun.hash(tar))))
-        expect(yield* savedLayers(reference)).toBeGreaterThan(distinct.size * 2048)
-      }).pipe(Effect.provide(layer))
-      expect(problemsIn(home)).toEqual([])
-    })
+  it.live(
+    "an image of 40 layers, some of them the same, merges and is saved again",
+    () =>
+      Effect.gen(function* () {
+        const { home, layer, registry } = yield* setup
+        const layers = Array.from({ length: 40 }, (_, i) =>
+          i % 10 === 9
+            ? [whiteout(`d/${i - 1}`)]
+            : [folder("d"), file(`d/${i}`, `${i}`.repeat(100)), file("same", "same"), symlink("last", `d/${i}`)]
+        )
+        layers[20] = layers[10]!
+        const image = imageOf(layers, { compression: "zstd" })
+        yield* registry.push("t/many:1", layoutOf(image))
+        yield* Effect.gen(function* () {
+          const reference = `${registry.host}/t/many:1`
+          yield* pullAll({ reference, policy: "always" })
+          const found = yield* inspect(reference)
+          expect(found.layers.map((each) => each.diffId as string)).toEqual([...image.diffIds])
+          const distinct = new Set(image.tars.map((tar) => tar.length + Number(Bun.hash(tar))))
+          expect(yield* savedLayers(reference)).toBeGreaterThan(distinct.size * 2048)
+        }).pipe(Effect.provide(layer))
+        expect(problemsIn(home)).toEqual([])
+      }),
+    60_000
   )
 
   it.live(

@@ -94,8 +94,19 @@ describe("settings", () => {
 
   test("reach a keeper process, and nothing else does", () => {
     const env = settingsEnvironment(
-      readSettings({ BUNKER_HOME: "/b", BUNKER_QEMU: "/q", SECRET: "x", PATH: "/p" }, "/", "/r")
+      readSettings(
+        { BUNKER_HOME: "/b", BUNKER_QEMU: "/q", SECRET: "x", BUNKER_REGISTRY_PASSWORD: "y", PATH: "/p" },
+        "/",
+        "/r"
+      )
     )
-    expect(env).toEqual({ BUNKER_HOME: "/b", BUNKER_QEMU: "/q", PATH: "/p", HOME: "/", LC_ALL: "C.UTF-8" })
+    expect(env).toEqual({
+      BUNKER_HOME: "/b",
+      BUNKER_QEMU: "/q",
+      DOCKER_CONFIG: "/r/.docker",
+      PATH: "/p",
+      HOME: "/",
+      LC_ALL: "C.UTF-8"
+    })
   })
 })
