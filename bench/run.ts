@@ -29,6 +29,10 @@ const benches: Readonly<Record<string, { readonly about: string; readonly run: (
       "cold pulls from a local registry against skopeo + umoci and microsandbox; warm persists; prune of 1,000 images",
     run: async () => (await import("./images/images.ts")).benchImages()
   },
+  models: {
+    about: "installs of models from disk and over HTTP against cp, curl and sha256sum; a quick look at 20,000 files",
+    run: async () => (await import("./models/models.ts")).benchModels()
+  },
   cli: {
     about: "start-up time and memory of the compiled program and of ./bunker",
     run: async () => (await import("./cli/cli.ts")).benchCli()
