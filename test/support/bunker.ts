@@ -60,8 +60,44 @@ export class Home {
     return stdout
   }
 
+  private server: Bun.Subprocess | undefined
+
+  /** Serves this home until it is disposed of; where a process takes seconds to start, HTTP does not. */
+  async serve(): Promise<void> {
+    this.server = Bun.spawn([program, "serve"], { env: this.environment(), stdout: "ignore", stderr: "ignore" })
+    while ((await this.http("GET", "/readyz").catch(() => undefined))?.status !== 200) await Bun.sleep(20)
+  }
+
+  /** Status and body of one answer of the server. */
+  // biome-ignore lint/suspicious/noExplicitAny: tests look into answers of every kind
+  async http(method: string, where: string, body?: unknown): Promise<{ readonly status: number; readonly body: any }> {
+    const answer = await fetch(`http://bunker${where}`, {
+      method,
+      unix: path.join(this.directory, "bunker.sock"),
+      ...(body === undefined ? {} : { body: JSON.stringify(body) })
+    })
+    const text = await answer.text()
+    return { status: answer.status, body: text === "" ? undefined : JSON.parse(text) }
+  }
+
+  /** A command in a sandbox, over HTTP, answered like a process of the CLI. */
+  async execOverHttp(name: string, request: Readonly<Record<string, unknown>>): Promise<Result> {
+    const { status, body } = await this.http("POST", `/v1/sandboxes/${name}/exec`, { request })
+    if (status !== 200) return { code: 125, stdout: "", stderr: `bunker: ${body.error}\n` }
+    const said = { Stdout: [] as Array<Buffer>, Stderr: [] as Array<Buffer> }
+    let code = 125
+    for (const event of body) {
+      if (event._tag === "Exit") code = event.code
+      else if (event._tag === "Signaled") code = 128 + event.signal
+      else if (event._tag !== "Started") said[event._tag as "Stdout"].push(Buffer.from(event.data, "base64"))
+    }
+    return { code, stdout: Buffer.concat(said.Stdout).toString(), stderr: Buffer.concat(said.Stderr).toString() }
+  }
+
   /** Ends every sandbox and removes the directory. */
   async dispose(): Promise<void> {
+    this.server?.kill()
+    await this.server?.exited
     const names = (await this.bunker(["ps", "-a", "-q"])).stdout.split("\n").filter((name) => name !== "")
     if (names.length > 0) await this.bunker(["rm", "-f", ...names])
     rmSync(this.directory, { recursive: true, force: true })
