@@ -98,6 +98,7 @@ const diskArguments = (disk: RunnerDisk, index: number): ReadonlyArray<string> =
   }
   return [
     ...["-blockdev", JSON.stringify(node)],
-    ...["-device", `virtio-blk-device,drive=disk${index},bus=${transport(index + 1)}`]
+    // A full disk of the host is an error that the guest sees: QEMU would stop the machine, and nobody would wake it.
+    ...["-device", `virtio-blk-device,drive=disk${index},bus=${transport(index + 1)},werror=report`]
   ]
 }

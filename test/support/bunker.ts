@@ -1,5 +1,5 @@
 /** Drives the compiled program as a user would: each call is a process, in a home directory of the test's own. */
-import { mkdtempSync, rmSync } from "node:fs"
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
 
@@ -20,7 +20,9 @@ export interface Options {
 }
 
 export class Home {
-  readonly directory = mkdtempSync(path.join(tmpdir(), "bk-"))
+  constructor(readonly directory: string = mkdtempSync(path.join(tmpdir(), "bk-"))) {
+    mkdirSync(directory, { recursive: true })
+  }
 
   environment(extra: Readonly<Record<string, string>> = {}): Record<string, string> {
     return {
@@ -66,6 +68,15 @@ export class Home {
   async serve(): Promise<void> {
     this.server = Bun.spawn([program, "serve"], { env: this.environment(), stdout: "ignore", stderr: "ignore" })
     while ((await this.http("GET", "/readyz").catch(() => undefined))?.status !== 200) await Bun.sleep(20)
+  }
+
+  get serverPid(): number {
+    return this.server!.pid
+  }
+
+  async killServer(): Promise<void> {
+    this.server?.kill("SIGKILL")
+    await this.server?.exited
   }
 
   /** Status and body of one answer of the server. */

@@ -1,0 +1,277 @@
+/**
+ * Kills, floods, full disks and many sandboxes. Short by default; longer by the environment, to be run now and then:
+ * BUNKER_TEST_CYCLES (100) create and remove, BUNKER_TEST_BOOTS (2) boot and remove, BUNKER_TEST_MANY (3) at once,
+ * BUNKER_TEST_FLOOD_MB (20) of output.
+ */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import path from "node:path"
+import { Effect, ManagedRuntime } from "effect"
+import { layer, VmSupervisor } from "../../src/sdk/effect.ts"
+import { diskUsage } from "../../src/store/files.ts"
+import { engine, Home, program } from "../support/bunker.ts"
+import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+import { mountMissing } from "../support/mount.ts"
+
+const busybox = busyboxPath()
+const missing = [
+  ...(existsSync(program) ? [] : ["dist/bunker ('bun run build' makes it)"]),
+  ...(busybox === undefined ? ["a static busybox (apt-get install busybox-static)"] : []),
+  ...(engine === "qemu" && Bun.which("qemu-system-x86_64") === null
+    ? ["qemu-system-x86_64 (apt-get install qemu-system-x86)"]
+    : [])
+]
+if (missing.length > 0) console.warn(`skipped: robustness; missing: ${missing.join(", ")}`)
+const noLoop = mountMissing?.includes("EROFS") === true ? undefined : mountMissing
+if (noLoop !== undefined) console.warn(`skipped: a full disk; ${noLoop}`)
+
+const amount = (name: string, usual: number): number => Number(process.env[`BUNKER_TEST_${name}`] ?? usual)
+const timeoutMs = 3_600_000
+const image = "test/busybox:1"
+const config = { image, memory_mb: 128 }
+
+/** Processes that belong to a home: its keepers and VMs. */
+const processesOf = (directory: string): ReadonlyArray<string> =>
+  readdirSync("/proc")
+    .filter((pid) => /^\d+$/.test(pid))
+    .flatMap((pid) => {
+      try {
+        const command = readFileSync(`/proc/${pid}/cmdline`, "utf8")
+        const environment = readFileSync(`/proc/${pid}/environ`, "utf8")
+        const ours = command.includes(`${directory}/`) || environment.includes(`BUNKER_HOME=${directory}\0`)
+        return ours && !command.includes("\0serve\0") ? [command.replaceAll("\0", " ").slice(0, 80)] : []
+      } catch {
+        return []
+      }
+    })
+
+const descriptorsOf = (pid: number | "self"): number => readdirSync(`/proc/${pid}/fd`).length
+
+const entries = (home: Home) => ({
+  sandboxes: readdirSync(path.join(home.directory, "sandboxes")),
+  run: readdirSync(path.join(home.directory, "run")),
+  temporary: readdirSync(path.join(home.directory, "cache/tmp"))
+})
+const nothing = { sandboxes: [], run: [], temporary: [] }
+
+describe.skipIf(missing.length > 0)("robustness", () => {
+  let home: Home
+  const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
+  const load = async (into: Home) => {
+    const archive = path.join(into.directory, "image.tar")
+    writeFileSync(archive, busyboxArchive(busybox!))
+    await into.must(["load", "-q", archive])
+    rmSync(archive)
+  }
+  const ok = async (method: string, where: string, body?: unknown) => {
+    const answer = await home.http(method, where, body)
+    if (answer.status >= 300) throw new Error(`${method} ${where}: ${JSON.stringify(answer.body)}`)
+    return answer.body
+  }
+  const make = async (name: string) => {
+    await ok("POST", "/v1/sandboxes", { name, config })
+    await ok("POST", `/v1/sandboxes/${name}/start`)
+  }
+  const sh = (name: string, script: string) => home.execOverHttp(name, { argv: ["sh", "-c", script] })
+  const drop = (name: string) => ok("DELETE", `/v1/sandboxes/${name}?force=true`)
+  const ended = async (name: string, seconds = 60) => {
+    const deadline = Date.now() + seconds * 1000
+    let info = await ok("GET", `/v1/sandboxes/${name}`)
+    while (info.status === "running" && Date.now() < deadline) {
+      await Bun.sleep(50)
+      info = await ok("GET", `/v1/sandboxes/${name}`)
+    }
+    return info
+  }
+
+  beforeAll(async () => {
+    home = new Home()
+    await load(home)
+    await home.serve()
+  }, timeoutMs)
+  afterAll(() => home.dispose(), timeoutMs)
+
+  it("creating and removing in sequence leaks nothing, over HTTP and in process", async () => {
+    const cycles = amount("CYCLES", 100)
+    const cycle = async (index: number) => {
+      const { name } = await ok("POST", "/v1/sandboxes", { config, ephemeral: index % 2 === 0 })
+      await ok("DELETE", `/v1/sandboxes/${name}`)
+    }
+    for (let index = 0; index < 10; index += 1) await cycle(index)
+    const before = descriptorsOf(home.serverPid)
+    for (let index = 0; index < cycles; index += 1) await cycle(index)
+    expect(descriptorsOf(home.serverPid)).toBeLessThanOrEqual(before + 1)
+
+    const runtime = ManagedRuntime.make(layer({ home: home.directory }))
+    const own = (ephemeral: boolean) =>
+      VmSupervisor.use((vms) =>
+        Effect.gen(function* () {
+          const { name } = yield* vms.Create({
+            ephemeral,
+            config: {
+              image,
+              env: [],
+              cpus: 1,
+              memoryMb: 128,
+              diskMb: 4096,
+              engine: "qemu",
+              endsWithCommand: false,
+              labels: {}
+            }
+          })
+          yield* vms.Remove({ name, force: false })
+        })
+      )
+    for (let index = 0; index < 10; index += 1) await runtime.runPromise(own(true))
+    const mine = descriptorsOf("self")
+    for (let index = 0; index < cycles; index += 1) await runtime.runPromise(own(index % 2 === 0))
+    expect(descriptorsOf("self")).toBeLessThanOrEqual(mine + 1)
+    await runtime.dispose()
+
+    expect(await ok("GET", "/v1/sandboxes")).toEqual([])
+    expect(entries(home)).toEqual(nothing)
+    expect(processesOf(home.directory)).toEqual([])
+  })
+
+  it("booting and removing in sequence leaks nothing", async () => {
+    await make("warm")
+    await drop("warm")
+    const before = descriptorsOf(home.serverPid)
+    for (let index = 0; index < amount("BOOTS", 2); index += 1) {
+      await make(`cycle${index}`)
+      expect((await sh(`cycle${index}`, "echo up")).stdout).toBe("up\n")
+      await drop(`cycle${index}`)
+    }
+    expect(descriptorsOf(home.serverPid)).toBeLessThanOrEqual(before + 2)
+    for (let tries = 0; tries < 100 && processesOf(home.directory).length > 0; tries += 1) await Bun.sleep(50)
+    expect(processesOf(home.directory)).toEqual([])
+    expect(entries(home)).toEqual(nothing)
+  })
+
+  it("many live at once, started together", async () => {
+    const names = Array.from({ length: amount("MANY", 3) }, (_, index) => `many${index}`)
+    for (const name of names) await ok("POST", "/v1/sandboxes", { name, config })
+    const begun = performance.now()
+    await Promise.all(names.map((name) => ok("POST", `/v1/sandboxes/${name}/start`)))
+    const seconds = ((performance.now() - begun) / 1000).toFixed(1)
+    const said = await Promise.all(names.map((name) => sh(name, "hostname")))
+    expect(said.map(({ stdout }) => stdout.trim())).toEqual(names)
+    const sample = (await ok("GET", `/v1/sandboxes/${names[0]}/stats`))[0]
+    if (names.length > 3) console.log(`${names.length} up in ${seconds} s, ${sample.host_memory >> 20} MiB each`)
+    await home.must(["rm", "-f", ...names])
+    expect(entries(home)).toEqual(nothing)
+  })
+
+  it("a flood of output stays bounded on disk and in memory, on the console and from commands", async () => {
+    await make("loud")
+    const bytes = amount("FLOOD_MB", 20) * 1_000_000
+    const flood = `yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c ${bytes}`
+    expect((await sh("loud", `${flood} > /dev/console; echo done`)).stdout).toBe("done\n")
+    const child = home.start(["exec", "loud", "sh", "-c", `${flood}; exit 5`])
+    let got = 0
+    for await (const chunk of child.stdout) got += chunk.length
+    expect({ got, code: await child.exited }).toEqual({ got: bytes, code: 5 })
+    const logs = path.join(home.directory, "sandboxes/loud/logs")
+    expect(diskUsage(logs)).toBeLessThan(2 * 45 * 1024 * 1024)
+    const [keeper] = readdirSync("/proc").filter((pid) => isKeeperOf(pid, "loud"))
+    const peak = Number(/VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${keeper}/status`, "utf8"))![1]) / 1024
+    if (bytes > 5e8) console.log(`keeper's peak: ${Math.round(peak)} MiB; logs: ${diskUsage(logs) >> 20} MiB`)
+    expect(peak).toBeLessThan(400)
+    await drop("loud")
+  })
+
+  it("a panic asked for by the guest is a crash, and what the guest kills in itself is only its own", async () => {
+    await make("hurt")
+    // Process 1 has no handler for these, so its kernel never delivers them; all else in the guest goes.
+    await sh("hurt", "kill -9 1; kill -9 -1")
+    expect((await sh("hurt", "echo here")).stdout).toBe("here\n")
+    await sh("hurt", "sync; echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger").catch(() => undefined)
+    expect((await ended("hurt")).status).toBe("crashed")
+    await ok("POST", "/v1/sandboxes/hurt/start")
+    expect((await sh("hurt", "echo again")).stdout).toBe("again\n")
+    await drop("hurt")
+  })
+
+  it("a server that is killed leaves its sandboxes alive, and the next one reaches them", async () => {
+    await make("lives")
+    const { pid } = await ok("GET", "/v1/sandboxes/lives")
+    await home.killServer()
+    expect(existsSync(`/proc/${pid}`)).toBe(true)
+    await home.serve()
+    expect((await sh("lives", "echo alive")).stdout).toBe("alive\n")
+    expect((await ok("GET", "/v1/sandboxes/lives")).pid).toBe(pid)
+    await drop("lives")
+  })
+
+  it("a client killed at any moment of run or create leaves nothing that a sweep does not clear", async () => {
+    for (const afterMs of [40, 150, 400, 900]) {
+      const run = home.start(["run", "-q", image, "sleep", "100"])
+      const create = home.start(["create", "--name", `cut${afterMs}`, image])
+      await Bun.sleep(afterMs)
+      run.kill("SIGKILL")
+      create.kill("SIGKILL")
+      await Promise.all([run.exited, create.exited])
+    }
+    const deadline = Date.now() + 60_000
+    const left = async () => {
+      await home.must(["sweep"])
+      const names = (await home.must(["ps", "-a", "-q"])).split("\n").filter((name) => name.startsWith("box-"))
+      return [...names, ...processesOf(home.directory)]
+    }
+    while ((await left()).length > 0 && Date.now() < deadline) await Bun.sleep(500)
+    expect(await left()).toEqual([])
+    const whole = (await home.must(["ps", "-a", "-q"])).split("\n").filter((name) => name !== "")
+    if (whole.length > 0) await home.must(["rm", ...whole])
+    expect(entries(home).sandboxes).toEqual([])
+  })
+
+  test.skipIf(noLoop !== undefined)(
+    "a host disk that is full under a sandbox spoils nothing that was written before",
+    async () => {
+      const disk = mkdtempSync(path.join(tmpdir(), "bkf-"))
+      const file = path.join(disk, "disk")
+      const mounted = path.join(disk, "m")
+      mkdirSync(mounted)
+      const must = (...command: ReadonlyArray<string>) => {
+        const { exitCode, stderr } = Bun.spawnSync([...command])
+        if (exitCode !== 0) throw new Error(`${command.join(" ")}: ${stderr}`)
+      }
+      must("truncate", "-s", "200M", file)
+      must("mke2fs", "-q", "-F", file)
+      must("mount", "-o", "loop", file, mounted)
+      const full = new Home(path.join(mounted, "h"))
+      try {
+        await load(full)
+        await full.must(["create", "--name", "full", "--memory", "128m", image])
+        await full.must(["start", "full"])
+        await full.must(["exec", "full", "sh", "-c", "echo precious > /root/kept; sync"])
+        const filler = "dd if=/dev/zero of=/root/filler bs=1M count=400 conv=fsync"
+        const { code, stderr } = await full.bunker(["exec", "full", "sh", "-c", `timeout 60 ${filler}`])
+        expect(code).not.toBe(0)
+        expect(stderr).toMatch(/error|No space|Terminated|Read-only/i)
+        await full.bunker(["stop", "-t", "5", "full"])
+        // Room again, as the owner of the disk would make it.
+        rmSync(path.join(mounted, "h/cache/tmp"), { recursive: true, force: true })
+        const upper = path.join(mounted, "h/sandboxes/full/upper.ext4")
+        Bun.spawnSync(["e2fsck", "-p", "-f", upper])
+        expect(Bun.spawnSync(["e2fsck", "-n", "-f", upper]).exitCode).toBe(0)
+        const kept = Bun.spawnSync(["debugfs", "-R", "cat /upper/root/kept", upper]).stdout.toString()
+        expect(kept).toBe("precious\n")
+      } finally {
+        await full.dispose()
+        Bun.spawnSync(["umount", "-l", mounted])
+        rmSync(disk, { recursive: true, force: true })
+      }
+    },
+    timeoutMs
+  )
+})
+
+const isKeeperOf = (pid: string, name: string): boolean => {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(`__keeper\0${name}\0`)
+  } catch {
+    return false
+  }
+}
