@@ -5,7 +5,8 @@
  * Invariants: a failed create leaves nothing; a status changes only along domain/sandbox.ts; a sandbox that is live is never
  * removed.
  */
-import { Context, Effect, Exit, Option, Schedule, Schema, Stream } from "effect"
+import os from "node:os"
+import { Context, Effect, Exit, Option, Schedule, Schema, Semaphore, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import {
   CreateErrors,
@@ -140,6 +141,9 @@ const make = (options: KeeperOptions) =>
       yield* remove(name, true)
     })
 
+    /** A boot keeps a processor busy: more at once than there are would only make each time out. */
+    const boots = yield* Semaphore.make(Math.max(2, os.availableParallelism()))
+
     const start = Effect.fn("VmSupervisor.start")(function* (text: string, detached: boolean) {
       const { info } = yield* find(text)
       if (info.status === "running" || info.status === "paused") return yield* new AlreadyRunning({ name: info.name })
@@ -148,7 +152,7 @@ const make = (options: KeeperOptions) =>
       for (const { name } of info.config.models ?? []) {
         yield* Stream.runDrain(models.Ensure({ name })).pipe(Effect.catchTag("RpcClientError", Effect.die))
       }
-      yield* detached ? keepers.spawn(info) : keepers.host(info)
+      yield* boots.withPermits(1)(detached ? keepers.spawn(info) : keepers.host(info))
       return (yield* find(text)).info
     })
 

@@ -1,7 +1,7 @@
 /**
  * Kills, floods, full disks and many sandboxes. Short by default; longer by the environment, to be run now and then:
  * BUNKER_TEST_CYCLES (100) create and remove, BUNKER_TEST_BOOTS (2) boot and remove, BUNKER_TEST_MANY (3) at once,
- * BUNKER_TEST_FLOOD_MB (20) of output.
+ * BUNKER_TEST_FLOOD_MB (5) of output.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
@@ -165,7 +165,7 @@ describe.skipIf(missing.length > 0)("robustness", () => {
 
   it("a flood of output stays bounded on disk and in memory, on the console and from commands", async () => {
     await make("loud")
-    const bytes = amount("FLOOD_MB", 20) * 1_000_000
+    const bytes = amount("FLOOD_MB", 5) * 1_000_000
     const flood = `yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c ${bytes}`
     expect((await sh("loud", `${flood} > /dev/console; echo done`)).stdout).toBe("done\n")
     const child = home.start(["exec", "loud", "sh", "-c", `${flood}; exit 5`])

@@ -235,7 +235,7 @@ export const start = Command.make(
         yield* vms.Start({ name: each, detached: true })
         yield* print(each)
       })
-      yield* forEachName(name, one)
+      yield* forEachName(name, one, { concurrency: 8 })
     })
     return yield* withBunker(body)
   })
