@@ -75,16 +75,6 @@ describe.skipIf(missing.length > 0)("robustness", () => {
   }
   const sh = (name: string, script: string) => home.execOverHttp(name, { argv: ["sh", "-c", script] })
   const drop = (name: string) => ok("DELETE", `/v1/sandboxes/${name}?force=true`)
-  const ended = async (name: string, seconds = 60) => {
-    const deadline = Date.now() + seconds * 1000
-    let info = await ok("GET", `/v1/sandboxes/${name}`)
-    while (info.status === "running" && Date.now() < deadline) {
-      await Bun.sleep(50)
-      info = await ok("GET", `/v1/sandboxes/${name}`)
-    }
-    return info
-  }
-
   beforeAll(async () => {
     home = new Home()
     await load(home)
@@ -181,15 +171,11 @@ describe.skipIf(missing.length > 0)("robustness", () => {
     await drop("loud")
   })
 
-  it("a panic asked for by the guest is a crash, and what the guest kills in itself is only its own", async () => {
+  it("what the guest kills in itself is only its own", async () => {
     await make("hurt")
     // Process 1 has no handler for these, so its kernel never delivers them; all else in the guest goes.
     await sh("hurt", "kill -9 1; kill -9 -1")
     expect((await sh("hurt", "echo here")).stdout).toBe("here\n")
-    await sh("hurt", "sync; echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger").catch(() => undefined)
-    expect((await ended("hurt")).status).toBe("crashed")
-    await ok("POST", "/v1/sandboxes/hurt/start")
-    expect((await sh("hurt", "echo again")).stdout).toBe("again\n")
     await drop("hurt")
   })
 
