@@ -10,7 +10,7 @@ import { Clock, Effect } from "effect"
 import type { Service as Database } from "../store/Database.ts"
 import { removeBelow } from "../store/files.ts"
 import { freeDeadLeases } from "../store/imageCollection.ts"
-import { isLocked } from "../store/lock.ts"
+import { isLocked, tryFileLock, unlinkHeldLock } from "../store/lock.ts"
 import type { Paths } from "../store/Paths.ts"
 import { sandboxExists } from "../store/sandboxes.ts"
 import type { ImageFiles } from "./imageFiles.ts"
@@ -56,6 +56,17 @@ export const sweepLeftovers = Effect.fn("Sweeper.leftovers")(function* (
             const known = Number.isInteger(id) && (yield* sandboxExists(db, id))
             if (!known && !isLocked(path.join(directory, "keeper.lock"))) yield* removeBelow(paths.runs, directory)
           }),
+        { discard: true }
+      ),
+    machine_locks: (now) =>
+      Effect.forEach(
+        olderThan(paths.locks, now - runAgeMs),
+        (file) => {
+          const [, name] = /^machine-(.+)\.lock$/.exec(path.basename(file)) ?? []
+          if (name === undefined || fs.existsSync(path.join(paths.sandboxes, name))) return Effect.void
+          const unlink = Effect.flatMap(tryFileLock(file), (won) => (won ? unlinkHeldLock(file) : Effect.void))
+          return Effect.scoped(unlink)
+        },
         { discard: true }
       ),
     temporary_files: (now) =>

@@ -55,9 +55,18 @@ describe("Sweeper", () => {
       const me = identify(process.pid)!
       yield* putSandbox({ name: "reused", status: "running", process: { ...me, startTicks: me.startTicks - 1 } })
       yield* putSandbox({ name: "rebooted", status: "running", process: { ...me, bootId: "another boot" } })
+      yield* (yield* Database).run(
+        "UPDATE sandbox SET config = json_set(config, '$.restart', json(?)) WHERE name = ?",
+        ['{"policy":"always"}', "rebooted"]
+      )
       expect({ ...(yield* sweeper.Sweep({ force: true })) }).toMatchObject({ reconciled: 2 })
-      expect(yield* statusOf("reused")).toMatchObject({ status: "crashed" })
-      expect(yield* statusOf("rebooted")).toMatchObject({ status: "crashed" })
+      expect(yield* statusOf("reused")).toMatchObject({ status: "crashed", restartAt: null })
+      // What ran when the machine went down comes back by its policy.
+      expect(yield* statusOf("rebooted")).toMatchObject({
+        status: "crashed",
+        restartCount: 1,
+        restartAt: expect.any(Number)
+      })
     }).pipe(Effect.provide(environment))
   )
 
@@ -292,10 +301,16 @@ describe("Sweeper", () => {
       make(path.join(paths.runs, "999998"), new Date())
       make(path.join(paths.temporary, "old.tmp"), old)
       make(path.join(paths.temporary, "new.tmp"), new Date())
+      mkdirSync(path.join(paths.sandboxes, "kept"))
+      for (const name of ["kept", "gone"]) {
+        writeFileSync(path.join(paths.locks, `machine-${name}.lock`), "")
+        utimesSync(path.join(paths.locks, `machine-${name}.lock`), old, old)
+      }
       yield* db.run("INSERT INTO content_lease VALUES ('t', 'ended', 1), ('t', 'held', ?)", [Date.now() + 60_000])
       yield* sweeper.Sweep({ force: true })
       expect(readdirSync(paths.runs).toSorted()).toEqual([String(id), "999998"].toSorted())
       expect(readdirSync(paths.temporary)).toEqual(["new.tmp"])
+      expect(readdirSync(paths.locks)).toEqual(["machine-kept.lock"])
       expect(yield* db.all("SELECT resource FROM content_lease")).toEqual([{ resource: "held" }])
     }).pipe(Effect.provide(environment))
   )
