@@ -36,8 +36,13 @@ export interface LayerOptions {
   readonly home?: string
 }
 
-/** Provides every actor over one home directory. Sandboxes that it starts without `detached` end when it closes. */
-export const layer = (options: LayerOptions = {}) => {
+const settingsOf = (options: LayerOptions) => {
   const env = options.home === undefined ? process.env : { ...process.env, BUNKER_HOME: options.home }
-  return bunkerLayer(readSettings(env, process.cwd(), os.homedir()), program)
+  return readSettings(env, process.cwd(), os.homedir())
 }
+
+/** The home directory that options and environment name. */
+export const homeOf = (options: LayerOptions): string => settingsOf(options).home
+
+/** Provides every actor over one home directory. Sandboxes that it starts without `detached` end when it closes. */
+export const layer = (options: LayerOptions = {}) => bunkerLayer(settingsOf(options), program)

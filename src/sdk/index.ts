@@ -14,6 +14,7 @@ import { type Runtime, run } from "./runtime.ts"
 
 export * from "../domain/errors.ts"
 export { type FetchOptions, Images, type ImportOptions, type PullOptions } from "./images.ts"
+export { type CreateSessionOptions, type PutBlobOptions, type SessionOptions, Sessions } from "./sessions.ts"
 
 export interface SandboxOptions extends LayerOptions {
   /** Image reference, like `alpine:3.20`; pulled when it is missing. */

@@ -1,0 +1,147 @@
+/**
+ * Keeps agents' sessions of a home directory from a Bun program: promises and async iterables over the same actor that the CLI uses.
+ * Needs neither images nor sandboxes and builds nothing of them.
+ */
+import path from "node:path"
+import { Cause, Effect, Exit, Layer, ManagedRuntime, Option, Stream } from "effect"
+import { type SessionOptions, SessionStore } from "../actors/SessionStore.ts"
+import type {
+  CollectionReport,
+  Commit,
+  SessionGraph,
+  SessionHead,
+  SessionInfo,
+  SessionNode,
+  SessionOrigin,
+  SessionSummary,
+  VacuumReport
+} from "../domain/session.ts"
+import type { FileError } from "../store/files.ts"
+import { Paths } from "../store/Paths.ts"
+import { homeOf, type LayerOptions } from "./effect.ts"
+
+export type { SessionOptions } from "../actors/SessionStore.ts"
+
+export interface CreateSessionOptions extends Partial<SessionOrigin> {
+  /** Default: made up. */
+  readonly sessionId?: string
+  /** Reject with `SessionExists` when there is one; default: answer that one. */
+  readonly exclusive?: boolean
+}
+
+export interface PutBlobOptions {
+  /** What it is: `checkpoint`, `tool_state`, …; default `artifact`. */
+  readonly kind?: string
+  /** Default true. */
+  readonly compressible?: boolean
+}
+
+type Store = SessionStore["Service"]
+
+/** The sessions of a home directory. Dispose it when done; a second time does nothing. */
+export class Sessions implements AsyncDisposable {
+  private readonly runtime: ManagedRuntime.ManagedRuntime<SessionStore, FileError>
+
+  constructor(options: LayerOptions & SessionOptions = {}) {
+    const { home, ...store } = options
+    const paths = Paths.layer(homeOf(home === undefined ? {} : { home }))
+    this.runtime = ManagedRuntime.make(SessionStore.layer(store).pipe(Layer.provide(paths)))
+  }
+
+  create(options: CreateSessionOptions = {}): Promise<SessionInfo> {
+    return this.ask((store) => store.Create(options))
+  }
+
+  /** The last changed first. */
+  list(options: { readonly limit?: number; readonly offset?: number } = {}): Promise<ReadonlyArray<SessionSummary>> {
+    return this.ask((store) => store.List(options))
+  }
+
+  get(sessionId: string): Promise<SessionInfo> {
+    return this.ask((store) => store.Get({ sessionId }))
+  }
+
+  /** The whole graph in the order of its arrival. */
+  load(sessionId: string): Promise<SessionGraph> {
+    return this.ask((store) => store.Graph({ sessionId }))
+  }
+
+  /** The path from the root to a leaf, by default the head's. */
+  loadActivePath(sessionId: string, leaf?: string): Promise<SessionGraph> {
+    return this.ask((store) => store.Graph({ sessionId, active: true, ...(leaf === undefined ? {} : { leaf }) }))
+  }
+
+  /** Commits a turn once, however often it is sent. Rejects with `HeadConflict`, `TurnConflict`, `InvalidGraph` or `CommitRejected`. */
+  commit(sessionId: string, turn: Commit): Promise<SessionHead> {
+    return this.ask((store) => store.Commit({ sessionId, ...turn }))
+  }
+
+  append(sessionId: string, nodes: ReadonlyArray<SessionNode>): Promise<void> {
+    return this.ask((store) => store.Append({ sessionId, nodes }))
+  }
+
+  replace(sessionId: string, nodes: ReadonlyArray<SessionNode>): Promise<SessionHead> {
+    return this.ask((store) => store.Replace({ sessionId, nodes }))
+  }
+
+  branch(sessionId: string, leaf: string | null): Promise<SessionHead> {
+    return this.ask((store) => store.Branch({ sessionId, leaf }))
+  }
+
+  tombstone(sessionId: string, nodeIds: ReadonlyArray<string>): Promise<void> {
+    return this.ask((store) => store.Tombstone({ sessionId, nodeIds }))
+  }
+
+  vacuum(sessionId: string): Promise<VacuumReport> {
+    return this.ask((store) => store.Vacuum({ sessionId }))
+  }
+
+  /** Copies the active path and what its checkpoint retains. */
+  fork(sessionId: string, newSessionId?: string): Promise<SessionInfo> {
+    return this.ask((store) => store.Fork({ sessionId, ...(newSessionId === undefined ? {} : { newSessionId }) }))
+  }
+
+  /** Stores bytes and answers their sha256. */
+  async putBlob(sessionId: string, content: Uint8Array, options: PutBlobOptions = {}): Promise<string> {
+    const { kind = "artifact", compressible = true } = options
+    return (await this.ask((store) => store.PutBlob({ sessionId, content, kind, compressible }))).hash
+  }
+
+  /** The bytes under a hash, verified. */
+  async getBlob(sessionId: string, hash: string): Promise<Uint8Array> {
+    return (await this.ask((store) => store.GetBlob({ sessionId, hash }))).content
+  }
+
+  /** Deletes blobs that nothing reaches and that are older than the grace period, by default ten minutes. */
+  gc(sessionId: string, options: { readonly gracePeriodMs?: number } = {}): Promise<CollectionReport> {
+    return this.ask((store) => store.Gc({ sessionId, ...options }))
+  }
+
+  /** Answers false for one that is not there. */
+  async remove(sessionId: string): Promise<boolean> {
+    return (await this.ask((store) => store.Remove({ sessionId }))).removed
+  }
+
+  /** One portable file, piece by piece. An iteration that ends without a rejection gave all of it. */
+  async *export(sessionId: string): AsyncGenerator<Uint8Array, void, void> {
+    const context = await this.runtime.context()
+    const pieces = Stream.unwrap(Effect.map(SessionStore, (store) => store.Export({ sessionId })))
+    yield* Stream.toAsyncIterableWith(pieces, context)
+  }
+
+  /** Makes a session of an exported file, everything verified; by default under the id that it had. */
+  import(file: string, sessionId?: string): Promise<SessionInfo> {
+    const id = sessionId === undefined ? {} : { sessionId }
+    return this.ask((store) => store.Import({ file: path.resolve(file), ...id }))
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.runtime.dispose()
+  }
+
+  private async ask<A, E>(message: (store: Store) => Effect.Effect<A, E>): Promise<A> {
+    const exit = await this.runtime.runPromiseExit(Effect.flatMap(SessionStore, message))
+    if (Exit.isSuccess(exit)) return exit.value
+    throw Option.getOrElse(Cause.findErrorOption(exit.cause), () => Cause.squash(exit.cause))
+  }
+}
