@@ -5,7 +5,7 @@
  * Invariant: a transaction is a synchronous function, so no other fiber of this process can run inside it and no lock is
  * ever held across an await.
  */
-import { type SQLQueryBindings, Database as Sqlite, type Statement } from "bun:sqlite"
+import { constants, type SQLQueryBindings, Database as Sqlite, type Statement } from "bun:sqlite"
 import fs from "node:fs"
 import path from "node:path"
 import { Clock, Context, Effect, Layer, Result } from "effect"
@@ -94,7 +94,6 @@ const preparedMax = 256
 /** Opens a file, mode 0600, with WAL and a busy timeout. Each statement's text is prepared once: use texts that are constants. */
 export const connect = (file: string, options: ConnectOptions): Connection => {
   const sqlite = new Sqlite(file, { readwrite: true, create: options.create === true, strict: true })
-  const statements = new Map<string, Statement<unknown, Array<SQLQueryBindings>>>()
   try {
     sqlite.run(`PRAGMA busy_timeout=${busyTimeoutMs}`)
     sqlite.run("PRAGMA journal_mode=WAL")
@@ -105,6 +104,20 @@ export const connect = (file: string, options: ConnectOptions): Connection => {
     sqlite.close()
     throw cause
   }
+  return connectionOf(sqlite)
+}
+
+/**
+ * Opens a file for reading as one that nobody writes to (SQLite, "URI filenames": `immutable`): no locks, no files beside it. What is
+ * read means nothing unless the caller finds that nobody did.
+ */
+export const connectUnwatched = (file: string): Connection => {
+  const uri = `file:${encodeURI(file).replace(/[?#]/g, encodeURIComponent)}?immutable=1`
+  return connectionOf(new Sqlite(uri, constants.SQLITE_OPEN_READONLY | constants.SQLITE_OPEN_URI))
+}
+
+const connectionOf = (sqlite: Sqlite): Connection => {
+  const statements = new Map<string, Statement<unknown, Array<SQLQueryBindings>>>()
   const prepared = (sql: string) => {
     const known = statements.get(sql)
     if (known !== undefined) return known

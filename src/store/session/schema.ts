@@ -37,3 +37,10 @@ export const migrateSession = (
     })
   }
 }
+
+/** Fails unless a file has the newest schema of this build; changes nothing. */
+export const checkSession = (connection: Connection): Result.Result<void, SchemaMismatch> => {
+  const [found, known] = [versionOf(connection), sessionMigrations.length]
+  if (found === known) return Result.void
+  return Result.fail(new SchemaMismatch({ found, known, reason: "another build wrote this session" }))
+}
