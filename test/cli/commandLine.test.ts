@@ -70,7 +70,7 @@ suite("bunker", () => {
     await refused(["image", "rn"], {}, "image rn")
     await refused(["run", "--cpus", "0", "x"], {}, "--cpus", "64")
     await refused(["run", "--memory", "1m", "x"], {}, "--memory", "64")
-    await refused(["run", "-d", "-it", "x"], {}, "-d")
+    await refused(["run", "-d", "--timeout", "1s", "x"], {}, "--timeout")
     await refused(["run", "x"], { BUNKER_ENGINE: "vmware" }, "BUNKER_ENGINE", "krun")
     await refused(["logs", "--since", "yesterday", "x"], {}, "--since", "10m")
     await refused(["exec", "nobody", "true"], {}, "nobody", "bunker ps")
