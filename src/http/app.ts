@@ -13,6 +13,7 @@ import type { PluginHost, Reply } from "../plugin/PluginHost.ts"
 import { receiveBytes, type SpoolBody, sendBytes } from "./bytes.ts"
 import { statusOf } from "./errors.ts"
 import { type Failure, failure } from "./failure.ts"
+import { RequestCounter, renderMetrics } from "./metrics.ts"
 
 /** Most bytes in a request body. */
 const bodyBytesMax = 1024 * 1024
@@ -219,17 +220,27 @@ export const makeApp = (options: HttpOptions): Hono => {
   const uploads = options.host.plugins
     .flatMap((plugin) => plugin.routes.filter((route) => route.upload !== undefined))
     .map((route) => ({ route, pattern: pathPattern(route.path) }))
-  app.use((c, next) =>
+  const requests = new RequestCounter()
+  const bounded: MiddlewareHandler = (c, next) =>
     uploads.some(
       ({ route, pattern }) => route.method === c.req.method && pattern.test(c.req.path) && isUpload(c, route)
     )
       ? next()
       : limit(c, next)
-  )
+  app.use(async (c, next) => {
+    const answer = await bounded(c, next)
+    requests.add(c.req.method, answer instanceof Response ? answer.status : c.res.status)
+    return answer
+  })
   app.get("/healthz", (c) => c.json({ ok: true }))
   app.get("/readyz", (c) =>
     options.ready() ? c.json({ ok: true }) : c.json(failure("NotReady", "shutting down"), 503)
   )
+  app.get("/metrics", async (c) => {
+    const exit = await options.run(renderMetrics(options.host, requests), c.req.raw.signal)
+    if (Exit.isFailure(exit)) return toResponse(c, exit.cause, options)
+    return c.body(exit.value, 200, { "content-type": "text/plain; version=0.0.4; charset=utf-8" })
+  })
   app.get("/v1/version", (c) => c.json({ version: options.version, bun: Bun.version }))
   for (const plugin of options.host.plugins) {
     for (const route of plugin.routes) app.on(route.method, route.path, handler(plugin.name, route, options))

@@ -187,6 +187,15 @@ describe.skipIf(missing.length > 0)("robustness", () => {
     await home.serve()
     expect((await sh("lives", "echo alive")).stdout).toBe("alive\n")
     expect((await ok("GET", "/v1/sandboxes/lives")).pid).toBe(pid)
+    const metrics = await fetch("http://bunker/metrics", { unix: path.join(home.directory, "bunker.sock") })
+    const text = await metrics.text()
+    for (const line of [
+      /^bunker_sandboxes\{status="running"\} 1$/m,
+      /^bunker_images 1$/m,
+      /^bunker_http_requests_total\{method="GET",status="200"\} \d+$/m
+    ]) {
+      expect(text).toMatch(line)
+    }
     await drop("lives")
   })
 
