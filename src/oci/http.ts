@@ -2,7 +2,7 @@
  * Sends one HTTP request at a time the way a registry client must: bounded redirects without leaking credentials,
  * stall timeouts, typed passing failures and their retry schedule. Knows nothing of registries' paths.
  */
-import { Data, Duration, Effect, Redacted, Schedule, type Scope, Stream } from "effect"
+import { Cause, Data, Duration, Effect, Redacted, Schedule, type Scope, Stream } from "effect"
 import { RegistryUnavailable } from "../domain/errors/image.ts"
 
 /** How often and how patiently requests are repeated. */
@@ -144,18 +144,40 @@ export const send: (request: HttpRequest) => Effect.Effect<HttpResponse, Transie
     return yield* unavailable(request.url.host, `it redirects more than ${redirectsMax} times`)
   })
 
-/** The body, failing with `Transient` when the connection breaks or stalls. */
+/**
+ * The body, failing with `Transient` when the connection breaks or stalls. Reads by itself: a timeout of the stream would start and
+ * interrupt a fiber for each piece, which took as long as hashing it.
+ */
 export const bodyOf = (
   { response, url }: HttpResponse,
   stallTimeoutMs: number
 ): Stream.Stream<Uint8Array, Transient | RegistryUnavailable> => {
   const body = response.body
   if (body === null) return Stream.empty
-  return Stream.fromReadableStream<Uint8Array, Transient | RegistryUnavailable>({
-    evaluate: () => body,
-    onError: (cause) => failure(url.host, cause)
-  }).pipe(Stream.timeoutOrElse({ duration: stallTimeoutMs, orElse: () => Stream.fail(stalled(stallTimeoutMs)) }))
+  const open = Effect.gen(function* () {
+    const reader = body.getReader()
+    // Also while a read goes on: then that one ends.
+    yield* Effect.addFinalizer(() => Effect.promise(() => reader.cancel().catch(() => undefined)))
+    return Stream.fromPull(Effect.succeed(pieceOf(reader, url, stallTimeoutMs)))
+  })
+  return Stream.unwrap(open)
 }
+
+type Piece = readonly [Uint8Array]
+
+const pieceOf = (reader: Pick<ReadableStreamDefaultReader<Uint8Array>, "read">, url: URL, stallTimeoutMs: number) =>
+  Effect.callback<Piece, Transient | RegistryUnavailable | Cause.Done<void>>((resume) => {
+    const timer = setTimeout(() => resume(Effect.fail(stalled(stallTimeoutMs))), stallTimeoutMs)
+    const settle = (outcome: Effect.Effect<Piece, Transient | RegistryUnavailable | Cause.Done<void>>) => {
+      clearTimeout(timer)
+      resume(outcome)
+    }
+    reader.read().then(
+      ({ done, value }) => settle(done ? Cause.done() : Effect.succeed([value])),
+      (cause) => settle(Effect.fail(failure(url.host, cause)))
+    )
+    return Effect.sync(() => clearTimeout(timer))
+  })
 
 /** Reads a small body whole; undefined when it has more than `maxBytes`. */
 export const readBounded = Effect.fnUntraced(function* (
