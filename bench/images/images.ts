@@ -11,7 +11,7 @@ import { Effect } from "effect"
 import { startRegistry } from "../../test/support/registry.ts"
 import { peer, peerProgram } from "../support/lab.ts"
 import { environment, writeResult } from "../support/results.ts"
-import { type Summary, summarize, table } from "../support/statistics.ts"
+import { summarize, table } from "../support/statistics.ts"
 import { corpus, missingForCorpus } from "./corpus.ts"
 import { persistsPerSecond, pruneThousand } from "./records.ts"
 
@@ -68,7 +68,11 @@ const summaries = (timings: ReadonlyArray<Timing>) => ({
   maxRssKb: summarize(timings.map(({ rssKb }) => rssKb))!
 })
 
-const better = (peers: ReadonlyArray<Summary>): number => Math.min(...peers.map((each) => each.median))
+/** The peer that took less time. */
+const better = (measured: Readonly<Record<string, ReturnType<typeof summaries>>>) =>
+  Object.entries(measured)
+    .filter(([name]) => name !== "bunker")
+    .toSorted(([, a], [, b]) => a.wallMs.median - b.wallMs.median)[0]!
 
 const pulls = (place: string, timer: string) =>
   Effect.gen(function* () {
@@ -86,14 +90,15 @@ const pulls = (place: string, timer: string) =>
         }
       }
       const measured = Object.fromEntries(Object.entries(timings).map(([each, all]) => [each, summaries(all)]))
-      const peers = Object.entries(measured).flatMap(([each, summary]) => (each === "bunker" ? [] : [summary]))
-      const { bunker } = measured
+      const [betterPeer, peer] = better(measured)
+      const bunker = measured["bunker"]!
       results.push({
         image: name,
         storedBytes: bytes,
         contestants: measured,
-        wallOverBetterPeer: bunker!.wallMs.median / better(peers.map(({ wallMs }) => wallMs)),
-        memoryOverBetterPeer: bunker!.maxRssKb.median / better(peers.map(({ maxRssKb }) => maxRssKb))
+        betterPeer,
+        wallOverBetterPeer: bunker.wallMs.median / peer.wallMs.median,
+        memoryOverBetterPeer: bunker.maxRssKb.median / peer.maxRssKb.median
       })
     }
     return results
@@ -129,7 +134,7 @@ export const benchImages = async (): Promise<void> => {
       umoci: version("umoci")
     }
     const content = {
-      environment: environment(),
+      environment: { ...environment(), loadAverage: os.loadavg() },
       peers,
       runs,
       aims,

@@ -6,7 +6,7 @@
  */
 
 import fs from "node:fs"
-import { Cause, Clock, Effect, Exit, Option, type Redacted, type Scope } from "effect"
+import { Cause, Clock, Effect, Exit, Option, type Redacted, type Scope, Semaphore } from "effect"
 import { Digest, isDigest } from "../domain/digest.ts"
 import type { InstallError, LoginError } from "../domain/errors/groups.ts"
 import { ManifestInvalid } from "../domain/errors/image.ts"
@@ -70,8 +70,10 @@ export interface ImageSources {
   readonly spool?: Partial<SpoolPolicy>
 }
 
-/** Layers that move at once. */
-const layerConcurrency = 3
+/** Layers that move at once: small ones wait for the network and the disk, large ones for the processor and memory. */
+const layersAtOnce = { small: 12, large: 3 }
+/** Stored bytes above which a layer is large. */
+const smallLayerBytes = 2 ** 20
 /** Shortest time between two progress events of a layer, in milliseconds. */
 const progressEveryMs = 100
 /** How often an image is put together again whose lease ran out meanwhile (a suspended machine, a stopped process). */
@@ -182,10 +184,12 @@ export const makeInstaller = Effect.fnUntraced(function* (
 
   const fetchAll = (source: ImageSource, layers: ReadonlyArray<KnownLayer>, emit: Emit) => {
     const distinct = [...new Map(layers.map((layer) => [layer.diffId, layer])).values()]
-    return Effect.forEach(distinct, (layer) => fetchLayer(source, layer, emit), {
-      concurrency: layerConcurrency,
-      discard: true
-    }).pipe(
+    const large = Semaphore.makeUnsafe(layersAtOnce.large)
+    const fetch = (layer: KnownLayer) =>
+      layer.sizeBytes > smallLayerBytes
+        ? large.withPermits(1)(fetchLayer(source, layer, emit))
+        : fetchLayer(source, layer, emit)
+    return Effect.forEach(distinct, fetch, { concurrency: layersAtOnce.small, discard: true }).pipe(
       // A full disk is no place for what might be gone on with; another process that does so now has its file open.
       Effect.tapError((error) =>
         error._tag === "DiskFull"
