@@ -59,7 +59,7 @@ const paxRecords = (bytes: Uint8Array): ReadonlyMap<string, string> => {
     const length = /^[0-9]+$/.test(digits) ? Number(digits) : 0
     const record = decoder.decode(bytes.subarray(space + 1, at + length - 1))
     const equals = record.indexOf("=")
-    if (length <= space - at + 1 || at + length > bytes.length || equals < 1)
+    if (space < 0 || length <= space - at + 1 || at + length > bytes.length || equals < 1)
       throw new TarDamaged("a pax header is damaged")
     records.set(record.slice(0, equals), record.slice(equals + 1))
     at += length

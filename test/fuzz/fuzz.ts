@@ -36,6 +36,8 @@ export const fuzz = async (target: Target, seed: number, place: string, goOn: (r
     runs += 1
     const directory = path.join(place, "input")
     fs.mkdirSync(directory)
+    // For whoever watches from outside: an endless loop can not be told from within.
+    fs.writeFileSync(path.join(place, "current"), input)
     const began = performance.now()
     try {
       const outcome = await target.run(input, directory, runs % thoroughEvery === 0)

@@ -24,6 +24,7 @@ import {
 } from "../support/image.ts"
 import { it } from "../support/it.ts"
 import { run, temporaryDirectory } from "../support/registry.ts"
+import { raw, tar } from "../support/tar.ts"
 
 const image = imageOf([
   [directory("etc"), file("etc/a", "one"), hardlink("etc/b", "etc/a")],
@@ -298,6 +299,11 @@ describe("what is no archive", () => {
     ["a short text", "hello", /too short/],
     ["zeros only", new Uint8Array(10_240), /neither an index\.json/],
     ["a tar of other things", tarOf([file("etc/passwd", "x")]), /neither an index\.json.*nor a manifest\.json/],
+    [
+      "an archive with a pax record that has no length",
+      tar(raw({ name: "PaxHeader", flag: "x", data: Buffer.from("6 a=b\nx=y") }), raw({ name: "a" })),
+      /pax header is damaged/
+    ],
     ["an archive cut in an entry", whole.subarray(0, 700), /cut off/],
     ["an archive cut in a header", whole.subarray(0, 1024 + 100), /cut off/],
     [
