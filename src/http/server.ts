@@ -5,7 +5,7 @@
 
 import fs from "node:fs"
 import path from "node:path"
-import { Cause, Effect, Redacted } from "effect"
+import { Cause, Effect, Exit, Option, Redacted } from "effect"
 import { AlreadyServing, StoreFailed } from "../domain/errors/store.ts"
 import { PluginHost } from "../plugin/PluginHost.ts"
 import { ensureDirectory, fileError } from "../store/files.ts"
@@ -14,6 +14,7 @@ import { Paths } from "../store/Paths.ts"
 import { spool } from "../store/spool.ts"
 import { makeApp } from "./app.ts"
 import { type Listen, makeGuard } from "./guard.ts"
+import { type Joined, joinHandlers, joinOf } from "./join.ts"
 import { serverToken } from "./token.ts"
 
 export { parseListen } from "./guard.ts"
@@ -39,11 +40,28 @@ export const serveHttp = Effect.fn("Http.serve")(function* ({ listen, version }:
     report: (cause) => console.error(`bunker: internal error: ${Cause.pretty(cause)}`)
   })
   yield* Effect.addFinalizer(() => Effect.sync(() => void (open = false)))
-  const answer: Answer = (request) => app.fetch(request)
+  const joining = {
+    host,
+    run: <A, E>(effect: Effect.Effect<A, E>, signal: AbortSignal) => run(effect, { signal }),
+    describe: describeFailure
+  }
+  const answer: Answer = (request, server) => {
+    const joined = joinOf(request, joining)
+    if (joined !== undefined && server.upgrade(request, { data: joined })) return undefined
+    return app.fetch(request)
+  }
   return yield* "socket" in listen ? serveSocket(listen.socket, answer) : serveNetwork(listen, answer)
 })
 
-type Answer = (request: Request) => Response | Promise<Response>
+type Answer = (request: Request, server: Bun.Server<Joined>) => Response | Promise<Response> | undefined
+
+const describeFailure = (exit: Exit.Exit<unknown, unknown>) => {
+  const error = Option.getOrUndefined(Exit.findErrorOption(exit))
+  const tag = (error as { readonly _tag?: unknown } | undefined)?._tag
+  return error instanceof Error && typeof tag === "string"
+    ? { code: tag, error: error.message }
+    : { code: "InternalError", error: "internal error; see the server's log" }
+}
 
 /** A stale socket of a server that was killed is replaced; a living server's is not. */
 const serveSocket = Effect.fnUntraced(function* (socket: string, answer: Answer) {
@@ -56,7 +74,7 @@ const serveSocket = Effect.fnUntraced(function* (socket: string, answer: Answer)
         // No instant at which others could connect: the socket is born with the mode that umask leaves.
         const before = process.umask(0o177)
         try {
-          return Bun.serve(unlimited({ unix: socket, fetch: answer }))
+          return Bun.serve(unlimited({ unix: socket, fetch: answer, websocket: joinHandlers }))
         } finally {
           process.umask(before)
         }
@@ -80,8 +98,8 @@ const serveNetwork = Effect.fnUntraced(function* (listen: Listen, answer: Answer
   const server = yield* Effect.acquireRelease(
     Effect.try({
       try: () => {
-        const fetch = (request: Request) => guard(request) ?? answer(request)
-        return Bun.serve(unlimited({ hostname: listen.host, port: listen.port, fetch }))
+        const fetch: Answer = (request, server) => guard(request) ?? answer(request, server)
+        return Bun.serve(unlimited({ hostname: listen.host, port: listen.port, fetch, websocket: joinHandlers }))
       },
       catch: (cause) => fileError("listen on", `${listen.host}:${listen.port}`, cause)
     }),
