@@ -10,7 +10,7 @@ import { Effect, Result } from "effect"
 import { ModelCacheReport, type ModelName } from "../domain/model.ts"
 import { isLocked } from "../store/lock.ts"
 import type { ModelCachePaths } from "../store/Paths.ts"
-import { footprint, readManifest, wrongHash, wrongSize } from "./manifest.ts"
+import { readManifest, survey, wrongHash, wrongSize } from "./manifest.ts"
 import { entriesOf, parseEntry } from "./tree.ts"
 
 /** Which install stands in a model's place: its directory's inode. */
@@ -52,7 +52,8 @@ export const inspectModel = Effect.fn("Models.inspect")(function* (
 })
 
 const examine = Effect.fnUntraced(function* (directory: string, full: boolean) {
-  const footprintBytes = footprint(directory)
+  const found = survey(directory)
+  const { footprintBytes } = found
   const read = readManifest(directory)
   if (Result.isFailure(read)) return { status: "unhealthy", detail: read.failure, footprintBytes } as const
   const manifest = read.success
@@ -60,7 +61,7 @@ const examine = Effect.fnUntraced(function* (directory: string, full: boolean) {
     const detail = `manifest.json is of a model "${manifest.name}"`
     return { status: "unhealthy", detail, footprintBytes } as const
   }
-  const detail = wrongSize(directory, manifest) ?? (full ? yield* wrongHash(directory, manifest) : undefined)
+  const detail = wrongSize(directory, manifest, found) ?? (full ? yield* wrongHash(directory, manifest) : undefined)
   if (detail !== undefined) return { status: "unhealthy", manifest, detail, footprintBytes } as const
   return { status: "installed", manifest, footprintBytes } as const
 })

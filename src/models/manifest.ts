@@ -106,17 +106,14 @@ export const readManifest = (directory: string): Result.Result<ModelManifest, st
   )
 }
 
-/** Length of a regular file; undefined for anything else. */
-const lengthOf = (file: string): number | undefined => {
-  const stat = fs.lstatSync(file, { throwIfNoEntry: false })
-  return stat?.isFile() === true ? stat.size : undefined
-}
-
 /** The first file of a manifest that is missing or has another length, in words; undefined when all fit. */
-export const wrongSize = (directory: string, manifest: ModelManifest): string | undefined => {
-  const prefix = `${installPaths(directory).payload}/`
+export const wrongSize = (
+  directory: string,
+  manifest: ModelManifest,
+  { lengths }: Pick<Survey, "lengths"> = survey(directory)
+): string | undefined => {
   for (const { path: name, sizeBytes } of manifest.files) {
-    const found = lengthOf(prefix + name)
+    const found = lengths.get(name)
     if (found === undefined) return `file "${name}" is missing`
     if (found !== sizeBytes) return `file "${name}" has ${found} bytes, expected ${sizeBytes}`
   }
@@ -144,9 +141,19 @@ export const wrongHash = Effect.fn("Models.verify")(function* (directory: string
   )
 })
 
-/** Bytes of all files at and below a directory, ours and strangers', as their lengths say. */
-export const footprint = (directory: string): number => {
-  let total = 0
+/** What is on the disk of an install. */
+interface Survey {
+  /** Lengths of the regular files of the payload, by path. */
+  readonly lengths: ReadonlyMap<string, number>
+  /** Bytes of all files, ours and strangers', as their lengths say. */
+  readonly footprintBytes: number
+}
+
+/** Looks at every file once: 20,000 of them are to be looked at in milliseconds. */
+export const survey = (directory: string): Survey => {
+  const lengths = new Map<string, number>()
+  let footprintBytes = 0
+  const payload = `${installPaths(directory).payload}/`
   const waiting = [directory]
   for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
     let entries: ReadonlyArray<fs.Dirent>
@@ -157,9 +164,14 @@ export const footprint = (directory: string): number => {
     }
     for (const entry of entries) {
       const inside = `${next}/${entry.name}`
-      if (entry.isDirectory()) waiting.push(inside)
-      else total += fs.lstatSync(inside, { throwIfNoEntry: false })?.size ?? 0
+      if (entry.isDirectory()) {
+        waiting.push(inside)
+        continue
+      }
+      const size = fs.lstatSync(inside, { throwIfNoEntry: false })?.size ?? 0
+      footprintBytes += size
+      if (entry.isFile() && inside.startsWith(payload)) lengths.set(inside.slice(payload.length), size)
     }
   }
-  return total
+  return { lengths, footprintBytes }
 }

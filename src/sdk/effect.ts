@@ -6,12 +6,21 @@ import { bunkerLayer, type Program } from "../plugin/bunker.ts"
 
 export { ImageStore } from "../actors/ImageStore.ts"
 export { LeaseManager } from "../actors/LeaseManager.ts"
+export { ModelCache } from "../actors/ModelCache.ts"
 export { SessionStore } from "../actors/SessionStore.ts"
 export { Sweeper } from "../actors/Sweeper.ts"
 export { VmSupervisor } from "../actors/VmSupervisor.ts"
 export * from "../domain/errors.ts"
 export { ExecEvent, ExecRequest } from "../domain/exec.ts"
 export { ImageEvent, ImageHandle, ImageInspection } from "../domain/image.ts"
+export {
+  ModelCacheReport,
+  ModelEntry,
+  ModelEvent,
+  ModelManifest,
+  ModelReplacement,
+  ModelSpec
+} from "../domain/model.ts"
 export { SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
 export {
   CollectionReport,

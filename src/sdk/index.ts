@@ -14,6 +14,7 @@ import { type Runtime, run } from "./runtime.ts"
 
 export * from "../domain/errors.ts"
 export { type FetchOptions, Images, type ImportOptions, type PullOptions } from "./images.ts"
+export { type ModelPullOptions, Models, type NewModel } from "./models.ts"
 export { type CreateSessionOptions, type PutBlobOptions, type SessionOptions, Sessions } from "./sessions.ts"
 
 export interface SandboxOptions extends LayerOptions {
@@ -35,6 +36,8 @@ export interface SandboxOptions extends LayerOptions {
   readonly mounts?: ReadonlyArray<{ readonly source: string; readonly target: string; readonly readOnly?: boolean }>
   /** Directories in the guest's memory, each of at most `sizeMb` MiB; default: half of its memory. */
   readonly tmpfs?: ReadonlyArray<{ readonly target: string; readonly sizeMb?: number }>
+  /** Models of the cache, read-only at `target`, default `/models/NAME`; what is missing is fetched as its pull policy says. */
+  readonly models?: ReadonlyArray<{ readonly name: string; readonly target?: string }>
   /** Default `auto`: KVM where it boots guests, else emulation. */
   readonly engine?: EngineKind
   /** For your own use; default: none. */
@@ -98,6 +101,9 @@ export class Sandbox implements AsyncDisposable {
             ? {}
             : { mounts: options.mounts.map((mount) => ({ ...mount, readOnly: mount.readOnly ?? false })) }),
           ...(options.tmpfs === undefined ? {} : { tmpfs: options.tmpfs }),
+          ...(options.models === undefined
+            ? {}
+            : { models: options.models.map(({ name, target = `/models/${name}` }) => ({ name, target })) }),
           cpus: options.cpus ?? 1,
           memoryMb: options.memoryMb ?? 512,
           diskMb: 4096,
