@@ -6,12 +6,13 @@
  * reported and never written; what a person put into a file stays there.
  */
 import fs from "node:fs"
-import { Effect, Result, Schema } from "effect"
+import path from "node:path"
+import { Clock, Effect, Result, Schema } from "effect"
 import { MachineConfigInvalid, SandboxNotFound } from "../domain/errors/vm.ts"
 import { type Machine, type MachineState, machineDocument, readMachine, reloaded } from "../domain/machine.ts"
 import type { SafeName } from "../domain/name.ts"
 import { SafeName as SafeNameSchema } from "../domain/name.ts"
-import { attemptFile, type FileError, writeAtomic } from "./files.ts"
+import { attemptFile, type FileError, isLeftover, writeAtomic } from "./files.ts"
 import { fileLock, unlinkHeldLock } from "./lock.ts"
 import type { Paths } from "./Paths.ts"
 import { editToml, isTomlIssue, lineOfKey, parseToml, type TomlTable, writeToml } from "./tomlEdit.ts"
@@ -160,6 +161,17 @@ const target = (file: string): string => {
   }
 }
 
+/** Names that temporaryName (files.ts) gives here: nobody else's files are touched. */
+const ours = /^(config\.toml|process)\.[0-9a-z]+-[0-9a-z]+-[0-9a-z]+-[0-9a-f]{8}\.tmp$/
+
+/** Takes away what writers left that were killed before their rename. */
+const clearLeftovers = (directory: string, nowMs: number): void => {
+  for (const name of fs.readdirSync(directory)) {
+    const file = path.join(directory, name)
+    if (ours.test(name) && isLeftover(file, nowMs)) fs.rmSync(file, { force: true })
+  }
+}
+
 /** Writes what differs from what is there; only for the holder of the lock. */
 const replace = Effect.fnUntraced(function* (home: Home, before: LoadedMachine, machine: Machine) {
   const known = machineDocument(before.machine)
@@ -175,6 +187,8 @@ const replace = Effect.fnUntraced(function* (home: Home, before: LoadedMachine, 
   // A rewrite gives the file another time.
   document["created_at"] ??= new Date(machine.createdAt)
   const file = target(home.sandbox(machine.name).machineFile)
+  const nowMs = yield* Clock.currentTimeMillis
+  yield* attemptFile("clear", path.dirname(file), () => clearLeftovers(path.dirname(file), nowMs))
   yield* writeAtomic(file, editToml(before.text, before.document, document as TomlTable))
   return `${machine.state}:${fileStamp(file)}`
 })
