@@ -15,7 +15,7 @@ import { sha256 } from "../support/layers.ts"
 import { hasRegistryTools, startRegistry } from "../support/registry.ts"
 import { startTokenServer } from "../support/tokenServer.ts"
 
-setDefaultTimeout(60_000)
+setDefaultTimeout(240_000)
 
 const image = imageOf([
   [file("a", noise(2_000_000, 1))],
