@@ -19,7 +19,7 @@ describe("Models", () => {
       expect(await models.status("m", "full")).toMatchObject({ status: "installed" })
       expect(await models.replace({ name: "m", source, revision: "2", task: "any" })).toMatchObject({ revision: "2" })
       expect(await models.drop("m")).toMatchObject({ removed: true })
-      expect((await models.list()).map((each) => each.name)).toEqual(["m"])
+      expect((await models.list()).map((each) => String(each.name))).toEqual(["m"])
       expect(await models.remove("m")).toMatchObject({ ok: true })
       expect(await models.get("m").catch((error) => error)).toBeInstanceOf(ModelNotFound)
       const wrong = { name: "1", source, revision: "1", task: "any" } as const
