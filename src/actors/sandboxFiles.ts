@@ -4,12 +4,13 @@
  */
 import { Effect, Schema, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
-import { type FileErrors, FileReachErrors, type ReachError } from "../domain/errors/groups.ts"
-import { FileFailed } from "../domain/errors/guestIo.ts"
+import { type FileErrors, FilePutErrors, FileReachErrors, type ReachError } from "../domain/errors/groups.ts"
+import { CopyFailed, FileFailed } from "../domain/errors/guestIo.ts"
 import { SupervisorUnreachable } from "../domain/errors/vm.ts"
 import { FileEvent, FileMode, type FileOperation, GuestFile, GuestFilePath } from "../domain/guestFiles.ts"
 import { collectFiles } from "../vm/guestFiles.ts"
 import type { Unreachable } from "./Actor.ts"
+import { feedFile } from "./feedFile.ts"
 import type { KeeperAddress } from "./keepers.ts"
 
 const target = {
@@ -25,7 +26,7 @@ export const SandboxFiles = RpcGroup.make(
   /** Bytes of a file, or, with `tree`, of whatever is there as records of a tree (guest/README.md). */
   Rpc.make("FileRead", {
     payload: { ...target, tree: flag, follow: flag },
-    success: FileEvent,
+    success: Schema.Uint8Array,
     error: FileReachErrors,
     stream: true
   }),
@@ -35,6 +36,11 @@ export const SandboxFiles = RpcGroup.make(
     success: FileEvent,
     error: FileReachErrors,
     stream: true
+  }),
+  /** The same with the bytes of a file of this machine: for doors that keep what is sent to them as a file. */
+  Rpc.make("FilePut", {
+    payload: { ...target, mode: Schema.optionalKey(FileMode), source: Schema.String },
+    error: FilePutErrors
   }),
   Rpc.make("FileInput", { payload: { ...input, data: Schema.Uint8Array }, error: FileReachErrors }),
   Rpc.make("FileEnd", { payload: input, error: FileReachErrors }),
@@ -79,6 +85,14 @@ export const sandboxFileHandlers = (
         : Effect.succeed(found)
     )
 
+  const put = Effect.fn("Files.put")(function* (source: string, request: Request) {
+    const keeper = yield* reach(request.name, "reach files of")
+    const pieces = Stream.fromAsyncIterable(Bun.file(source).stream(), (cause) => {
+      return new CopyFailed({ path: source, reason: (cause as NodeJS.ErrnoException).code ?? String(cause) })
+    })
+    yield* feedFile(run("put", request), keeper.FileInput, keeper.FileEnd, pieces)
+  })
+
   const feed = (
     name: string,
     send: (keeper: KeeperAddress) => Effect.Effect<void, typeof FileErrors.Type | Unreachable>
@@ -86,7 +100,8 @@ export const sandboxFileHandlers = (
 
   type Tree = { readonly tree?: boolean }
   return {
-    FileRead: ({ tree, ...request }: Request & Tree) => Rpc.fork(run(tree === true ? "pack" : "get", request)),
+    FileRead: ({ tree, ...request }: Request & Tree) => Rpc.fork(bytes(tree === true ? "pack" : "get", request)),
+    FilePut: ({ source, ...request }: Request & { readonly source: string }) => Rpc.fork(put(source, request)),
     FileWrite: ({ tree, ...request }: Request & Tree) => Rpc.fork(run(tree === true ? "unpack" : "put", request)),
     FileInput: ({ name, file, data }: { readonly name: string; readonly file: number; readonly data: Uint8Array }) =>
       feed(name, (keeper) => keeper.FileInput({ file, data })),

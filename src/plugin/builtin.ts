@@ -146,6 +146,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       FileStat: "sandboxes:files:read",
       FileList: "sandboxes:files:read",
       FileWrite: "sandboxes:files:write",
+      FilePut: "sandboxes:files:write",
       FileInput: "sandboxes:files:write",
       FileEnd: "sandboxes:files:write",
       FileRemove: "sandboxes:files:write",
@@ -168,6 +169,24 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       { method: "POST", path: "/v1/sandboxes/:name/touch", message: "Touch" },
       { method: "POST", path: "/v1/sandboxes/:name/wait", message: "Wait" },
       { method: "POST", path: "/v1/sandboxes/:name/exec", message: "Exec", defaults: newCommand },
+      {
+        method: "GET",
+        path: "/v1/sandboxes/:name/files",
+        message: "FileRead",
+        download: "application/octet-stream"
+      },
+      {
+        method: "PUT",
+        path: "/v1/sandboxes/:name/files",
+        message: "FilePut",
+        upload: "source",
+        // Any body is the file, JSON, too.
+        uploadBytesMax: Number.MAX_SAFE_INTEGER
+      },
+      { method: "DELETE", path: "/v1/sandboxes/:name/files", message: "FileRemove", defaults: { recursive: false } },
+      { method: "GET", path: "/v1/sandboxes/:name/files/stat", message: "FileStat" },
+      { method: "GET", path: "/v1/sandboxes/:name/files/list", message: "FileList" },
+      { method: "POST", path: "/v1/sandboxes/:name/files/mkdir", message: "FileMkdir", defaults: { recursive: true } },
       {
         method: "GET",
         path: "/v1/sandboxes/:name/logs",

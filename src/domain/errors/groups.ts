@@ -134,3 +134,5 @@ export type ReachError = typeof ReachErrors.Type
 export const RestartErrors = Schema.Union([...StartErrors.members, Vm.ExecFailed])
 /** Working on files of a sandbox that must be running. */
 export const FileReachErrors = Schema.Union([...reach, ...files])
+/** The same, reading a file of this machine. */
+export const FilePutErrors = Schema.Union([...reach, ...files, GuestIo.CopyFailed])
