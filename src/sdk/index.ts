@@ -40,6 +40,8 @@ export interface SandboxOptions extends LayerOptions {
   readonly models?: ReadonlyArray<{ readonly name: string; readonly target?: string }>
   /** Default `auto`: KVM where it boots guests, else emulation. */
   readonly engine?: EngineKind
+  /** Agent session that it works for; default: none. */
+  readonly session?: string
   /** For your own use; default: none. */
   readonly labels?: Readonly<Record<string, string>>
   /** Longest life in milliseconds, kept by the guest itself should this process hang; default: no end. */
@@ -97,6 +99,7 @@ export class Sandbox implements AsyncDisposable {
           env: pairs(options.env),
           ...(options.workdir === undefined ? {} : { workdir: options.workdir }),
           ...(options.user === undefined ? {} : { user: options.user }),
+          ...(options.session === undefined ? {} : { session: options.session }),
           ...(options.mounts === undefined
             ? {}
             : { mounts: options.mounts.map((mount) => ({ ...mount, readOnly: mount.readOnly ?? false })) }),

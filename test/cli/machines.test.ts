@@ -32,7 +32,7 @@ describe.skipIf(!fs.existsSync(program))("machines", () => {
 
   test("are written with what they were created with", async () => {
     const flags =
-      "--cpus 2 --memory 300 --disk 1536 -e A=1 -l team=web --restart on-failure:3 --max-duration 2h --idle-timeout 90s"
+      "--cpus 2 --memory 300 --disk 1536 -e A=1 -l team=web --restart on-failure:3 --max-duration 2h --idle-timeout 90s --session turn-1"
     await home.must(["create", "--name", "web", ...flags.split(" "), image, "sh", "-c", "exit 1"])
     const text = fs.readFileSync(definition("web"), "utf8")
     for (const line of [
@@ -45,13 +45,15 @@ describe.skipIf(!fs.existsSync(program))("machines", () => {
       'restart = "on-failure:3"',
       'max_duration = "2h"',
       'idle_timeout = "1m30s"',
+      'session = "turn-1"',
       '[labels]\nteam = "web"'
     ])
       expect(text).toContain(`\n${line}\n`)
     expect((await inspect("web")).config).toMatchObject({
       restart: { policy: "on-failure", attempts_max: 3 },
       max_duration_ms: 7_200_000,
-      idle_timeout_ms: 90_000
+      idle_timeout_ms: 90_000,
+      session: "turn-1"
     })
   })
 

@@ -63,6 +63,7 @@ export const sandboxFlags = {
   ),
   entrypoint: optionalText("entrypoint", "Program in place of the image's entrypoint"),
   hostname: optionalText("hostname", "Host name in the guest; default: the sandbox's name"),
+  session: optionalText("session", "Agent session that the sandbox works for; shown by inspect"),
   volume: repeated("volume", "HOST:GUEST[:ro], a directory or file of this machine").pipe(Flag.withAlias("v")),
   tmpfs: repeated("tmpfs", "/path[:size=64m], a directory in the guest's memory"),
   publish: repeated("publish", "[HOST_IP:]HOST_PORT:GUEST_PORT, tcp; 0 takes a free host port").pipe(
@@ -89,7 +90,7 @@ export const commandArgument = Argument.String("command").pipe(
 /** Words after which a value follows, for the search of the image in `run` and `create`. */
 export const valuedFlags: ReadonlySet<string> = new Set([
   ...valuedPolicyFlags,
-  ..."--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname --label -l --volume -v --tmpfs --model --publish -p --rlimit --timeout --engine --log-level".split(
+  ..."--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname --session --label -l --volume -v --tmpfs --model --publish -p --rlimit --timeout --engine --log-level".split(
     " "
   )
 ])
@@ -106,6 +107,7 @@ interface Parsed extends ParsedPolicies {
   readonly disk: string
   readonly entrypoint: Option.Option<string>
   readonly hostname: Option.Option<string>
+  readonly session: Option.Option<string>
   readonly volume: ReadonlyArray<string>
   readonly tmpfs: ReadonlyArray<string>
   readonly publish: ReadonlyArray<string>
@@ -131,6 +133,7 @@ const flagOf: Readonly<Record<string, string>> = {
   workdir: "--workdir",
   user: "--user",
   hostname: "--hostname",
+  session: "--session",
   mounts: "-v",
   tmpfs: "--tmpfs",
   ports: "-p",
@@ -161,6 +164,7 @@ export const toConfig = Effect.fnUntraced(function* (parsed: Parsed, endsWithCom
     ...optional("workdir", parsed.workdir),
     ...optional("user", parsed.user),
     ...optional("hostname", parsed.hostname),
+    ...optional("session", parsed.session),
     cpus: parsed.cpus,
     memoryMb: yield* parseMebibytes("--memory", parsed.memory),
     diskMb: yield* parseMebibytes("--disk", parsed.disk),
