@@ -50,7 +50,8 @@ const final: ReadonlyArray<readonly [string, FaultRule, string]> = [
   [
     "one wrong byte",
     always(blob.digest, { change: (body) => Uint8Array.from(body, (byte, i) => (i === 200_000 ? byte ^ 1 : byte)) }),
-    "DigestMismatch"
+    // What the byte breaks may be noticed before the digest is.
+    "DigestMismatch|LayerRejected"
   ],
   [
     "a redirect to itself",
@@ -100,7 +101,12 @@ describe.skipIf(!hasRegistryTools)("a registry with faults", () => {
           expect({ name, ...(yield* attempt(rule)) }).toEqual({ name, end: "Done", layers: 2, problems: [] })
         }
         for (const [name, rule, tag] of final) {
-          expect({ name, ...(yield* attempt(rule)) }).toEqual({ name, end: tag, layers: 0, problems: [] })
+          expect({ name, ...(yield* attempt(rule)) }).toEqual({
+            name,
+            end: expect.stringMatching(new RegExp(`^(${tag})$`)),
+            layers: 0,
+            problems: []
+          })
         }
       }),
     120_000

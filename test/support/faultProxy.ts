@@ -92,8 +92,8 @@ const serve = async (socket: net.Socket, upstream: string | undefined, request: 
     socket.write("\r\n")
   } else socket.write(part)
   if (fault.stallAfter !== undefined) return
-  // What was written must leave before the reset, else the cut comes earlier than asked.
-  if (fault.cutAfter !== undefined) setTimeout(() => socket.resetAndDestroy(), 30)
+  // A reset takes along what the client has not read yet, so it is given time to, the more the more bytes there are.
+  if (fault.cutAfter !== undefined) setTimeout(() => socket.resetAndDestroy(), 50 + part.length / 5_000)
   else if (fault.framing === "chunked") socket.end("0\r\n\r\n")
   else socket.end()
 }
