@@ -14,7 +14,9 @@ import {
 } from "../vm/treeRecords.ts"
 
 const block = 512
-const zeros = Buffer.alloc(65_536)
+const zeros = Buffer.alloc(1_048_576)
+/** Bytes of the holes of one stream: they cost it nothing, and the receiver all of them. */
+const holeBytesMax = 64 * 1024 ** 3
 
 const octal = (value: number, width: number): string => `${value.toString(8).padStart(width - 1, "0")}\0`
 const fits = (value: number, width: number): boolean => value >= 0 && value < 8 ** (width - 1)
@@ -145,6 +147,7 @@ export class TarToTree {
   private readonly open: Array<{ readonly name: string; record: TreeRecord | undefined }> = []
   private entry: { readonly sparse: ReadonlyArray<number> | undefined; readonly size: number; at: number } | undefined
   private readonly reader: TarReader
+  private holeBytes = 0
 
   constructor(
     private readonly emit: (bytes: Uint8Array) => void,
@@ -229,6 +232,8 @@ export class TarToTree {
   }
 
   private hole(entry: { at: number }, until: number): void {
+    this.holeBytes += Math.max(0, until - entry.at)
+    if (this.holeBytes > holeBytesMax) throw new TreeMalformed("its sparse files have more than 64 GiB of holes")
     while (entry.at < until) {
       const count = Math.min(zeros.length, until - entry.at)
       this.emit(zeros.subarray(0, count))

@@ -193,7 +193,11 @@ export class HostTreeWriter implements TreeSink {
   }
 }
 
-const timeOf = (record: TreeRecord): number => record.mtimeSeconds + record.mtimeNanos / 1e9
+/** A negative number would mean now; a date before 1970 does not. */
+const timeOf = (record: TreeRecord): number | Date => {
+  const seconds = record.mtimeSeconds + record.mtimeNanos / 1e9
+  return seconds < 0 ? new Date(Math.floor(seconds * 1000)) : seconds
+}
 
 /** Removes what is in the way of something new: anything but a directory. */
 const clear = (place: Buffer): void => {

@@ -70,7 +70,8 @@ const isSound = (record: TreeRecord): boolean => {
 
 /** Bytes of a record. One that the format forbids throws `TreeMalformed`. */
 export const encodeRecord = (record: TreeRecord): Uint8Array => {
-  if (!isSound(record)) throw new TreeMalformed(`"${record.name}" can not be carried`)
+  const wide = Math.max(record.uid, record.gid) > 0xffff_ffff || Math.min(record.uid, record.gid) < 0
+  if (wide || !isSound(record)) throw new TreeMalformed(`"${record.name.slice(0, 200)}" can not be carried`)
   const { name, target } = record
   const bytes = Buffer.alloc(headerBytes + name.length + target.length)
   bytes.write("BKT1", "latin1")
