@@ -10,9 +10,12 @@ import { ExecFailed } from "../domain/errors/vm.ts"
 import { type ExecEvent, exitCodeOf } from "../domain/exec.ts"
 import type { EngineKind } from "../domain/sandbox.ts"
 import { type LayerOptions, layer } from "./effect.ts"
+import { Files } from "./files.ts"
 import { type Runtime, run } from "./runtime.ts"
 
 export * from "../domain/errors.ts"
+export type { GuestFile } from "../domain/guestFiles.ts"
+export type { FileOptions, Files, MkdirOptions, RemoveOptions, StatOptions, WriteFileOptions } from "./files.ts"
 export { type FetchOptions, Images, type ImportOptions, type PullOptions } from "./images.ts"
 export { type ModelPullOptions, Models, type NewModel } from "./models.ts"
 export { type CreateSessionOptions, type PutBlobOptions, type SessionOptions, Sessions } from "./sessions.ts"
@@ -79,10 +82,15 @@ const pairs = (env: Readonly<Record<string, string>> = {}): ReadonlyArray<string
 
 /** A running sandbox. It ends when it is disposed, or with this process. */
 export class Sandbox implements AsyncDisposable {
+  /** Its files. */
+  readonly files: Files
+
   private constructor(
     private readonly runtime: Runtime,
     readonly name: string
-  ) {}
+  ) {
+    this.files = new Files(runtime, name)
+  }
 
   /** Pulls the image if it is missing, boots a sandbox from it and answers when it takes commands. */
   static async create(options: SandboxOptions): Promise<Sandbox> {

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
-import { AlreadyExists, ExecFailed, ImageNotFound, Sandbox } from "../../src/sdk/index.ts"
+import { AlreadyExists, ExecFailed, FileFailed, FileNotFound, ImageNotFound, Sandbox } from "../../src/sdk/index.ts"
 import { engine, program } from "../support/bunker.ts"
 import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
 
@@ -109,6 +109,43 @@ describe.skipIf(missing.length > 0)("Sandbox", () => {
         if (!(await box.exec(["ps"])).stdout.includes("sleep 986")) return
       }
       throw new Error("the command is still there")
+    },
+    timeoutMs
+  )
+
+  test(
+    "writes, reads, lists and removes files",
+    async () => {
+      const { files } = box
+      await files.mkdir("/tmp/sdk/deep", { recursive: true })
+      await files.write("/tmp/sdk/deep/text", "grüße\n", { mode: 0o600 })
+      expect((await box.exec(["cat", "/tmp/sdk/deep/text"])).stdout).toBe("grüße\n")
+      const bytes = crypto.getRandomValues(new Uint8Array(60_000))
+      const source = async function* () {
+        for (let part = 0; part < 10; part += 1) yield bytes
+      }
+      await files.write("/tmp/sdk/large", source())
+      const whole = Buffer.concat(Array.from({ length: 10 }, () => bytes))
+      expect(Buffer.from(await files.read("/tmp/sdk/large")).equals(whole)).toBe(true)
+      const pieces: Array<Uint8Array> = []
+      for await (const piece of files.readStream("/tmp/sdk/large")) pieces.push(piece)
+      expect(Buffer.concat(pieces).equals(whole)).toBe(true)
+      expect((await files.list("/tmp/sdk")).map(({ name, type, size }) => ({ name, type, size }))).toMatchObject([
+        { name: "deep", type: "directory" },
+        { name: "large", type: "file", size: 600_000 }
+      ])
+      expect(await files.stat("/tmp/sdk/deep/text")).toMatchObject({ name: "text", size: 8, mode: 0o600, uid: 0 })
+      const broken = async function* () {
+        yield bytes
+        throw new RangeError("the source broke")
+      }
+      await expect(files.write("/tmp/sdk/deep/text", broken())).rejects.toBeInstanceOf(RangeError)
+      expect(Buffer.from(await files.read("/tmp/sdk/deep/text")).toString()).toBe("grüße\n")
+      await expect(files.read("/tmp/sdk/deep/text", { user: "user" })).rejects.toBeInstanceOf(FileFailed)
+      await expect(files.remove("/tmp/sdk")).rejects.toMatchObject({ _tag: "FileFailed", reason: "not_empty" })
+      await files.remove("/tmp/sdk", { recursive: true })
+      await expect(files.stat("/tmp/sdk")).rejects.toBeInstanceOf(FileNotFound)
+      await expect(files.read("not/absolute")).rejects.toBeDefined()
     },
     timeoutMs
   )

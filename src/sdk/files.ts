@@ -1,0 +1,104 @@
+/**
+ * Reads, writes and lists files of a running sandbox from a Bun program. Opens no file of this machine, and carries no trees: those
+ * are `bunker cp`'s.
+ */
+import { Stream } from "effect"
+import { readGuestFile, writeGuestFile } from "../actors/fileTransfer.ts"
+import { VmSupervisor } from "../actors/VmSupervisor.ts"
+import type { GuestFile } from "../domain/guestFiles.ts"
+import { type Runtime, run } from "./runtime.ts"
+
+export interface FileOptions {
+  /** User of the guest whose rights count: `name`, `uid`, `name:group` or `uid:gid`; default: root. */
+  readonly user?: string
+}
+
+export interface WriteFileOptions extends FileOptions {
+  /** Permission bits, at most 0o7777; default: the replaced file's, else 0o644. */
+  readonly mode?: number
+}
+
+export interface StatOptions extends FileOptions {
+  /** What a link points to instead of the link; default false. */
+  readonly follow?: boolean
+}
+
+export interface RemoveOptions extends FileOptions {
+  /** Everything below a directory, too; default false. */
+  readonly recursive?: boolean
+}
+
+export interface MkdirOptions extends FileOptions {
+  /** Permission bits, at most 0o7777; default 0o755. */
+  readonly mode?: number
+  /** Missing parents, too, and an existing directory is fine; default false. */
+  readonly recursive?: boolean
+}
+
+/** Files of one running sandbox. Paths are absolute; every failure is one of the tagged errors, like `FileNotFound`. */
+export class Files {
+  constructor(
+    private readonly runtime: Runtime,
+    private readonly name: string
+  ) {}
+
+  /** The bytes of a file, in memory as a whole; see `readStream`. */
+  async read(path: string, options: FileOptions = {}): Promise<Uint8Array> {
+    const { name } = this
+    return Buffer.concat(await run(this.runtime, Stream.runCollect(readGuestFile({ name, path, ...options }))))
+  }
+
+  /** The bytes of a file as they come; leaving the loop ends the reading. */
+  async *readStream(path: string, options: FileOptions = {}): AsyncGenerator<Uint8Array, void, void> {
+    const context = await this.runtime.context()
+    yield* Stream.toAsyncIterableWith(readGuestFile({ name: this.name, path, ...options }), context)
+  }
+
+  /** Replaces a file at once when all of it has come: text as UTF-8. A source that fails leaves what was there. */
+  async write(
+    path: string,
+    source: string | Uint8Array | AsyncIterable<Uint8Array>,
+    options: WriteFileOptions = {}
+  ): Promise<void> {
+    const bytes = typeof source === "string" ? new TextEncoder().encode(source) : source
+    const stream =
+      bytes instanceof Uint8Array ? Stream.succeed(bytes) : Stream.fromAsyncIterable(bytes, (cause) => cause)
+    await run(this.runtime, writeGuestFile({ name: this.name, path, ...options }, stream))
+  }
+
+  /** The entries of a directory, by name. */
+  list(path: string, options: FileOptions = {}): Promise<ReadonlyArray<GuestFile>> {
+    const { name } = this
+    return run(
+      this.runtime,
+      VmSupervisor.use((vms) => vms.FileList({ name, path, ...options }))
+    )
+  }
+
+  /** Type, size, mode, owner and time of a file. */
+  stat(path: string, options: StatOptions = {}): Promise<GuestFile> {
+    const { name } = this
+    return run(
+      this.runtime,
+      VmSupervisor.use((vms) => vms.FileStat({ name, path, ...options }))
+    )
+  }
+
+  /** Removes a file, a link itself, or a directory, which must be empty unless `recursive`. */
+  remove(path: string, options: RemoveOptions = {}): Promise<void> {
+    const { name } = this
+    return run(
+      this.runtime,
+      VmSupervisor.use((vms) => vms.FileRemove({ name, path, ...options }))
+    )
+  }
+
+  /** Makes a directory. */
+  mkdir(path: string, options: MkdirOptions = {}): Promise<void> {
+    const { name } = this
+    return run(
+      this.runtime,
+      VmSupervisor.use((vms) => vms.FileMkdir({ name, path, ...options }))
+    )
+  }
+}
