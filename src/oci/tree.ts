@@ -18,7 +18,7 @@ import {
 } from "./erofs/format.ts"
 import { Inode, implicitDirectory, type Xattr } from "./erofs/inode.ts"
 import { storable, xattrBodySize } from "./erofs/xattr.ts"
-import { RejectedInput } from "./rejected.ts"
+import { RejectedInput, readable } from "./rejected.ts"
 import type { TarEntry } from "./tar.ts"
 
 export interface TreeLimits {
@@ -167,7 +167,7 @@ export class LayerTree {
     const target = name === undefined ? undefined : this.#find(parts, name, entry.path)
     if (target === undefined || target.isWhiteout) {
       throw new RejectedInput(
-        `a hard link leads to "${entry.linkName}", which no earlier entry of this layer made; links into lower layers are not allowed`,
+        `a hard link leads to "${readable(entry.linkName)}", which no earlier entry of this layer made; links into lower layers are not allowed`,
         entry.path
       )
     }

@@ -137,6 +137,7 @@ describe("a layer", () => {
     ["`..` in a path", tar(file("a/../../etc/passwd")), /`\.\.` component/],
     ["`..` in a hard link", tar(file("a"), hard("b", "../a")), /`\.\.` component/],
     ["a hard link to nothing", tar(hard("b", "a")), /no earlier entry/],
+    ["control characters in a hard link", tar(hard("b", "a\x1b[2J\u0015")), /"a\\x1b\[2J\\x15"/],
     ["a hard link to a directory", tar(dir("a"), hard("b", "a")), /directory/],
     ["a hard link to a whiteout", tar(file(".wh.a"), hard("b", "a")), /no earlier entry/],
     ["an entry below a file", tar(file("a"), file("a/b")), /not a directory/],
