@@ -183,6 +183,68 @@ suite(`files and ports (${engine})`, () => {
     })
   })
 
+  describe("files over HTTP", () => {
+    beforeAll(() => home.serve(), timeoutMs)
+
+    const files = async (method: string, where: string, body?: Uint8Array | string) => {
+      const answer = await fetch(`http://bunker/v1/sandboxes/${where}`, {
+        method,
+        unix: path.join(home.directory, "bunker.sock"),
+        // Said of whatever it is: the body is the file.
+        ...(body === undefined ? {} : { body, headers: { "content-type": "application/json" } })
+      })
+      const bytes = Buffer.from(await answer.arrayBuffer())
+      // biome-ignore lint/suspicious/noExplicitAny: tests look into answers of every kind
+      const json = (): any => JSON.parse(bytes.toString())
+      return { status: answer.status, type: answer.headers.get("content-type"), bytes, json }
+    }
+
+    itOnHost("go in and out as they are, JSON and empty ones, too", async () => {
+      expect((await files("POST", "m/files/mkdir?path=/tmp/http/deep")).status).toBeLessThan(300)
+      const large = noise(3)
+      for (const body of [large, Buffer.from('{"path":"/tmp/not-this"}'), Buffer.alloc(0)]) {
+        expect((await files("PUT", "m/files?path=/tmp/http/file&mode=416", body)).status).toBeLessThan(300)
+        const got = await files("GET", "m/files?path=/tmp/http/file")
+        expect(got).toMatchObject({ status: 200, type: "application/octet-stream" })
+        expect(sha256(got.bytes)).toBe(sha256(body))
+      }
+      const stat = (await files("GET", "m/files/stat?path=/tmp/http/file")).json()
+      expect(stat).toMatchObject({
+        name: "file",
+        type: "file",
+        size: 0,
+        mode: 0o640,
+        uid: 0,
+        mtime_ms: expect.any(Number)
+      })
+      await files("PUT", `m/files?path=${encodeURIComponent("/tmp/http/ünï & ☃")}`, "odd")
+      const listed = (await files("GET", "m/files/list?path=/tmp/http")).json()
+      expect(listed.map((file: { name: string; type: string }) => [file.name, file.type]).sort()).toEqual([
+        ["deep", "directory"],
+        ["file", "file"],
+        ["ünï & ☃", "file"]
+      ])
+    })
+
+    itOnHost("are refused with a status and a code that say why", async () => {
+      const code = async (method: string, where: string, body?: string) => {
+        const { status, json } = await files(method, where, body)
+        return [status, json().code]
+      }
+      await files("POST", "m/files/mkdir?path=/tmp/http/deep")
+      expect(await code("GET", "m/files?path=/nowhere")).toEqual([404, "FileNotFound"])
+      expect(await code("GET", "nobody/files?path=/etc")).toEqual([404, "SandboxNotFound"])
+      expect(await code("GET", "m/files?path=etc/passwd")).toEqual([400, "InvalidInput"])
+      expect(await code("GET", "m/files")).toEqual([400, "InvalidInput"])
+      expect(await code("PUT", "m/files?path=/etc/passwd&mode=4096", "x")).toEqual([400, "InvalidInput"])
+      expect((await code("GET", "m/files?path=/etc"))[1]).toBe("FileFailed")
+      expect((await code("PUT", "m/files?path=/root/x&user=user", "x"))[1]).toBe("FileFailed")
+      expect((await code("DELETE", "m/files?path=/tmp/http"))[1]).toBe("FileFailed")
+      expect((await files("DELETE", "m/files?path=/tmp/http&recursive=true")).status).toBeLessThan(300)
+      expect(await code("GET", "m/files/stat?path=/tmp/http")).toEqual([404, "FileNotFound"])
+    })
+  })
+
   describe("a published port", () => {
     const info = async () => JSON.parse(await home.must(["inspect", "m"]))[0]
     const hostPort = async (): Promise<number> => (await info()).ports[0].host_port
