@@ -207,7 +207,7 @@ export class TarRecord {
   }
 
   #read(at: number, length: number): Buffer {
-    if (!Number.isSafeInteger(at) || at < 0 || at + length > this.#imageBytes) throw this.#broken()
+    if (!Number.isSafeInteger(at) || at < 0 || !(length >= 0) || at + length > this.#imageBytes) throw this.#broken()
     const bytes = Buffer.allocUnsafeSlow(length)
     for (let done = 0; done < length; ) {
       const got = fs.readSync(this.fd, bytes, done, length - done, at + done)

@@ -136,6 +136,7 @@ export class ErofsReader {
     inode.uid = raw.readUInt32LE(24)
     inode.gid = raw.readUInt32LE(28)
     inode.mtimeSeconds = Number(raw.readBigInt64LE(32))
+    if (!Number.isSafeInteger(inode.mtimeSeconds)) throw this.#broken("it has an inode of an absurd time")
     inode.mtimeNanos = raw.readUInt32LE(40)
     const nlink = raw.readUInt32LE(44)
     const units = raw.readUInt16LE(2)
