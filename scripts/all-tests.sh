@@ -37,7 +37,7 @@ if [ -n "$lab" ] && have apt-cache && ! apt-cache show linux-image-cloud-amd64 >
 sh "$root/scripts/prepare.sh" </dev/null
 find_bun || die "npm brought no Bun that runs here"
 cd "$root"
-export PATH BUNKER_LAB_TIMEOUT="${BUNKER_LAB_TIMEOUT:-900}"
+export PATH BUNKER_LAB_TIMEOUT="${BUNKER_LAB_TIMEOUT:-1500}"
 
 # shellcheck disable=SC2086
 exec "$bun" scripts/test.ts --check $lab </dev/null
