@@ -216,16 +216,30 @@ const startAndGreet = Effect.fnUntraced(function* (engine: Engine, config: VmCon
         orElse: () => Effect.fail(new Silent(bootTimeoutMs[engine.kind]))
       })
     )
-    const channel = yield* Effect.raceFirst(greeted, died).pipe(Effect.tapError(() => started.kill))
+    // A VM that ends takes its connection along: how it ended says more.
+    const heard = Effect.catchTag(greeted, "GuestChannelFailed", (error) =>
+      Effect.raceFirst(died, Effect.andThen(Effect.sleep(endGraceMs), Effect.fail(error)))
+    )
+    const channel = yield* Effect.raceFirst(heard, died).pipe(Effect.tapError(() => started.kill))
     return { vm, channel }
   })
   return yield* attempt.pipe(
     Effect.catchIf(
-      (error): error is DiedEarly => error instanceof DiedEarly && isTransientStart(error.exit),
+      (error): error is DiedEarly => error instanceof DiedEarly && isTransient(engine, error.exit, config.consolePath),
       () => attempt
     )
   )
 })
+
+/** Longest time from the end of a VM's connection to the end of its process, in milliseconds. */
+const endGraceMs = 2000
+
+/**
+ * libkrun's one failure that passes; and an emulated machine that ended before its kernel could say a word, which a starved
+ * host makes of its timers now and then.
+ */
+const isTransient = (engine: Engine, exit: VmExit, consoleLog: string): boolean =>
+  isTransientStart(exit) || (engine.kind === "qemu" && exit.code === 0 && consoleTail(consoleLog) === "")
 
 class DiedEarly {
   readonly _tag = "DiedEarly"

@@ -36,7 +36,7 @@ export const bootWords = (channel: "vsock" | "virtio"): ReadonlyArray<string> =>
   `BUNKER_CHANNEL=${channel}`
 ]
 
-const KERNEL_WORDS = "console=hvc0 panic=-1 reboot=t mitigations=off random.trust_cpu=on quiet"
+const KERNEL_WORDS = "console=hvc0 panic=-1 reboot=t mitigations=off random.trust_cpu=on no_timer_check quiet"
 
 /** Commas end a value in QEMU's option syntax; two of them stand for one. */
 const escape = (value: string): string => value.replaceAll(",", ",,")
