@@ -140,8 +140,9 @@ describe.skipIf(missing.length > 0)("at a terminal", () => {
     screen.line("kill -9 %1; sleep 1; jobs; exit 6")
     await screen.sees("code=6")
     await screen.isWhole()
-    screen.line(`clear; '${program}' run -q -it ${image} sh; echo "second=$?"`)
-    await screen.sees(/^~ #/m)
+    // What the first shell left on the screen must not pass for the second one's.
+    screen.line(`clear; echo again""st; '${program}' run -q -it ${image} sh; echo "second=$?"`)
+    await screen.sees(/^against\s*$[\s\S]*^~ #/m)
     screen.keys("C-d")
     await screen.sees(/^second=\d/m)
     await screen.isWhole()

@@ -65,7 +65,11 @@ describe.skipIf(missing.length > 0)(`the life of sandboxes (${engine})`, () => {
   const killKeepers = (name: string) => {
     const keepers = keepersOf(name)
     expect(keepers).toHaveLength(1)
-    for (const pid of keepers) process.kill(pid, "SIGKILL")
+    for (const pid of keepers) {
+      process.kill(pid, "SIGKILL")
+      // One that is being killed still has its sockets for a moment.
+      while (lives(pid)) Bun.sleepSync(10)
+    }
   }
   const lives = (pid: number): boolean => {
     try {
