@@ -24,16 +24,6 @@ struct kernel_mount {
   unsigned long flags;
 };
 
-static bool failed(struct text *why, const char *what, const char *detail) {
-  int error = errno;
-  text_add(why, what);
-  text_add(why, " ");
-  text_add(why, detail);
-  text_add(why, ": ");
-  text_add(why, strerror(error));
-  return false;
-}
-
 static void mount_all(const struct kernel_mount *list, size_t n) {
   for (size_t i = 0; i < n; i++) {
     const struct kernel_mount *m = &list[i];
@@ -56,7 +46,7 @@ void mounts_early(void) {
 static bool wait_for(const char *device, struct text *why) {
   int64_t until = now_ms() + DEVICE_WAIT_MS;
   while (access(device, F_OK) < 0) {
-    if (now_ms() >= until) return failed(why, "disk", device);
+    if (now_ms() >= until) return text_failed(why, "disk", device);
     usleep(2000);
   }
   return true;
@@ -65,7 +55,7 @@ static bool wait_for(const char *device, struct text *why) {
 static bool mount_lower(const struct mount_plan *plan, struct text *why) {
   if (!wait_for(plan->root_device, why)) return false;
   if (mount(plan->root_device, LOWER, plan->root_type, MS_RDONLY | MS_NOATIME, NULL) < 0)
-    return failed(why, "mount the image", plan->root_device);
+    return text_failed(why, "mount the image", plan->root_device);
   return true;
 }
 
@@ -89,15 +79,15 @@ static void grow_upper(const char *device) {
 
 static bool mount_upper(const struct mount_plan *plan, struct text *why) {
   if (!plan->upper_device) {
-    if (mount("tmpfs", STORE, "tmpfs", MS_NOATIME, "mode=755") < 0) return failed(why, "mount", "a tmpfs upper");
+    if (mount("tmpfs", STORE, "tmpfs", MS_NOATIME, "mode=755") < 0) return text_failed(why, "mount", "a tmpfs upper");
   } else {
     if (!wait_for(plan->upper_device, why)) return false;
     if (mount(plan->upper_device, STORE, "ext4", MS_NOATIME, NULL) < 0)
-      return failed(why, "mount the upper", plan->upper_device);
+      return text_failed(why, "mount the upper", plan->upper_device);
     grow_upper(plan->upper_device);
   }
   if ((mkdir(STORE "/upper", 0755) < 0 && errno != EEXIST) || (mkdir(STORE "/work", 0755) < 0 && errno != EEXIST))
-    return failed(why, "prepare", "the upper");
+    return text_failed(why, "prepare", "the upper");
   upper_fd = open(STORE, O_PATH | O_DIRECTORY | O_CLOEXEC);
   return true;
 }
@@ -107,12 +97,12 @@ static bool mount_overlay(struct text *why) {
   /* With redirect_dir a directory of the image can be renamed; without it rename answers EXDEV. */
   if (mount("overlay", ROOT, "overlay", MS_NOATIME, DIRECTORIES ",redirect_dir=on") == 0) return true;
   if (mount("overlay", ROOT, "overlay", MS_NOATIME, DIRECTORIES) == 0) return true;
-  return failed(why, "mount", "the overlay");
+  return text_failed(why, "mount", "the overlay");
 }
 
 static bool move(const char *from, const char *to, struct text *why) {
-  if (mkdir(to, 0755) < 0 && errno != EEXIST) return failed(why, "mkdir", to);
-  if (mount(from, to, NULL, MS_MOVE, NULL) < 0) return failed(why, "move", to);
+  if (mkdir(to, 0755) < 0 && errno != EEXIST) return text_failed(why, "mkdir", to);
+  if (mount(from, to, NULL, MS_MOVE, NULL) < 0) return text_failed(why, "move", to);
   return true;
 }
 
@@ -133,7 +123,7 @@ static void mount_rest(void) {
 }
 
 bool mounts_stage(struct text *why) {
-  if (mount("tmpfs", "/mnt", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755") < 0) return failed(why, "mount", "/mnt");
+  if (mount("tmpfs", "/mnt", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755") < 0) return text_failed(why, "mount", "/mnt");
   return true;
 }
 
@@ -145,7 +135,7 @@ bool mounts_switch_root(const struct mount_plan *plan, struct text *why) {
   if (!move("/dev", ROOT "/dev", why) || !move("/proc", ROOT "/proc", why) || !move("/sys", ROOT "/sys", why))
     return false;
   if (chdir(ROOT) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
-    return failed(why, "switch to", ROOT);
+    return text_failed(why, "switch to", ROOT);
   mount_rest();
   return true;
 }

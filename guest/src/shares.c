@@ -17,16 +17,6 @@
 /* The virtiofs lies below the old root: after the switch only this descriptor leads to it. */
 static int store = -1;
 
-static bool failed(struct text *why, const char *what, const char *detail) {
-  int error = errno;
-  text_add(why, what);
-  text_add(why, " ");
-  text_add(why, detail);
-  text_add(why, ": ");
-  text_add(why, strerror(error));
-  return false;
-}
-
 static bool any_share(const struct json *doc, long mounts) {
   for (uint32_t i = (uint32_t)mounts + 1; i < doc->nodes[mounts].end; i = doc->nodes[i].end)
     if (json_get(doc, i, "share") >= 0) return true;
@@ -35,18 +25,18 @@ static bool any_share(const struct json *doc, long mounts) {
 
 bool shares_open(const struct json *doc, long mounts, struct text *why) {
   if (!json_is(doc, mounts, JSON_ARRAY) || !any_share(doc, mounts)) return true;
-  if (mkdir(STORE, 0700) < 0) return failed(why, "mkdir", STORE);
+  if (mkdir(STORE, 0700) < 0) return text_failed(why, "mkdir", STORE);
   if (mount(TAG, STORE, "virtiofs", MS_NOSUID | MS_NODEV | MS_NOATIME, NULL) < 0)
-    return failed(why, "mount", "the host's shares");
+    return text_failed(why, "mount", "the host's shares");
   store = open(STORE, O_PATH | O_DIRECTORY | O_CLOEXEC);
-  return store >= 0 || failed(why, "open", STORE);
+  return store >= 0 || text_failed(why, "open", STORE);
 }
 
 /* The directories above the last name, and the place itself: a directory, or an empty file to mount a file on. */
 static bool make_place(const char *target, bool file, struct text *why) {
   char path[PATH_MAX];
   struct stat there;
-  if (strlen(target) >= sizeof path) return errno = ENAMETOOLONG, failed(why, "mount", target);
+  if (strlen(target) >= sizeof path) return errno = ENAMETOOLONG, text_failed(why, "mount", target);
   for (size_t i = 1; target[i - 1]; i++) {
     if (target[i] != '/' && target[i]) continue;
     if (target[i - 1] == '/') continue;
@@ -56,15 +46,15 @@ static bool make_place(const char *target, bool file, struct text *why) {
     bool last = !target[i] || !target[i + strspn(target + i, "/")];
     if (last && file) {
       int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-      if (fd < 0) return failed(why, "create", path);
+      if (fd < 0) return text_failed(why, "create", path);
       close(fd);
     } else if (mkdir(path, 0755) < 0) {
-      return failed(why, "create", path);
+      return text_failed(why, "create", path);
     }
   }
-  if (stat(target, &there) < 0) return failed(why, "mount", target);
+  if (stat(target, &there) < 0) return text_failed(why, "mount", target);
   if (S_ISDIR(there.st_mode) == file)
-    return errno = file ? EISDIR : ENOTDIR, failed(why, "mount", target);
+    return errno = file ? EISDIR : ENOTDIR, text_failed(why, "mount", target);
   return true;
 }
 
@@ -77,12 +67,12 @@ static bool mount_share(const char *name, const char *target, bool read_only, st
   text_add(&from, "/");
   text_add(&from, name);
   const char *source = text_end(&from);
-  if (stat(source, &there) < 0) return failed(why, "find the share for", target);
+  if (stat(source, &there) < 0) return text_failed(why, "find the share for", target);
   if (!make_place(target, !S_ISDIR(there.st_mode), why)) return false;
-  if (mount(source, target, NULL, MS_BIND, NULL) < 0) return failed(why, "mount", target);
+  if (mount(source, target, NULL, MS_BIND, NULL) < 0) return text_failed(why, "mount", target);
   /* The host's own flag is the one that counts; this one gives its name to the error. */
   unsigned long flags = MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | MS_NOATIME | (read_only ? MS_RDONLY : 0);
-  if (mount(NULL, target, NULL, flags, NULL) < 0) return failed(why, "mount", target);
+  if (mount(NULL, target, NULL, flags, NULL) < 0) return text_failed(why, "mount", target);
   return true;
 }
 
@@ -96,7 +86,7 @@ static bool mount_tmpfs(int64_t size_mb, const char *target, struct text *why) {
     text_add(&options, "m");
   }
   if (!make_place(target, false, why)) return false;
-  if (mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, text_end(&options)) < 0) return failed(why, "mount", target);
+  if (mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, text_end(&options)) < 0) return text_failed(why, "mount", target);
   return true;
 }
 

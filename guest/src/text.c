@@ -1,6 +1,7 @@
 /* Builds short texts and JSON in a caller's buffer. Does without printf: it would double the agent's size. */
 #include "text.h"
 
+#include <errno.h>
 #include <string.h>
 
 void text_bytes(struct text *t, const char *bytes, size_t n) {
@@ -40,6 +41,16 @@ void text_quoted(struct text *t, const char *string) {
     }
   }
   text_add(t, "\"");
+}
+
+bool text_failed(struct text *t, const char *what, const char *detail) {
+  int error = errno;
+  text_add(t, what);
+  text_add(t, " ");
+  text_add(t, detail);
+  text_add(t, ": ");
+  text_add(t, strerror(error));
+  return false;
 }
 
 const char *text_end(struct text *t) {

@@ -1,20 +1,13 @@
 /** Runs in the foreground meet pipes, signals and people who look at logs. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { existsSync, readdirSync, rmSync, writeFileSync } from "node:fs"
+import { readdirSync, rmSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { engine, Home, program } from "../support/bunker.ts"
-import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+import { Home, program } from "../support/bunker.ts"
+import { busyboxArchive } from "../support/busyboxImage.ts"
+import { busybox, mustSkip } from "../support/requirements.ts"
 
-const busybox = busyboxPath()
-const missing = [
-  ...(existsSync(program) ? [] : ["dist/bunker ('bun run build' makes it)"]),
-  ...(busybox === undefined ? ["a static busybox (apt-get install busybox-static)"] : []),
-  ...(engine === "qemu" && Bun.which("qemu-system-x86_64") === null
-    ? ["qemu-system-x86_64 (apt-get install qemu-system-x86)"]
-    : [])
-]
-if (missing.length > 0) console.warn(`skipped: runs in the foreground; missing: ${missing.join(", ")}`)
-const suite = missing.length > 0 ? describe.skip : describe
+const skipped = mustSkip("runs in the foreground")
+const suite = describe.skipIf(skipped)
 const timeoutMs = 120_000
 const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
 const image = "test/busybox:1"

@@ -1,20 +1,12 @@
 /** A person at a real terminal (tmux): shells in sandboxes, attaching, leaving, and a terminal that is whole afterwards. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { existsSync, writeFileSync } from "node:fs"
+import { writeFileSync } from "node:fs"
 import path from "node:path"
-import { engine, Home, program } from "../support/bunker.ts"
-import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+import { Home, program } from "../support/bunker.ts"
+import { busyboxArchive } from "../support/busyboxImage.ts"
+import { busybox, mustSkip } from "../support/requirements.ts"
 
-const busybox = busyboxPath()
-const missing = [
-  ...(existsSync(program) ? [] : ["dist/bunker ('bun run build' makes it)"]),
-  ...(busybox === undefined ? ["a static busybox (apt-get install busybox-static)"] : []),
-  ...(Bun.which("tmux") === null ? ["tmux (apt-get install tmux)"] : []),
-  ...(engine === "qemu" && Bun.which("qemu-system-x86_64") === null
-    ? ["qemu-system-x86_64 (apt-get install qemu-system-x86)"]
-    : [])
-]
-if (missing.length > 0) console.warn(`skipped: sandboxes at a terminal; missing: ${missing.join(", ")}`)
+const skipped = mustSkip("sandboxes at a terminal", Bun.which("tmux") === null ? ["tmux (apt-get install tmux)"] : [])
 const timeoutMs = 120_000
 const image = "test/busybox:1"
 
@@ -97,7 +89,7 @@ class Screen {
   }
 }
 
-describe.skipIf(missing.length > 0)("at a terminal", () => {
+describe.skipIf(skipped)("at a terminal", () => {
   let home: Home
   beforeAll(async () => {
     home = new Home()

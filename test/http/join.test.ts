@@ -1,20 +1,15 @@
 /** A program joins a sandbox's main command over a WebSocket. */
 import { describe, expect, test } from "bun:test"
-import { existsSync, readFileSync, writeFileSync } from "node:fs"
+import { readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { engine, Home, program } from "../support/bunker.ts"
-import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+import { Home, program } from "../support/bunker.ts"
+import { busyboxArchive } from "../support/busyboxImage.ts"
+import { busybox, mustSkip } from "../support/requirements.ts"
 
-const busybox = busyboxPath()
-const missing = [
-  ...(existsSync(program) ? [] : ["dist/bunker ('bun run build' makes it)"]),
-  ...(busybox === undefined ? ["a static busybox (apt-get install busybox-static)"] : []),
-  ...(engine === "qemu" && Bun.which("qemu-system-x86_64") === null ? ["qemu-system-x86_64"] : [])
-]
-if (missing.length > 0) console.warn(`skipped: WebSockets; missing: ${missing.join(", ")}`)
+const skipped = mustSkip("WebSockets")
 const image = "test/busybox:1"
 
-describe.skipIf(missing.length > 0)("attach over a WebSocket", () => {
+describe.skipIf(skipped)("attach over a WebSocket", () => {
   test("carries input, size, output and the exit code, and is closed to whoever has no token", async () => {
     const home = new Home()
     const server = Bun.spawn([program, "serve", "--listen", "127.0.0.1:0"], {

@@ -3,18 +3,11 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { engine, Home, type Options, program, type Result } from "../support/bunker.ts"
-import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+import { busyboxArchive } from "../support/busyboxImage.ts"
+import { busybox, mustSkip } from "../support/requirements.ts"
 
-const busybox = busyboxPath()
-const missing = [
-  ...(existsSync(program) ? [] : ["dist/bunker ('bun run build' makes it)"]),
-  ...(busybox === undefined ? ["a static busybox (apt-get install busybox-static)"] : []),
-  ...(engine === "qemu" && Bun.which("qemu-system-x86_64") === null
-    ? ["qemu-system-x86_64 (apt-get install qemu-system-x86)"]
-    : [])
-]
-if (missing.length > 0) console.warn(`skipped: the behaviour of sandboxes; missing: ${missing.join(", ")}`)
-const suite = missing.length > 0 ? describe.skip : describe
+const skipped = mustSkip("the behaviour of sandboxes")
+const suite = describe.skipIf(skipped)
 
 /** Emulated machines are slow, and the lab is an emulation in an emulation. */
 const timeoutMs = 240_000

@@ -3,19 +3,12 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import fs from "node:fs"
 import net from "node:net"
 import path from "node:path"
-import { engine, Home, program } from "../support/bunker.ts"
-import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+import { engine, Home } from "../support/bunker.ts"
+import { busyboxArchive } from "../support/busyboxImage.ts"
+import { busybox, mustSkip } from "../support/requirements.ts"
 
-const busybox = busyboxPath()
-const missing = [
-  ...(fs.existsSync(program) ? [] : ["dist/bunker ('bun run build' makes it)"]),
-  ...(busybox === undefined ? ["a static busybox (apt-get install busybox-static)"] : []),
-  ...(engine === "qemu" && Bun.which("qemu-system-x86_64") === null
-    ? ["qemu-system-x86_64 (apt-get install qemu-system-x86)"]
-    : [])
-]
-if (missing.length > 0) console.warn(`skipped: files and ports of sandboxes; missing: ${missing.join(", ")}`)
-const suite = missing.length > 0 ? describe.skip : describe
+const skipped = mustSkip("files and ports of sandboxes")
+const suite = describe.skipIf(skipped)
 
 /** Megabytes of the large streams; the specification's number is 100. */
 const streamMegabytes = Number(process.env["BUNKER_TEST_STREAM_MB"] ?? 8)

@@ -2,18 +2,11 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
-import { engine, Home, program } from "../support/bunker.ts"
-import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+import { engine, Home } from "../support/bunker.ts"
+import { busyboxArchive } from "../support/busyboxImage.ts"
+import { busybox, mustSkip } from "../support/requirements.ts"
 
-const busybox = busyboxPath()
-const missing = [
-  ...(fs.existsSync(program) ? [] : ["dist/bunker ('bun run build' makes it)"]),
-  ...(busybox === undefined ? ["a static busybox (apt-get install busybox-static)"] : []),
-  ...(engine === "qemu" && Bun.which("qemu-system-x86_64") === null
-    ? ["qemu-system-x86_64 (apt-get install qemu-system-x86)"]
-    : [])
-]
-if (missing.length > 0) console.warn(`skipped: the life of sandboxes; missing: ${missing.join(", ")}`)
+const skipped = mustSkip("the life of sandboxes")
 
 const timeoutMs = 240_000
 const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
@@ -29,7 +22,7 @@ interface Info {
   readonly restart_at: number | null
 }
 
-describe.skipIf(missing.length > 0)(`the life of sandboxes (${engine})`, () => {
+describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
   let home: Home
 
   beforeAll(async () => {

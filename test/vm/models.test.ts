@@ -2,19 +2,12 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
-import { engine, Home, program } from "../support/bunker.ts"
-import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+import { engine, Home } from "../support/bunker.ts"
+import { busyboxArchive } from "../support/busyboxImage.ts"
+import { busybox, mustSkip } from "../support/requirements.ts"
 
-const busybox = busyboxPath()
-const missing = [
-  ...(fs.existsSync(program) ? [] : ["dist/bunker ('bun run build' makes it)"]),
-  ...(busybox === undefined ? ["a static busybox (apt-get install busybox-static)"] : []),
-  ...(engine === "qemu" && Bun.which("qemu-system-x86_64") === null
-    ? ["qemu-system-x86_64 (apt-get install qemu-system-x86)"]
-    : [])
-]
-if (missing.length > 0) console.warn(`skipped: models in sandboxes; missing: ${missing.join(", ")}`)
-const suite = missing.length > 0 ? describe.skip : describe
+const skipped = mustSkip("models in sandboxes")
+const suite = describe.skipIf(skipped)
 const timeoutMs = 240_000
 const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
 

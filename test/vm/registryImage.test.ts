@@ -1,28 +1,21 @@
 /** The whole way: a registry filled by skopeo, a pull by the program, the merged tree as a guest sees it. */
 import { describe, expect } from "bun:test"
-import { existsSync } from "node:fs"
 import { Effect } from "effect"
-import { engine, Home, program } from "../support/bunker.ts"
-import { busyboxLayer, busyboxPath } from "../support/busyboxImage.ts"
+import { engine, Home } from "../support/bunker.ts"
+import { busyboxLayer } from "../support/busyboxImage.ts"
 import { directory, file, hardlink, imageOf, opaque, symlink, whiteout } from "../support/image.ts"
 import { it } from "../support/it.ts"
 import { hasRegistryTools, startRegistry } from "../support/registry.ts"
+import { busybox, mustSkip } from "../support/requirements.ts"
 
-const busybox = busyboxPath()
-const missing = [
-  ...(existsSync(program) ? [] : ["dist/bunker ('bun run build' makes it)"]),
-  ...(busybox === undefined ? ["a static busybox (apt-get install busybox-static)"] : []),
-  ...(hasRegistryTools ? [] : ["docker-registry and skopeo"]),
-  ...(engine === "qemu" && Bun.which("qemu-system-x86_64") === null ? ["qemu-system-x86_64"] : [])
-]
-if (missing.length > 0) console.warn(`skipped: images of a registry in a guest; missing: ${missing.join(", ")}`)
+const skipped = mustSkip("images of a registry in a guest", hasRegistryTools ? [] : ["docker-registry and skopeo"])
 
 const home = Effect.acquireRelease(
   Effect.sync(() => new Home()),
   (own) => Effect.promise(() => own.dispose())
 )
 
-describe.skipIf(missing.length > 0)("an image of several layers from a registry", () => {
+describe.skipIf(skipped)("an image of several layers from a registry", () => {
   it.live(
     "shows the guest the right tree: whiteouts, opaque directories, type changes, hard links, owners",
     () =>

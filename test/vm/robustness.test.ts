@@ -10,19 +10,12 @@ import path from "node:path"
 import { Effect, ManagedRuntime } from "effect"
 import { layer, VmSupervisor } from "../../src/sdk/effect.ts"
 import { diskUsage } from "../../src/store/files.ts"
-import { engine, Home, program } from "../support/bunker.ts"
-import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+import { Home } from "../support/bunker.ts"
+import { busyboxArchive } from "../support/busyboxImage.ts"
 import { mountMissing } from "../support/mount.ts"
+import { busybox, mustSkip } from "../support/requirements.ts"
 
-const busybox = busyboxPath()
-const missing = [
-  ...(existsSync(program) ? [] : ["dist/bunker ('bun run build' makes it)"]),
-  ...(busybox === undefined ? ["a static busybox (apt-get install busybox-static)"] : []),
-  ...(engine === "qemu" && Bun.which("qemu-system-x86_64") === null
-    ? ["qemu-system-x86_64 (apt-get install qemu-system-x86)"]
-    : [])
-]
-if (missing.length > 0) console.warn(`skipped: robustness; missing: ${missing.join(", ")}`)
+const skipped = mustSkip("robustness")
 const noLoop = mountMissing?.includes("EROFS") === true ? undefined : mountMissing
 if (noLoop !== undefined) console.warn(`skipped: a full disk; ${noLoop}`)
 
@@ -55,7 +48,7 @@ const entries = (home: Home) => ({
 })
 const nothing = { sandboxes: [], run: [], temporary: [] }
 
-describe.skipIf(missing.length > 0)("robustness", () => {
+describe.skipIf(skipped)("robustness", () => {
   let home: Home
   const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
   const load = async (into: Home) => {

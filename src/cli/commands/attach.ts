@@ -8,6 +8,7 @@ import { ExitWith, say } from "../output.ts"
 import { withBunker } from "../session.ts"
 import { attach as join } from "../terminal.ts"
 import { explainBrokenChannel } from "./brokenChannel.ts"
+import { commandFlags } from "./sandboxFlags.ts"
 
 const name = Argument.String("name").pipe(Argument.withDescription("Running sandbox"))
 
@@ -54,16 +55,8 @@ const shells = ["bash", "ash", "sh"] as const
 export const shell = Command.make(
   "shell",
   {
-    user: Flag.String("user").pipe(
-      Flag.withAlias("u"),
-      Flag.withDescription("name, uid, name:group or uid:gid"),
-      Flag.optional
-    ),
-    workdir: Flag.String("workdir").pipe(
-      Flag.withAlias("w"),
-      Flag.withDescription("Working directory in the guest"),
-      Flag.optional
-    ),
+    user: commandFlags.user,
+    workdir: commandFlags.workdir,
     name
   },
   Effect.fn("Cli.shell")(function* (flags) {
