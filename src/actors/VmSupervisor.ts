@@ -40,6 +40,7 @@ import { ModelCache } from "./ModelCache.ts"
 import { withPorts } from "./ports.ts"
 import { type CreateRequest, makeRecords } from "./records.ts"
 import { makeRecovery } from "./recovery.ts"
+import { makeRoutes } from "./routes.ts"
 import { Sweeper } from "./Sweeper.ts"
 import { SandboxFiles, sandboxFileHandlers } from "./sandboxFiles.ts"
 import { readLogs } from "./sandboxLogs.ts"
@@ -193,11 +194,16 @@ const make = (options: KeeperOptions) =>
         Effect.fail(new SupervisorUnreachable({ name, reason: error.message }))
     })
 
+    const commands = makeRoutes()
+    const numberOf = (event: ExecEvent) => (event._tag === "Started" ? event.exec : undefined)
+
     const events = (
       text: string,
       ask: (keeper: KeeperAddress) => Stream.Stream<ExecEvent, ExecFailed | GuestChannelFailed | Unreachable>
     ) =>
-      Stream.unwrap(Effect.map(reach(text, "reach"), ask)).pipe(
+      Stream.unwrap(
+        Effect.map(reach(text, "reach"), (keeper) => commands.follow(text, keeper, ask(keeper), numberOf))
+      ).pipe(
         Stream.catchTags({
           RpcClientError: (error) => Stream.fail(new SupervisorUnreachable({ name: text, reason: error.message }))
         })
@@ -307,6 +313,17 @@ const make = (options: KeeperOptions) =>
     ): Rpc.Wrapper<Effect.Effect<A, ReachError>> =>
       Rpc.fork(Effect.flatMap(reach(text, "reach"), send).pipe(Effect.catchTags(unreachable(text))))
 
+    /** The keeper of a command, which is asked at once where the command was started through this process. */
+    const viaCommand = (
+      { name, exec: id }: { readonly name: string; readonly exec: number },
+      send: (keeper: KeeperAddress) => Effect.Effect<void, ReachError | Unreachable>
+    ): Rpc.Wrapper<Effect.Effect<void, ReachError>> => {
+      const keeper = commands.find(name, id)
+      return keeper === undefined
+        ? viaKeeper(name, send)
+        : Rpc.fork(send(keeper).pipe(Effect.catchTags(unreachable(name))))
+    }
+
     return VmProtocol.of({
       Create: (request) => Rpc.fork(create(request)),
       Start: ({ name, detached }) => Rpc.fork(start(name, detached)),
@@ -315,10 +332,10 @@ const make = (options: KeeperOptions) =>
       Attach: ({ name }) => Rpc.fork(events(name, (keeper) => keeper.Attach())),
       Logs: (query) => Rpc.fork(logs(query)),
       Restart: ({ name, timeoutMs }) => Rpc.fork(restart(name, timeoutMs)),
-      Input: ({ name, exec: id, data }) => viaKeeper(name, (keeper) => keeper.Input({ exec: id, data })),
-      CloseInput: ({ name, exec: id }) => viaKeeper(name, (keeper) => keeper.CloseInput({ exec: id })),
-      Signal: ({ name, exec: id, signal }) => viaKeeper(name, (keeper) => keeper.Signal({ exec: id, signal })),
-      Resize: ({ name, exec: id, size }) => viaKeeper(name, (keeper) => keeper.Resize({ exec: id, size })),
+      Input: ({ data, ...to }) => viaCommand(to, (keeper) => keeper.Input({ exec: to.exec, data })),
+      CloseInput: (to) => viaCommand(to, (keeper) => keeper.CloseInput({ exec: to.exec })),
+      Signal: ({ signal, ...to }) => viaCommand(to, (keeper) => keeper.Signal({ exec: to.exec, signal })),
+      Resize: ({ size, ...to }) => viaCommand(to, (keeper) => keeper.Resize({ exec: to.exec, size })),
       Stop: ({ name, timeoutMs }) => Rpc.fork(stop(name, timeoutMs)),
       Kill: ({ name }) => Rpc.fork(kill(name)),
       Drain: ({ name, timeoutMs }) => Rpc.fork(drain(name, timeoutMs)),

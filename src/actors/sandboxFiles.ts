@@ -12,6 +12,7 @@ import { collectFiles } from "../vm/guestFiles.ts"
 import type { Unreachable } from "./Actor.ts"
 import { feedFile } from "./feedFile.ts"
 import type { KeeperAddress } from "./keepers.ts"
+import { makeRoutes } from "./routes.ts"
 
 const target = {
   name: Schema.String,
@@ -19,7 +20,7 @@ const target = {
   /** As for commands; absent: root. */
   user: Schema.optionalKey(Schema.String.check(Schema.isMaxLength(256)))
 }
-const input = { name: Schema.String, file: Schema.Int }
+const operation = Schema.Struct({ name: Schema.String, file: Schema.Int })
 const flag = Schema.optionalKey(Schema.Boolean)
 
 export const SandboxFiles = RpcGroup.make(
@@ -42,8 +43,8 @@ export const SandboxFiles = RpcGroup.make(
     payload: { ...target, mode: Schema.optionalKey(FileMode), source: Schema.String },
     error: FilePutErrors
   }),
-  Rpc.make("FileInput", { payload: { ...input, data: Schema.Uint8Array }, error: FileReachErrors }),
-  Rpc.make("FileEnd", { payload: input, error: FileReachErrors }),
+  Rpc.make("FileInput", { payload: { ...operation.fields, data: Schema.Uint8Array }, error: FileReachErrors }),
+  Rpc.make("FileEnd", { payload: operation, error: FileReachErrors }),
   Rpc.make("FileStat", { payload: { ...target, follow: flag }, success: GuestFile, error: FileReachErrors }),
   /** The entries of a directory, by name. */
   Rpc.make("FileList", { payload: target, success: Schema.Array(GuestFile), error: FileReachErrors }),
@@ -66,8 +67,15 @@ export const sandboxFileHandlers = (
       Effect.fail(new SupervisorUnreachable({ name, reason: error.message }))
   })
 
+  const operations = makeRoutes()
+  const numberOf = (event: FileEvent) => (event._tag === "Started" ? event.file : undefined)
+
   const run = (what: FileOperation["do"], { name, ...rest }: Request) =>
-    Stream.unwrap(Effect.map(reach(name, "reach files of"), (keeper) => keeper.File({ do: what, ...rest }))).pipe(
+    Stream.unwrap(
+      Effect.map(reach(name, "reach files of"), (keeper) =>
+        operations.follow(name, keeper, keeper.File({ do: what, ...rest }), numberOf)
+      )
+    ).pipe(
       Stream.catchTags({
         RpcClientError: (error) => Stream.fail(new SupervisorUnreachable({ name, reason: error.message }))
       })
@@ -94,19 +102,22 @@ export const sandboxFileHandlers = (
   })
 
   const feed = (
-    name: string,
+    { name, file }: typeof operation.Type,
     send: (keeper: KeeperAddress) => Effect.Effect<void, typeof FileErrors.Type | Unreachable>
-  ) => Rpc.fork(Effect.flatMap(reach(name, "reach files of"), send).pipe(Effect.catchTags(unreachable(name))))
+  ) => {
+    const known = operations.find(name, file)
+    const keeper = known === undefined ? reach(name, "reach files of") : Effect.succeed(known)
+    return Rpc.fork(Effect.flatMap(keeper, send).pipe(Effect.catchTags(unreachable(name))))
+  }
 
   type Tree = { readonly tree?: boolean }
   return {
     FileRead: ({ tree, ...request }: Request & Tree) => Rpc.fork(bytes(tree === true ? "pack" : "get", request)),
     FilePut: ({ source, ...request }: Request & { readonly source: string }) => Rpc.fork(put(source, request)),
     FileWrite: ({ tree, ...request }: Request & Tree) => Rpc.fork(run(tree === true ? "unpack" : "put", request)),
-    FileInput: ({ name, file, data }: { readonly name: string; readonly file: number; readonly data: Uint8Array }) =>
-      feed(name, (keeper) => keeper.FileInput({ file, data })),
-    FileEnd: ({ name, file }: { readonly name: string; readonly file: number }) =>
-      feed(name, (keeper) => keeper.FileEnd({ file })),
+    FileInput: ({ data, ...to }: typeof operation.Type & { readonly data: Uint8Array }) =>
+      feed(to, (keeper) => keeper.FileInput({ file: to.file, data })),
+    FileEnd: (to: typeof operation.Type) => feed(to, (keeper) => keeper.FileEnd({ file: to.file })),
     FileStat: (request: Request) => Rpc.fork(stat(request)),
     FileList: (request: Request) => Rpc.fork(files("list", request)),
     FileRemove: (request: Request) => Rpc.fork(Stream.runDrain(bytes("remove", request))),
