@@ -6,7 +6,7 @@
  */
 import { Clock, Deferred, Effect, Exit, Schema, Scope, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
-import { ExecErrors } from "../domain/errors/groups.ts"
+import { ExecErrors, PauseErrors } from "../domain/errors/groups.ts"
 import { ExecFailed } from "../domain/errors/vm.ts"
 import { ExecEvent, ExecRequest, exitCodeOf, MainRequest, mainCommand, mergeEnv, TerminalSize } from "../domain/exec.ts"
 import type { RunDefaults } from "../domain/image.ts"
@@ -14,9 +14,10 @@ import { mergeLimits } from "../domain/rlimits.ts"
 import type { SandboxConfig } from "../domain/sandbox.ts"
 import { TerminationReason } from "../domain/sandbox.ts"
 import type { LogWriter } from "../store/logs.ts"
-import type { ExecHandle, GuestChannel, ExecEvent as GuestEvent } from "../vm/GuestChannel.ts"
+import type { ExecHandle, ExecEvent as GuestEvent, GuestRequests } from "../vm/GuestChannel.ts"
 import { fileHandlers, KeeperFiles } from "./keeperFiles.ts"
 import { type MainCommand, mainExec } from "./mainCommand.ts"
+import type { Pausing } from "./pausing.ts"
 import { KeeperStats, type Measured, sampleStats } from "./sandboxStats.ts"
 
 /** How a run ended. */
@@ -45,6 +46,9 @@ export class KeeperProtocol extends RpcGroup.make(
   Rpc.make("Kill", { success: RunEnd }),
   /** Takes no new commands, and stops when the last one has ended; answers then. */
   Rpc.make("Drain", { payload: { timeoutMs: Schema.Int }, success: RunEnd }),
+  Rpc.make("Pause", { error: PauseErrors }),
+  /** Answers when the guest has the right time. */
+  Rpc.make("Unpause", { error: PauseErrors }),
   /** Somebody uses the sandbox: it is not idle. */
   Rpc.make("Touch"),
   /** The main command has ended with this code, and the sandbox with it. */
@@ -64,7 +68,7 @@ export interface VmUse {
 export interface KeptVm {
   /** Nothing of it is kept: it need not be powered off in order. */
   readonly ephemeral: boolean
-  readonly channel: GuestChannel
+  readonly channel: GuestRequests
   readonly config: SandboxConfig
   readonly image: RunDefaults
   /** Completes when the VM has ended and the records say so. */
@@ -77,6 +81,7 @@ export interface KeptVm {
   /** Records that it is about to end in order. */
   readonly markDraining: Effect.Effect<void>
   readonly kill: Effect.Effect<void>
+  readonly pausing: Pausing
   readonly measured: Measured
 }
 
@@ -154,6 +159,8 @@ export const stopVm = Effect.fn("Keeper.stop")(function* (vm: KeptVm, end: RunEn
   const deadline = (yield* Clock.currentTimeMillis) + timeoutMs
   vm.expect(end)
   yield* vm.markDraining
+  // As docker does: a paused guest runs on to end in order.
+  yield* vm.pausing.thaw
   const asked = vm.channel.poweroff({
     signal: stopSignalOf(vm.image),
     graceMs: Math.max(0, Math.round(timeoutMs * 0.7))
@@ -247,6 +254,8 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
       },
       Drain: ({ timeoutMs }) => Rpc.fork(drain(timeoutMs)),
       Touch: () => Effect.sync(vm.activity),
+      Pause: () => Rpc.fork(vm.pausing.pause),
+      Unpause: () => Rpc.fork(vm.pausing.unpause),
       Kill: () =>
         Rpc.fork(
           Effect.suspend(() => {

@@ -28,7 +28,7 @@ import { ExecEvent, ExecRequest, MainRequest, TerminalSize } from "../domain/exe
 import { LogLine, LogQuery, type LogRequest } from "../domain/logs.ts"
 import { MachineProblem } from "../domain/machine.ts"
 import { parseName } from "../domain/name.ts"
-import { isLive, isTerminal, SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
+import { isLive, isTerminal, SandboxConfig, SandboxInfo, type Status } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { indexMachines } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
@@ -91,6 +91,10 @@ export class VmProtocol extends RpcGroup.make(
   Rpc.make("Kill", { payload: Named, success: RunEnd, error: ReachErrors }),
   /** Takes no new commands, and stops when the last one has ended; answers then. */
   Rpc.make("Drain", { payload: { ...Named, timeoutMs: Schema.Int }, success: RunEnd, error: ReachErrors }),
+  /** Makes a running sandbox stand still, with all that it holds. */
+  Rpc.make("Pause", { payload: Named, error: ReachErrors }),
+  /** Lets a paused one run on; answers when its clock is right again. */
+  Rpc.make("Unpause", { payload: Named, error: ReachErrors }),
   /** Says that a sandbox is used: its idle time begins anew. */
   Rpc.make("Touch", { payload: Named, error: ReachErrors }),
   /** Stops it in order when it runs, and boots it in the background. */
@@ -106,6 +110,23 @@ export class VmProtocol extends RpcGroup.make(
   /** What a person should look at in the definitions that are broken or were changed since they were last looked at. */
   Rpc.make("Problems", { success: Schema.Array(MachineProblem), error: StoreErrors })
 ).merge(SandboxFiles, SandboxStatsMessages) {}
+
+/** States in which a guest answers, and in which there is one. */
+const running: ReadonlyArray<Status> = ["running", "draining"]
+const up: ReadonlyArray<Status> = [...running, "paused"]
+
+const wrongState = ({ name, status }: SandboxInfo, operation: string) =>
+  new WrongState({
+    name,
+    status,
+    operation,
+    advice:
+      status === "starting"
+        ? "wait until it is up"
+        : status === "paused"
+          ? `let it run on with 'bunker unpause ${name}'`
+          : `start it with 'bunker start ${name}'`
+  })
 
 /** How the newest run ended; completed for a sandbox that went with its end. */
 const recordedEnd = (info: SandboxInfo | undefined): RunEnd =>
@@ -147,7 +168,8 @@ const make = (options: KeeperOptions) =>
 
     const start = Effect.fn("VmSupervisor.start")(function* (text: string, detached: boolean) {
       const { info } = yield* find(text)
-      if (info.status === "running" || info.status === "paused") return yield* new AlreadyRunning({ name: info.name })
+      if (info.status === "running") return yield* new AlreadyRunning({ name: info.name })
+      if (info.status === "paused") return yield* wrongState(info, "start")
       yield* records.root(info)
       // Before the keeper, which has none of this process's environment and so no credentials.
       for (const { name } of info.config.models ?? []) {
@@ -157,17 +179,10 @@ const make = (options: KeeperOptions) =>
       return (yield* find(text)).info
     })
 
-    /** The keeper of a sandbox that must be running. */
-    const reach = Effect.fnUntraced(function* (text: string, operation: string) {
+    /** The keeper of a sandbox that must be running, or in one of the states named. */
+    const reach = Effect.fnUntraced(function* (text: string, operation: string, from: ReadonlyArray<Status> = running) {
       const { info } = yield* find(text)
-      if (info.status !== "running" && info.status !== "draining") {
-        return yield* new WrongState({
-          name: info.name,
-          status: info.status,
-          operation,
-          advice: info.status === "starting" ? "wait until it is up" : `start it with 'bunker start ${info.name}'`
-        })
-      }
+      if (!from.includes(info.status)) return yield* wrongState(info, operation)
       return yield* keepers.address(info)
     })
 
@@ -262,7 +277,7 @@ const make = (options: KeeperOptions) =>
           advice: "it is not running"
         })
       }
-      const keeper = yield* reach(text, "stop")
+      const keeper = yield* reach(text, "stop", up)
       return yield* untilEnded(info, keeper.Stop({ timeoutMs }))
     })
 
@@ -275,7 +290,7 @@ const make = (options: KeeperOptions) =>
     const wait = Effect.fn("VmSupervisor.wait")(function* (text: string) {
       const { info } = yield* find(text)
       if (isTerminal(info.status)) return recordedEnd(info)
-      const keeper = yield* reach(text, "wait for")
+      const keeper = yield* reach(text, "wait for", up)
       return yield* untilEnded(info, keeper.Wait())
     })
 
@@ -309,9 +324,12 @@ const make = (options: KeeperOptions) =>
 
     const viaKeeper = <A>(
       text: string,
-      send: (keeper: KeeperAddress) => Effect.Effect<A, ReachError | Unreachable>
+      send: (keeper: KeeperAddress) => Effect.Effect<A, ReachError | Unreachable>,
+      // What a paused sandbox is sent waits for it.
+      operation = "reach",
+      from = up
     ): Rpc.Wrapper<Effect.Effect<A, ReachError>> =>
-      Rpc.fork(Effect.flatMap(reach(text, "reach"), send).pipe(Effect.catchTags(unreachable(text))))
+      Rpc.fork(Effect.flatMap(reach(text, operation, from), send).pipe(Effect.catchTags(unreachable(text))))
 
     /** The keeper of a command, which is asked at once where the command was started through this process. */
     const viaCommand = (
@@ -339,6 +357,8 @@ const make = (options: KeeperOptions) =>
       Stop: ({ name, timeoutMs }) => Rpc.fork(stop(name, timeoutMs)),
       Kill: ({ name }) => Rpc.fork(kill(name)),
       Drain: ({ name, timeoutMs }) => Rpc.fork(drain(name, timeoutMs)),
+      Pause: ({ name }) => viaKeeper(name, (keeper) => keeper.Pause(), "pause"),
+      Unpause: ({ name }) => viaKeeper(name, (keeper) => keeper.Unpause(), "unpause"),
       Touch: ({ name }) => viaKeeper(name, (keeper) => keeper.Touch()),
       Finish: ({ name, exitCode }) => viaKeeper(name, (keeper) => keeper.Finish({ exitCode })),
       Wait: ({ name }) => Rpc.fork(wait(name)),

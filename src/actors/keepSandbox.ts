@@ -65,7 +65,8 @@ const resume = Effect.fnUntraced(function* (vm: KeptVm, info: SandboxInfo) {
   if (info.status === "draining") yield* ending({})
   // The command went with the keeper that held its output.
   else if (info.config.endsWithCommand) {
-    yield* ending({ reason: "failed", detail: "its command ended with the process that looked after it" })
+    const end = ending({ reason: "failed", detail: "its command ended with the process that looked after it" })
+    yield* Effect.forkScoped(Effect.andThen(vm.pausing.running, end))
   }
 })
 

@@ -1,13 +1,12 @@
 /**
- * Boots a recorded sandbox and keeps its records while the VM lives: starting → running → stopped or crashed.
- * Runs no commands (see Keeper.ts) and spawns no keeper process (see VmSupervisor.ts).
+ * Boots the VM of a recorded sandbox, or takes over one that lives. Runs no commands (see Keeper.ts), spawns no keeper process (see
+ * VmSupervisor.ts), and leaves the records of a VM that is up to keepRecords.ts.
  *
- * Invariants: the run row with pid, start ticks and boot id is there before the guest runs; whatever ends the VM, the row is
- * closed once, with the first reason that anybody gave; an ephemeral sandbox's directory and row go with it.
+ * Invariants: the run row with pid, start ticks and boot id is there before the guest runs; a VM that is found paused stays so.
  */
 
 import fs from "node:fs"
-import { Cause, Clock, Deferred, Effect, Fiber, Option, Schedule, type Scope } from "effect"
+import { Cause, Clock, Deferred, Effect, Option, Schedule } from "effect"
 import { StoreFailed } from "../domain/errors/store.ts"
 import {
   BootFailed,
@@ -19,24 +18,26 @@ import {
 import type { LeasedImage } from "../domain/image.ts"
 import { type Mount, predecessors, type SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
-import { attemptFile, ensureDirectory, type FileError } from "../store/files.ts"
+import { attemptFile, ensureDirectory } from "../store/files.ts"
 import { tryFileLock } from "../store/lock.ts"
-import { saveProcess, settleMachine } from "../store/machineIndex.ts"
+import { saveProcess } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
-import { awaitEnd, type ProcessIdentity, signalProcess } from "../store/processes.ts"
-import { beginStart, insertRun, terminate, transition } from "../store/sandboxes.ts"
+import { awaitEnd, isStopped, type ProcessIdentity, signalProcess } from "../store/processes.ts"
+import { beginStart, insertRun, terminate } from "../store/sandboxes.ts"
+import { channelLater } from "../vm/channelLater.ts"
 import { Engines } from "../vm/Engine.ts"
 import type { Engine, VmConfig, VmDisk } from "../vm/engineTypes.ts"
 import { connectGuest, type GuestChannel, type GuestMount } from "../vm/GuestChannel.ts"
 import { isTransientStart } from "../vm/krun.ts"
 import type { VmExit } from "../vm/startRunner.ts"
-import type { GuestTransport } from "../vm/transport.ts"
 import { ensureUpper } from "../vm/upper.ts"
 import { openConsole } from "./collectConsole.ts"
 import { type KeptVm, RunEnd } from "./Keeper.ts"
+import { keepRecords, settleDefinition, type VmHandle } from "./keepRecords.ts"
 import { agentSlackMs } from "./limits.ts"
 import { withModels } from "./modelMounts.ts"
 import { realHome, settleMounts } from "./mounts.ts"
+import { continueProcess, makePausing, stopProcess } from "./pausing.ts"
 import { publishPorts } from "./ports.ts"
 import { Sweeper } from "./Sweeper.ts"
 
@@ -48,14 +49,6 @@ const SIGKILL = 9
 /** Longest time until the agent of a VM that lost its keeper has called again, in milliseconds. */
 const adoptTimeoutMs = 60_000
 
-/** A process that runs a VM, whether this process started it or adopted it. */
-interface VmHandle {
-  readonly identity: ProcessIdentity
-  readonly transport: GuestTransport
-  readonly exited: Effect.Effect<VmExit>
-  readonly kill: Effect.Effect<void>
-}
-
 export interface Boot {
   readonly info: SandboxInfo
   readonly image: LeasedImage
@@ -63,6 +56,12 @@ export interface Boot {
   readonly dieWithParent: boolean
   /** The planned restart that this is; absent: somebody asked for it. */
   readonly restartAt?: number
+}
+
+/** A sandbox as it is recorded now, and its process. */
+export interface Adopted {
+  readonly info: SandboxInfo
+  readonly process: ProcessIdentity
 }
 
 /** Boots the VM of a sandbox; it answers when the guest is ready for commands. The scope keeps it. */
@@ -119,43 +118,61 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
         return started
       })
     )
-    const kept = yield* keepRecords(info, boot.image, vm, channel)
+    const pausing = yield* makePausing({ info, process: vm.identity, channel, paused: false })
+    const kept = yield* keepRecords(info, boot.image, vm, channel, pausing)
     yield* ports.open(kept)
     return kept
   }).pipe(Effect.onError((cause) => recordBootFailure(info, cause)))
 })
 
-/** Takes over a VM that lives while its keeper is gone: the agent calls again by itself. */
-export const adoptVm = Effect.fn("Keeper.adopt")(function* (boot: Boot, identity: ProcessIdentity) {
-  const { info } = boot
+/** Takes over a VM that lives while its keeper is gone: the agent calls again by itself, that of a paused VM once it runs on. */
+export const adoptVm = Effect.fn("Keeper.adopt")(function* (boot: Boot, { info, process }: Adopted) {
   const run = yield* Effect.map(Paths, (paths) => paths.run(info.id))
   yield* claimKeeper(run.keeperLock, info)
   const ports = yield* publishPorts(info, true)
+  // What somebody else stopped is paused, too: it could not answer, and would be taken for broken.
+  const paused = info.status === "paused" || (info.status === "running" && isStopped(process))
+  if (paused) yield* stopProcess(process)
+  else continueProcess(process)
   const engine = (yield* Engines).get(info.engine === "krun" ? "krun" : "qemu")
   const transport = yield* engine.attach({ runDir: run.directory })
-  const channel = yield* Effect.andThen(connectGuest(transport), (found) =>
+  const greeting = Effect.andThen(connectGuest(transport), (found) =>
     // Its mounts are as they were: the agent boots once.
     Effect.as(prepareGuest(found, info, []), found)
-  ).pipe(
-    Effect.timeoutOrElse({
-      duration: adoptTimeoutMs,
-      orElse: () => Effect.fail(new SupervisorUnreachable({ name: info.name, reason: "its agent does not answer" }))
-    })
   )
-  const exited = Effect.as(awaitEnd(identity), {
-    code: undefined,
-    signal: undefined,
-    report: undefined,
-    output: ""
-  })
+  const exited = Effect.as(awaitEnd(process), { code: undefined, signal: undefined, report: undefined, output: "" })
   const kill = Effect.andThen(
-    Effect.sync(() => signalProcess(identity, SIGKILL)),
+    Effect.sync(() => signalProcess(process, SIGKILL)),
     exited
   )
-  const kept = yield* keepRecords(info, boot.image, { identity, transport, exited, kill: Effect.asVoid(kill) }, channel)
+  const vm: VmHandle = { identity: process, transport, exited, kill: Effect.asVoid(kill) }
+  const own = { info, process, paused }
+  if (!paused) {
+    const channel = yield* greeting.pipe(
+      Effect.timeoutOrElse({
+        duration: adoptTimeoutMs,
+        orElse: () => Effect.fail(new SupervisorUnreachable({ name: info.name, reason: "its agent does not answer" }))
+      })
+    )
+    const kept = yield* keepRecords(info, boot.image, vm, channel, yield* makePausing({ ...own, channel }))
+    yield* ports.open(kept)
+    return kept
+  }
+  const greeted = yield* Deferred.make<GuestChannel, GuestChannelFailed>()
+  const channel = channelLater(transport, Deferred.await(greeted))
+  const end = new RunEnd({ ...nothing, exitSignal: "SIGKILL", reason: "agent_unresponsive", detail: "after a pause" })
+  const act = Effect.suspend(() => {
+    kept.expect(end)
+    return vm.kill
+  })
+  const pausing = yield* makePausing({ ...own, channel, mute: { answerMs: adoptTimeoutMs, act } })
+  const kept: KeptVm = yield* keepRecords(info, boot.image, vm, channel, pausing)
+  yield* Effect.forkScoped(Effect.andThen(pausing.running, Deferred.into(greeting, greeted)))
   yield* ports.open(kept)
   return kept
 })
+
+const nothing = { exitCode: null, exitSignal: null, detail: null }
 
 /** One keeper at a time: the lock is held as long as this process keeps the VM. */
 const claimKeeper = Effect.fnUntraced(function* (lock: string, info: SandboxInfo) {
@@ -291,72 +308,6 @@ const prepareGuest = (channel: GuestChannel, info: SandboxInfo, mounts: Readonly
   })
 }
 
-/** Marks the sandbox running and, in the background of the scope, records how it ends. */
-const keepRecords = Effect.fnUntraced(function* (
-  info: SandboxInfo,
-  image: LeasedImage,
-  vm: VmHandle,
-  channel: GuestChannel
-): Effect.fn.Return<KeptVm, FileError, Scope.Scope | Database | Sweeper | Paths> {
-  const db = yield* Database
-  const sweeper = yield* Sweeper
-  const ended = yield* Deferred.make<RunEnd>()
-  let expected: RunEnd | undefined
-  const use = { commands: 0, touches: 0 }
-  const paths = yield* Paths
-  const console_ = yield* openConsole(paths.sandbox(info.name))
-  const settle = settleDefinition(info)
-  yield* Effect.orDie(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, "running", now)))
-  const record = Effect.fn("Keeper.record")(function* (exit: VmExit) {
-    const end = expected ?? unexpectedEnd(exit)
-    const to = end.reason === "internal_error" || end.reason === "agent_unresponsive" ? "crashed" : "stopped"
-    yield* console_.collect
-    const now = yield* Clock.currentTimeMillis
-    yield* terminate(db, info.id, [...predecessors(to)], to, end, now).pipe(
-      Effect.catchCause((cause) => Effect.logError(`the end of ${info.name} was not recorded`, cause))
-    )
-    if (info.ephemeral) yield* Effect.ignore(sweeper.Clean({ name: info.name }))
-    else yield* settle
-    yield* Deferred.succeed(ended, end)
-  })
-  if (!info.ephemeral) yield* Effect.forkScoped(settle)
-  yield* Effect.forkScoped(console_.loop)
-  const watching = yield* Effect.forkScoped(Effect.flatMap(vm.exited, record), { startImmediately: true })
-  // A foreground run that is interrupted takes its VM along, and waits until that is recorded.
-  yield* Effect.addFinalizer(() =>
-    Effect.suspend(() => (expected === undefined ? Effect.void : Effect.asVoid(Fiber.await(watching))))
-  )
-  return {
-    ephemeral: info.ephemeral,
-    channel,
-    config: info.config,
-    image: image.config,
-    ended,
-    expect: (end) => void (expected ??= end),
-    use,
-    activity: () => void (use.touches += 1),
-    markDraining: Effect.asVoid(
-      Effect.ignore(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, "draining", now)))
-    ),
-    kill: vm.kill,
-    measured: {
-      name: info.name,
-      cpus: info.config.cpus,
-      pid: vm.identity.pid,
-      directory: paths.sandbox(info.name).directory,
-      channel
-    }
-  }
-})
-
-const unexpectedEnd = (exit: VmExit): RunEnd =>
-  new RunEnd({
-    exitCode: exit.code ?? null,
-    exitSignal: exit.signal ?? null,
-    reason: "internal_error",
-    detail: exit.signal === undefined ? "the VM ended by itself" : `the VM's process was ended by ${exit.signal}`
-  })
-
 /** What has a console to be read is kept for its reader; see Sweeper. */
 const recordBootFailure = Effect.fnUntraced(function* (info: SandboxInfo, cause: Cause.Cause<unknown>) {
   const db = yield* Database
@@ -373,9 +324,4 @@ const recordBootFailure = Effect.fnUntraced(function* (info: SandboxInfo, cause:
   const error = Option.getOrUndefined(Cause.findErrorOption(cause))
   if (!info.ephemeral) yield* settleDefinition(info)
   else if (!(error instanceof BootFailed)) yield* Effect.ignore(sweeper.Clean({ name: info.name }))
-})
-
-/** Writes the state into the definition; the next command does what fails here. */
-const settleDefinition = Effect.fnUntraced(function* (info: SandboxInfo) {
-  yield* Effect.ignore(settleMachine(yield* Database, yield* Paths, info.name))
 })

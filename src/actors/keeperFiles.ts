@@ -4,7 +4,7 @@ import { Rpc, RpcGroup } from "effect/rpc"
 import { FileErrors } from "../domain/errors/groups.ts"
 import { FileFailed } from "../domain/errors/guestIo.ts"
 import { FileEvent, FileOperation } from "../domain/guestFiles.ts"
-import type { GuestChannel } from "../vm/GuestChannel.ts"
+import type { GuestRequests } from "../vm/GuestChannel.ts"
 import type { FileConnection } from "../vm/guestFiles.ts"
 
 const file = { file: Schema.Int }
@@ -19,7 +19,7 @@ export const KeeperFiles = RpcGroup.make(
 
 /** The handlers over a channel; `counted` notes that an operation uses the sandbox for as long as it runs. */
 export const fileHandlers = (
-  channel: GuestChannel,
+  channel: GuestRequests,
   counted: <A, E, R>(stream: Stream.Stream<A, E, R>) => Stream.Stream<A, E, R>
 ) => {
   const running = new Map<number, FileConnection>()

@@ -54,15 +54,15 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
   const context = yield* Effect.context<
     Database | Paths | Engines | ImageStore | LeaseManager | Sweeper | Scope.Scope
   >()
-  /** `inode` of the socket of a keeper in another process, undefined for one in this. */
+  /** `socket`: identity of the socket of a keeper in another process, undefined for one in this. */
   const known = new Map<
     string,
-    { readonly address: KeeperAddress; readonly scope: Scope.Closeable; readonly inode: number | undefined }
+    { readonly address: KeeperAddress; readonly scope: Scope.Closeable; readonly socket: string | undefined }
   >()
 
-  const remember = (info: SandboxInfo, address: KeeperAddress, own: Scope.Closeable, inode?: number) =>
+  const remember = (info: SandboxInfo, address: KeeperAddress, own: Scope.Closeable, socket?: string) =>
     Effect.as(
-      Effect.sync(() => known.set(info.name, { address, scope: own, inode })),
+      Effect.sync(() => known.set(info.name, { address, scope: own, socket })),
       address
     )
   const forget = (name: string) =>
@@ -135,9 +135,9 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
   /** The keeper that answers now, here or in another process. */
   const existing = Effect.fnUntraced(function* (info: SandboxInfo) {
     const { keeperSocket } = paths.run(info.id)
-    const inode = inodeOf(keeperSocket)
+    const socket = identityOf(keeperSocket)
     const here = known.get(info.name)
-    if (here !== undefined && (here.inode === undefined || (here.inode === inode && (yield* answers(keeperSocket)))))
+    if (here !== undefined && (here.socket === undefined || (here.socket === socket && (yield* answers(keeperSocket)))))
       return here.address
     // Another keeper has taken over since.
     yield* forget(info.name)
@@ -149,7 +149,7 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
       Scope.provide(own),
       Effect.mapError((error) => new SupervisorUnreachable({ name: info.name, reason: error.message }))
     )
-    return yield* remember(info, address, own, inode)
+    return yield* remember(info, address, own, socket)
   })
 
   /** The same; a VM that lives without a keeper gets a new one first. */
@@ -213,7 +213,7 @@ export const hostVm = Effect.fnUntraced(function* (
     const record = yield* findSandbox(db, info.name)
     if (record?.process === undefined)
       return yield* new SupervisorUnreachable({ name: info.name, reason: "its process is gone" })
-    return yield* adoptVm(boot, record.process)
+    return yield* adoptVm(boot, { info: record.info, process: record.process })
   }).pipe(Effect.catchTag("RpcClientError", Effect.die), Effect.ensuring(Effect.ignore(leases.DropContent({ token }))))
   const { mainLog, execLog } = paths.sandbox(info.name)
   const records = { main: makeMainCommand(yield* openLog(mainLog)), execs: yield* openLog(execLog) }
@@ -235,7 +235,11 @@ const serve = Effect.fnUntraced(function* (address: KeeperAddress, socket: strin
   yield* Effect.orDie(Layer.build(serveUnix(address, KeeperProtocol, socket)))
 })
 
-const inodeOf = (file: string): number | undefined => fs.statSync(file, { throwIfNoEntry: false })?.ino
+/** Which file it is: the number alone may be that of the socket that was there before. */
+const identityOf = (file: string): string | undefined => {
+  const stat = fs.statSync(file, { bigint: true, throwIfNoEntry: false })
+  return stat === undefined ? undefined : `${stat.ino}:${stat.ctimeNs}`
+}
 
 /** True when a process listens on a unix socket. */
 const answers = (socket: string): Effect.Effect<boolean> =>

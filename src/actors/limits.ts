@@ -27,14 +27,15 @@ const sleepUntil = (deadlineMs: number): Effect.Effect<void> =>
       : Effect.andThen(Effect.sleep(Math.min(deadlineMs - now, sleepMsMax)), sleepUntil(deadlineMs))
   )
 
-/** Answers once nobody has used the sandbox for so long: no command ran, nobody touched it. */
+/** Answers once nobody has used the sandbox for so long: no command ran, nobody touched it, it was not paused. */
 const idleFor = Effect.fnUntraced(function* (vm: KeptVm, idleMs: number) {
   const lookMs = Math.min(lookMsMax, Math.max(lookMsMin, idleMs / 20))
   let touches = vm.use.touches
   let since = yield* Clock.currentTimeMillis
   while (true) {
     const now = yield* Clock.currentTimeMillis
-    if (vm.use.commands > 0 || vm.use.touches !== touches) since = now
+    // Whoever pauses it wants it to stay.
+    if (vm.use.commands > 0 || vm.use.touches !== touches || vm.pausing.paused()) since = now
     touches = vm.use.touches
     if (now - since >= idleMs) return
     yield* Effect.sleep(lookMs)

@@ -16,7 +16,7 @@ import { attemptFile } from "../store/files.ts"
 import { findListener } from "../store/listeners.ts"
 import { Paths } from "../store/Paths.ts"
 import { listSandboxes } from "../store/sandboxes.ts"
-import type { GuestChannel } from "../vm/GuestChannel.ts"
+import type { GuestRequests } from "../vm/GuestChannel.ts"
 import type { DialedConnection } from "../vm/guestDial.ts"
 import type { RunEnd } from "./Keeper.ts"
 
@@ -28,7 +28,7 @@ const waitingMax = 1024
 export interface Published {
   /** Lets connections through to the guest until the VM ends. `activity` hears of traffic. */
   readonly open: (vm: {
-    readonly channel: GuestChannel
+    readonly channel: GuestRequests
     readonly ended: Deferred.Deferred<RunEnd>
     readonly activity?: () => void
   }) => Effect.Effect<void, never, Scope.Scope>

@@ -6,10 +6,11 @@ import fs from "node:fs"
 import { Clock, Effect, Schema, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import { ExecErrors, type ReachError, ReachErrors } from "../domain/errors/groups.ts"
-import { SupervisorUnreachable } from "../domain/errors/vm.ts"
+import { type GuestChannelFailed, SupervisorUnreachable } from "../domain/errors/vm.ts"
+import type { Status } from "../domain/sandbox.ts"
 import { SandboxStats } from "../domain/stats.ts"
 import { diskUsage } from "../store/files.ts"
-import type { GuestChannel } from "../vm/GuestChannel.ts"
+import type { GuestStats } from "../vm/guestMessages.ts"
 import type { Unreachable } from "./Actor.ts"
 import type { KeeperAddress } from "./keepers.ts"
 
@@ -33,7 +34,8 @@ export interface Measured {
   readonly pid: number
   /** Directory of the writable disk and the logs. */
   readonly directory: string
-  readonly channel: GuestChannel
+  /** The guest's own numbers. */
+  readonly guest: Effect.Effect<GuestStats, GuestChannelFailed>
 }
 
 /** Clock ticks of /proc/PID/stat: USER_HZ is 100 on every Linux that libkrun runs on. */
@@ -61,8 +63,8 @@ const hostMemory = (pid: number): number => {
 
 /** One sample; `commands` run in it. */
 export const sampleStats = Effect.fn("Keeper.sample")(function* (measured: Measured, commands: number) {
-  const { name, cpus, pid, directory, channel } = measured
-  const guest = yield* channel.stats
+  const { name, cpus, pid, directory } = measured
+  const guest = yield* measured.guest
   const tickMs = 1000 / (guest.ticks_per_second ?? 100)
   const busy = [
     guest.cpu_user,
@@ -92,12 +94,15 @@ export const sampleStats = Effect.fn("Keeper.sample")(function* (measured: Measu
   }
 })
 
-type Reach = (text: string, operation: string) => Effect.Effect<KeeperAddress, ReachError>
+type Reach = (text: string, operation: string, from?: ReadonlyArray<Status>) => Effect.Effect<KeeperAddress, ReachError>
+
+/** What has numbers. */
+const up: ReadonlyArray<Status> = ["running", "draining", "paused"]
 
 /** The supervisor's part of it. */
 export const statsHandlers = (reach: Reach) => ({
   Stats: ({ name, watch }: { readonly name: string; readonly watch: boolean }) => {
-    const one = Effect.flatMap(reach(name, "measure"), (keeper) => keeper.Sample()).pipe(
+    const one = Effect.flatMap(reach(name, "measure", up), (keeper) => keeper.Sample()).pipe(
       Effect.catchTags({
         RpcClientError: (error: Unreachable) => Effect.fail(new SupervisorUnreachable({ name, reason: error.message }))
       })

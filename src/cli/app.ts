@@ -41,6 +41,8 @@ const commands = [
   Manage.stop,
   Manage.restart,
   Manage.kill,
+  Manage.pause,
+  Manage.unpause,
   Manage.touch,
   Manage.remove,
   Manage.ps,

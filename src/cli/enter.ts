@@ -7,7 +7,7 @@ import { version } from "../../package.json"
 
 /** Commands that no config file has a say in. One that is missing here starts slower, with the modules that plugins import. */
 const plain: ReadonlySet<string> = new Set(
-  "__keeper run create start exec stop kill touch rm ps inspect logs wait pull load save import images image login logout df prune session sweep migrate".split(
+  "__keeper run create start exec stop kill pause unpause touch rm ps inspect logs wait pull load save import images image login logout df prune session sweep migrate".split(
     " "
   )
 )

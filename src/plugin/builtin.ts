@@ -152,6 +152,8 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       FileRemove: "sandboxes:files:write",
       FileMkdir: "sandboxes:files:write",
       Recover: "sandboxes:sweep",
+      Pause: "sandboxes:pause",
+      Unpause: "sandboxes:pause",
       Drain: "sandboxes:stop",
       Touch: "sandboxes:exec"
     },
@@ -166,6 +168,8 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       { method: "POST", path: "/v1/sandboxes/:name/restart", message: "Restart", defaults: { timeout_ms: 10_000 } },
       { method: "POST", path: "/v1/sandboxes/:name/kill", message: "Kill" },
       { method: "POST", path: "/v1/sandboxes/:name/drain", message: "Drain", defaults: { timeout_ms: 10_000 } },
+      { method: "POST", path: "/v1/sandboxes/:name/pause", message: "Pause" },
+      { method: "POST", path: "/v1/sandboxes/:name/unpause", message: "Unpause" },
       { method: "POST", path: "/v1/sandboxes/:name/touch", message: "Touch" },
       { method: "POST", path: "/v1/sandboxes/:name/wait", message: "Wait" },
       { method: "POST", path: "/v1/sandboxes/:name/exec", message: "Exec", defaults: newCommand },

@@ -165,6 +165,22 @@ export class Sandbox implements AsyncDisposable {
     return 125
   }
 
+  /** Makes it stand still, with all that it holds; commands are refused with `WrongState` until it is unpaused. */
+  async pause(): Promise<void> {
+    await run(
+      this.runtime,
+      VmSupervisor.use((vms) => vms.Pause({ name: this.name }))
+    )
+  }
+
+  /** Lets it run on, with the right time. */
+  async unpause(): Promise<void> {
+    await run(
+      this.runtime,
+      VmSupervisor.use((vms) => vms.Unpause({ name: this.name }))
+    )
+  }
+
   /** Says that the sandbox is used: its idle time begins anew. */
   async touch(): Promise<void> {
     await run(

@@ -49,6 +49,10 @@ export const isAlive = (identity: ProcessIdentity): boolean => {
   return stat !== undefined && stat.startTicks === identity.startTicks && stat.state !== "Z" && stat.state !== "X"
 }
 
+/** True while this very process stands still because of SIGSTOP. */
+export const isStopped = (identity: ProcessIdentity): boolean =>
+  isAlive(identity) && readStat(identity.pid)?.state === "T"
+
 /** Sends a signal to exactly this process; false when it has ended (then nobody is signalled). */
 export const signalProcess = (identity: ProcessIdentity, signal: number): boolean => {
   let pidfd: number | undefined

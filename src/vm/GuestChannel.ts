@@ -92,9 +92,7 @@ export interface ExecHandle {
 }
 
 /** Everything that can be asked of a guest. No operation has a deadline of its own: put `Effect.timeout` on it. */
-export interface GuestChannel {
-  /** What the agent said of itself: version, whether it is booted, its uptime. */
-  readonly hello: GuestControl["hello"]
+export interface GuestRequests {
   readonly boot: (request: BootRequest) => Effect.Effect<BootReport, GuestChannelFailed>
   readonly exec: (spec: ExecSpec) => Effect.Effect<ExecHandle, ExecFailed | GuestChannelFailed, Scope.Scope>
   /** Starts an operation on files. Closing its scope before its end stops it. */
@@ -116,9 +114,19 @@ export interface GuestChannel {
   readonly syncClock: Effect.Effect<void, GuestChannelFailed>
   /** Writes the guest's dirty pages to its disks. */
   readonly sync: Effect.Effect<void, GuestChannelFailed>
+}
+
+/** A guest that has said hello. */
+export interface GuestChannel extends GuestRequests {
+  /** What the agent said of itself: version, whether it is booted, its uptime. */
+  readonly hello: GuestControl["hello"]
   /** Completes when the control connection has ended. */
   readonly closed: Effect.Effect<void>
 }
+
+/** Of the places of a transport, those for connections to ports. */
+export const streamsMaxOf = ({ slots }: GuestTransport): number =>
+  Math.max(1, (slots ?? Number.POSITIVE_INFINITY) - slotsKept)
 
 /** Arguments and variables of one exec; the agent's JSON reader is bounded. */
 const stringsMax = 16_000
@@ -237,7 +245,7 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
     file: (operation) => openFile(open, operation),
     dial: (port) => dialGuest(open, port),
     poweroff,
-    streamsMax: Math.max(1, (transport.slots ?? Number.POSITIVE_INFINITY) - slotsKept),
+    streamsMax: streamsMaxOf(transport),
     ping: Effect.asVoid(ask("ping", {})),
     stats: stats.pipe(Effect.withSpan("GuestChannel.stats")),
     syncClock: Effect.flatMap(unixNs, (unix_ns) => Effect.asVoid(ask("time", { unix_ns }))),

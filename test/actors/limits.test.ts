@@ -9,7 +9,11 @@ import { it } from "../support/it.ts"
 import { config } from "../support/sandboxes.ts"
 
 /** A VM that ends when it is asked to, unless it is deaf. */
-const fakeVm = Effect.fnUntraced(function* (limits: Partial<SandboxConfig>, deaf = false) {
+const fakeVm = Effect.fnUntraced(function* (
+  limits: Partial<SandboxConfig>,
+  deaf = false,
+  state: { paused: boolean } = { paused: false }
+) {
   const ended = yield* Deferred.make<RunEnd>()
   const use = { commands: 0, touches: 0 }
   let expected: RunEnd | undefined
@@ -25,6 +29,7 @@ const fakeVm = Effect.fnUntraced(function* (limits: Partial<SandboxConfig>, deaf
     activity: () => void (use.touches += 1),
     markDraining: Effect.void,
     kill: Effect.asVoid(end),
+    pausing: { paused: () => state.paused, thaw: Effect.void } as KeptVm["pausing"],
     measured: {} as KeptVm["measured"]
   }
   return vm
@@ -99,6 +104,26 @@ describe("limits", () => {
       expect(yield* isUp(vm)).toBe(true)
       yield* pass(1)
       yield* Fiber.join(watching)
+    })
+  )
+
+  it.effect("a paused sandbox does not idle, and does not live longer", () =>
+    Effect.gen(function* () {
+      const state = { paused: true }
+      const vm = yield* fakeVm({ idleTimeoutMs: 1000, maxDurationMs: 60_000 }, false, state)
+      yield* Effect.forkChild(enforceLimits(vm, 0), { startImmediately: true })
+      yield* pass(30_000)
+      expect(yield* isUp(vm)).toBe(true)
+      yield* pass(30_000)
+      expect(yield* Deferred.await(vm.ended)).toMatchObject({ reason: "max_duration_exceeded" })
+      const idle = yield* fakeVm({ idleTimeoutMs: 1000 }, false, state)
+      yield* Effect.forkChild(enforceLimits(idle, 0), { startImmediately: true })
+      yield* pass(5000)
+      state.paused = false
+      yield* pass(500)
+      expect(yield* isUp(idle)).toBe(true)
+      yield* pass(1000)
+      expect(yield* Deferred.await(idle.ended)).toMatchObject({ reason: "idle_timeout" })
     })
   )
 })

@@ -79,6 +79,17 @@ describe.skipIf(missing.length > 0)("Sandbox", () => {
   )
 
   test(
+    "stands still while it is paused, and then runs on",
+    async () => {
+      await box.pause()
+      await expect(box.exec(["true"])).rejects.toMatchObject({ _tag: "WrongState", status: "paused" })
+      await box.unpause()
+      expect((await box.exec(["echo", "on"])).stdout).toBe("on\n")
+    },
+    timeoutMs
+  )
+
+  test(
     "shows directories of the host, and memory as one",
     async () => {
       const { stdout, stderr } = await box.exec(["sh", "-c", "cat /shared/file; echo x > /shared/file; df -h /scratch"])

@@ -4,6 +4,8 @@ import fs from "node:fs"
 import path from "node:path"
 import { engine, Home } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
+import * as keepers from "../support/keepers.ts"
+import { lives } from "../support/keepers.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
 
 const skipped = mustSkip("the life of sandboxes")
@@ -41,36 +43,8 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
     }
     throw new Error(`still ${JSON.stringify(await inspect(name))}`)
   }
-  const keepersOf = (name: string): ReadonlyArray<number> =>
-    fs
-      .readdirSync("/proc")
-      .filter((pid) => /^\d+$/.test(pid))
-      .filter((pid) => {
-        try {
-          const words = fs.readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0")
-          const ours = fs.readFileSync(`/proc/${pid}/environ`, "utf8").includes(`BUNKER_HOME=${home.directory}\0`)
-          return ours && words.includes("__keeper") && words.includes(name)
-        } catch {
-          return false
-        }
-      })
-      .map(Number)
-  const killKeepers = (name: string) => {
-    const keepers = keepersOf(name)
-    expect(keepers).toHaveLength(1)
-    for (const pid of keepers) {
-      process.kill(pid, "SIGKILL")
-      // One that is being killed still has its sockets for a moment.
-      while (lives(pid)) Bun.sleepSync(10)
-    }
-  }
-  const lives = (pid: number): boolean => {
-    try {
-      return !/\) [ZX] /.test(fs.readFileSync(`/proc/${pid}/stat`, "utf8"))
-    } catch {
-      return false
-    }
-  }
+  const keepersOf = (name: string) => keepers.keepersOf(home, name)
+  const killKeepers = (name: string) => keepers.killKeepers(home, name)
   const state = (name: string) =>
     /^state = "(.*)"$/m.exec(fs.readFileSync(path.join(home.directory, "sandboxes", name, "config.toml"), "utf8"))?.[1]
 

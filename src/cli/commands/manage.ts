@@ -1,4 +1,4 @@
-/** `stop`, `kill`, `rm`, `ps`, `inspect`, `wait`: everything about sandboxes that are there. */
+/** `stop`, `kill`, `pause`, `rm`, `ps`, `inspect`, `wait`: everything about sandboxes that are there. */
 import { Clock, Effect, Fiber, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
@@ -70,6 +70,30 @@ export const restart = Command.make(
 ).pipe(
   Command.withDescription("Stop sandboxes in order where they run, and boot them in the background."),
   Command.withShortDescription("Stop and boot a sandbox")
+)
+
+export const pause = Command.make(
+  "pause",
+  { name: names },
+  Effect.fn("Cli.pause")(function* ({ name }) {
+    return yield* withBunker(VmSupervisor.use((vms) => toEach(name, (each) => vms.Pause({ name: each }))))
+  })
+).pipe(
+  Command.withDescription(
+    "Make sandboxes stand still, with their memory and their connections, until 'bunker unpause'. Idle time does not count meanwhile; the longest life does. Stop, kill and rm -f end a paused sandbox, too."
+  ),
+  Command.withShortDescription("Make a sandbox stand still")
+)
+
+export const unpause = Command.make(
+  "unpause",
+  { name: names },
+  Effect.fn("Cli.unpause")(function* ({ name }) {
+    return yield* withBunker(VmSupervisor.use((vms) => toEach(name, (each) => vms.Unpause({ name: each }))))
+  })
+).pipe(
+  Command.withDescription("Let paused sandboxes run on, with the right time."),
+  Command.withShortDescription("Let a paused sandbox run on")
 )
 
 export const touch = Command.make(

@@ -48,7 +48,9 @@ export const stats = Command.make(
       const names =
         name.length > 0
           ? name
-          : (yield* vms.List()).filter((info) => info.status === "running").map((info) => info.name)
+          : (yield* vms.List())
+              .filter((info) => info.status === "running" || info.status === "paused")
+              .map((info) => info.name)
       if (watch) return yield* follow(vms, names, json)
       const found = new Map<string, SandboxStats>()
       const one = (each: string) =>

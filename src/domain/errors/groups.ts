@@ -117,6 +117,10 @@ export const StartErrors = Schema.Union([
 ])
 export type StartError = typeof StartErrors.Type
 
+/** Making a VM stand still and run on, for its keeper. */
+export const PauseErrors = Schema.Union([...database, Vm.WrongState, Vm.GuestChannelFailed])
+export type PauseError = typeof PauseErrors.Type
+
 /** Running a command in a guest, for its keeper. */
 export const ExecErrors = Schema.Union([Vm.ExecFailed, Vm.GuestChannelFailed])
 

@@ -1,0 +1,105 @@
+/**
+ * Keeps the records of one VM from when its guest answers: running, paused, and how it ended. Boots and adopts nothing (see
+ * keeperBoot.ts).
+ *
+ * Invariants: whatever ends the VM, its row is closed once, with the first reason that anybody gave; an ephemeral sandbox's
+ * directory and row go with it.
+ */
+import { Clock, Deferred, Effect, Fiber, type Scope } from "effect"
+import type { LeasedImage } from "../domain/image.ts"
+import { predecessors, type SandboxInfo } from "../domain/sandbox.ts"
+import { Database } from "../store/Database.ts"
+import type { FileError } from "../store/files.ts"
+import { settleMachine } from "../store/machineIndex.ts"
+import { Paths } from "../store/Paths.ts"
+import type { ProcessIdentity } from "../store/processes.ts"
+import { terminate, transition } from "../store/sandboxes.ts"
+import type { GuestRequests } from "../vm/GuestChannel.ts"
+import type { VmExit } from "../vm/startRunner.ts"
+import type { GuestTransport } from "../vm/transport.ts"
+import { openConsole } from "./collectConsole.ts"
+import { type KeptVm, RunEnd } from "./Keeper.ts"
+import type { Pausing } from "./pausing.ts"
+import { Sweeper } from "./Sweeper.ts"
+
+/** A process that runs a VM, whether this process started it or adopted it. */
+export interface VmHandle {
+  readonly identity: ProcessIdentity
+  readonly transport: GuestTransport
+  readonly exited: Effect.Effect<VmExit>
+  readonly kill: Effect.Effect<void>
+}
+
+/** Marks the sandbox running, or paused when that is how it was found, and, in the background of the scope, records how it ends. */
+export const keepRecords = Effect.fnUntraced(function* (
+  info: SandboxInfo,
+  image: LeasedImage,
+  vm: VmHandle,
+  channel: GuestRequests,
+  pausing: Pausing
+): Effect.fn.Return<KeptVm, FileError, Scope.Scope | Database | Sweeper | Paths> {
+  const db = yield* Database
+  const sweeper = yield* Sweeper
+  const ended = yield* Deferred.make<RunEnd>()
+  let expected: RunEnd | undefined
+  const use = { commands: 0, touches: 0 }
+  const paths = yield* Paths
+  const console_ = yield* openConsole(paths.sandbox(info.name))
+  const settle = settleDefinition(info)
+  const found = pausing.paused() ? "paused" : "running"
+  yield* Effect.orDie(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, found, now)))
+  const record = Effect.fn("Keeper.record")(function* (exit: VmExit) {
+    const end = expected ?? unexpectedEnd(exit)
+    const to = end.reason === "internal_error" || end.reason === "agent_unresponsive" ? "crashed" : "stopped"
+    yield* console_.collect
+    const now = yield* Clock.currentTimeMillis
+    yield* terminate(db, info.id, [...predecessors(to)], to, end, now).pipe(
+      Effect.catchCause((cause) => Effect.logError(`the end of ${info.name} was not recorded`, cause))
+    )
+    if (info.ephemeral) yield* Effect.ignore(sweeper.Clean({ name: info.name }))
+    else yield* settle
+    yield* Deferred.succeed(ended, end)
+  })
+  if (!info.ephemeral) yield* Effect.forkScoped(settle)
+  yield* Effect.forkScoped(console_.loop)
+  const watching = yield* Effect.forkScoped(Effect.flatMap(vm.exited, record), { startImmediately: true })
+  // A foreground run that is interrupted takes its VM along, and waits until that is recorded.
+  yield* Effect.addFinalizer(() =>
+    Effect.suspend(() => (expected === undefined ? Effect.void : Effect.asVoid(Fiber.await(watching))))
+  )
+  return {
+    ephemeral: info.ephemeral,
+    channel,
+    config: info.config,
+    image: image.config,
+    ended,
+    expect: (end) => void (expected ??= end),
+    use,
+    activity: () => void (use.touches += 1),
+    markDraining: Effect.asVoid(
+      Effect.ignore(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, "draining", now)))
+    ),
+    kill: vm.kill,
+    pausing,
+    measured: {
+      name: info.name,
+      cpus: info.config.cpus,
+      pid: vm.identity.pid,
+      directory: paths.sandbox(info.name).directory,
+      guest: pausing.stats
+    }
+  }
+})
+
+const unexpectedEnd = (exit: VmExit): RunEnd =>
+  new RunEnd({
+    exitCode: exit.code ?? null,
+    exitSignal: exit.signal ?? null,
+    reason: "internal_error",
+    detail: exit.signal === undefined ? "the VM ended by itself" : `the VM's process was ended by ${exit.signal}`
+  })
+
+/** Writes the state into the definition; the next command does what fails here. */
+export const settleDefinition = Effect.fnUntraced(function* (info: SandboxInfo) {
+  yield* Effect.ignore(settleMachine(yield* Database, yield* Paths, info.name))
+})
