@@ -11,6 +11,7 @@ import * as NodeSocketServer from "@effect/platform-node-shared/NodeSocketServer
 import { type Context, Effect, Layer, ScopedRef, Semaphore } from "effect"
 import { Rpc, RpcClient, type RpcGroup, RpcSchema, RpcSerialization, RpcServer } from "effect/rpc"
 import type { RpcClientError } from "effect/rpc/RpcClientError"
+import { Socket, SocketServer } from "effect/socket"
 
 /** What a message to an actor elsewhere may fail with besides its own errors: the connection broke. */
 export type Unreachable = RpcClientError
@@ -115,9 +116,27 @@ export const serveUnix = <Rpcs extends Rpc.Any>(
   return RpcServer.layer(protocol, { disableFatalDefects: true }).pipe(
     Layer.provide(protocol.toLayer(Effect.succeed(forward as never))),
     Layer.provide(RpcServer.layerProtocolSocketServer),
-    Layer.provide([wire, NodeSocketServer.layer({ path: socketPath })])
+    Layer.provide([wire, Layer.effect(SocketServer.SocketServer, listen(socketPath))])
   )
 }
+
+/** Listens; a sender that goes without reading what it was told (ECONNRESET) has ended its connection, and that is no error. */
+const listen = (socketPath: string) =>
+  Effect.map(NodeSocketServer.make({ path: socketPath }), (server) =>
+    SocketServer.SocketServer.of({
+      ...server,
+      run: (handler) => server.run((socket) => handler({ ...socket, reader: Effect.map(socket.reader, endWhenReset) }))
+    })
+  )
+
+const endWhenReset = (reader: Socket.Reader): Socket.Reader => ({
+  ...reader,
+  pull: Effect.mapError(reader.pull, (error) =>
+    error.reason._tag === "SocketReadError"
+      ? new Socket.SocketError({ reason: new Socket.SocketCloseError({ code: 1006 }) })
+      : error
+  )
+})
 
 /** The place "another process of this machine": an address over a unix socket, in the current scope. */
 export const connectUnix = <Rpcs extends Rpc.Any>(protocol: RpcGroup.RpcGroup<Rpcs>, socketPath: string) =>

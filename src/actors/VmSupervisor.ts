@@ -6,7 +6,7 @@
  * removed.
  */
 import os from "node:os"
-import { Context, Effect, Exit, Option, Schedule, Schema, Semaphore, Stream } from "effect"
+import { Context, Effect, Exit, Option, Result, Schedule, Schema, Semaphore, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import {
   CreateErrors,
@@ -290,8 +290,12 @@ const make = (options: KeeperOptions) =>
     const wait = Effect.fn("VmSupervisor.wait")(function* (text: string) {
       const { info } = yield* find(text)
       if (isTerminal(info.status)) return recordedEnd(info)
-      const keeper = yield* reach(text, "wait for", up)
-      return yield* untilEnded(info, keeper.Wait())
+      const keeper = yield* Effect.result(reach(text, "wait for", up))
+      if (Result.isSuccess(keeper)) return yield* untilEnded(info, keeper.success.Wait())
+      // It may have ended since it was found.
+      const after = yield* findSandbox(db, info.name)
+      if (after !== undefined && isLive(after.info.status)) return yield* keeper.failure
+      return recordedEnd(after?.info)
     })
 
     const remove = Effect.fn("VmSupervisor.remove")(function* (text: string, force: boolean) {

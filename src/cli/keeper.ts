@@ -4,7 +4,7 @@
 
 import fs from "node:fs"
 import os from "node:os"
-import { Cause, Effect, Exit, Option, Schema } from "effect"
+import { Cause, Effect, Exit, Layer, Logger, Option, Schema } from "effect"
 import { KeeperReport } from "../actors/keepers.ts"
 import { type KeepFor, keepSandbox } from "../actors/keepSandbox.ts"
 import { type StartError, StartErrors } from "../domain/errors/groups.ts"
@@ -12,14 +12,27 @@ import { SupervisorUnreachable } from "../domain/errors/vm.ts"
 import { parseName } from "../domain/name.ts"
 import { readSettings } from "../domain/settings.ts"
 import { bunkerLayer, type Program } from "../plugin/bunker.ts"
+import { endStdout } from "../store/processes.ts"
+import { lastWords } from "./output.ts"
 
 const encodeReport = Schema.encodeSync(Schema.fromJsonString(KeeperReport))
 const isStartError = Schema.is(StartErrors)
 
+let reported = false
 const report = (line: typeof KeeperReport.Type): void => {
+  reported = true
   fs.writeSync(1, `${encodeReport(line)}\n`)
-  fs.closeSync(1)
+  endStdout()
 }
+
+/** Lines for the keeper's log, on stderr: stdout is the report's. */
+const logging = Logger.layer([
+  Logger.make(({ message, logLevel, date, cause }) => {
+    const words = (Array.isArray(message) ? message : [message]).map(String)
+    const causes = cause.reasons.length === 0 ? [] : [Cause.pretty(cause)]
+    lastWords([date.toISOString(), logLevel.toLowerCase(), ...words, ...causes].join(" "))
+  })
+])
 
 const flags: Readonly<Record<string, KeepFor>> = { "--adopt": "adopt", "--restart": "restart" }
 
@@ -32,15 +45,12 @@ export const runKeeper = async (program: Program): Promise<void> => {
   const say = (error?: StartError) =>
     Effect.sync(() => report(error === undefined ? { ok: true } : { ok: false, error }))
   const program_ = Effect.flatMap(parseName(name), (safe) => keepSandbox(safe, flags[flag ?? ""] ?? "start", say)).pipe(
-    Effect.provide(bunkerLayer(settings, program))
+    Effect.provide(Layer.provideMerge(bunkerLayer(settings, program), logging))
   )
   const exit = await Effect.runPromiseExit(program_)
   if (Exit.isSuccess(exit)) process.exit(0)
-  try {
-    report({ ok: false, error: toStartError(name, exit.cause) })
-  } catch {
-    console.error(Cause.pretty(exit.cause))
-  }
+  if (reported) lastWords(Cause.pretty(exit.cause))
+  else report({ ok: false, error: toStartError(name, exit.cause) })
   process.exit(125)
 }
 

@@ -4,7 +4,7 @@
 import fs from "node:fs"
 import { Effect } from "effect"
 import { CallFailed } from "../ffi/errno.ts"
-import { pidfdOpen, pidfdSendSignal } from "../ffi/posix.ts"
+import { duplicateTo, pidfdOpen, pidfdSendSignal } from "../ffi/posix.ts"
 
 /** What identifies a process for ever: its pid, the kernel's start time of it, and the boot in which it ran. */
 export interface ProcessIdentity {
@@ -78,3 +78,9 @@ export const awaitEnd = (identity: ProcessIdentity, intervalMs = 200): Effect.Ef
   Effect.suspend(() =>
     isAlive(identity) ? Effect.andThen(Effect.sleep(intervalMs), awaitEnd(identity, intervalMs)) : Effect.void
   )
+
+/**
+ * Closes what stdout is for its other end and makes it another name of stderr. Its number is free at no moment: whatever was opened
+ * next would get it (a client's socket, the database), and be written to by whoever prints.
+ */
+export const endStdout = (): void => duplicateTo(2, 1)

@@ -1,8 +1,9 @@
 import { describe, expect } from "bun:test"
 import { mkdtempSync, rmSync } from "node:fs"
+import net from "node:net"
 import { tmpdir } from "node:os"
 import path from "node:path"
-import { Context, Deferred, Effect, Exit, Fiber, Layer, Schema, Stream } from "effect"
+import { Context, Deferred, Effect, Exit, Fiber, Layer, Logger, Schema, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import { type Address, connectUnix, layerLocal, local, serveUnix, supervised } from "../../src/actors/Actor.ts"
 import { it } from "../support/it.ts"
@@ -135,6 +136,23 @@ for (const [place, layer] of [
     )
   })
 }
+
+it.live("a sender that goes without reading its answer is no error, and disturbs no other", () => {
+  const logged: Array<unknown> = []
+  return Effect.gen(function* () {
+    const socket = path.join(yield* socketDirectory, "a.sock")
+    const address = Context.get(yield* Layer.build(here), CounterActor)
+    yield* Layer.build(serveUnix(address, Counter, socket))
+    const other = yield* connectUnix(Counter, socket)
+    const leaving = net.connect(socket).pause()
+    // No frame at all, which is answered with a defect.
+    yield* Effect.promise(() => new Promise<void>((done) => leaving.write(new Uint8Array(64).fill(1), () => done())))
+    expect(yield* other.Add({ amount: 1 })).toBe(1)
+    leaving.destroy()
+    for (let value = 2; value < 50; value += 1) expect(yield* other.Add({ amount: 1 })).toBe(value)
+    expect(logged).toEqual([])
+  }).pipe(Effect.provide(Logger.layer([Logger.make(({ message }) => void logged.push(message))])))
+})
 
 it.live("a full mailbox makes senders wait and loses nothing", () =>
   Effect.gen(function* () {

@@ -1,6 +1,6 @@
 /** A person at a real terminal (tmux): shells in sandboxes, attaching, leaving, and a terminal that is whole afterwards. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { writeFileSync } from "node:fs"
+import { readFileSync, readlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { Home, program } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
@@ -89,6 +89,17 @@ class Screen {
   }
 }
 
+/** Reads until it was said. */
+const says = async (stream: ReadableStream<Uint8Array>, what: string): Promise<void> => {
+  const decoder = new TextDecoder()
+  let said = ""
+  for await (const piece of stream) {
+    said += decoder.decode(piece, { stream: true })
+    if (said.includes(what)) return
+  }
+  throw new Error(`it ended without "${what}":\n${said}`)
+}
+
 describe.skipIf(skipped)("at a terminal", () => {
   let home: Home
   beforeAll(async () => {
@@ -99,9 +110,9 @@ describe.skipIf(skipped)("at a terminal", () => {
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)
 
-  const it = (name: string, body: (screen: Screen) => Promise<void>, unless?: string) =>
-    test.skipIf(unless !== undefined)(
-      unless === undefined ? name : `${name} (${unless})`,
+  const it = (name: string, body: (screen: Screen) => Promise<void>) =>
+    test(
+      name,
       async () => {
         const screen = new Screen(home)
         try {
@@ -140,42 +151,49 @@ describe.skipIf(skipped)("at a terminal", () => {
     await screen.isWhole()
   })
 
-  it(
-    "attach joins the main command for several, Ctrl-P Ctrl-Q leaves it, its end ends all",
-    async (screen) => {
-      await home.must(["run", "-d", "-it", "--name", "shared", image, "sh"])
-      const other = new Screen(home)
-      try {
-        for (const each of [screen, other]) each.line(`'${program}' attach shared; echo "code=$?"`)
-        await screen.press("Enter", /~ #\s*$/)
-        await other.press("Enter", /~ #\s*$/)
-        screen.line("echo to-$((1 + 1))-both")
-        await screen.sees("to-2-both")
-        await other.sees("to-2-both")
-        screen.keys("C-p", "C-q")
-        await screen.sees("code=0")
-        await screen.isWhole()
-        other.line("echo goes-$((1 + 1))-on")
-        await other.sees("goes-2-on")
-        // The log is written beside what is shown, as fast as a busy disk takes it.
-        for (let tries = 0; tries < 400 && !(await home.must(["logs", "shared"])).includes("goes-2-on"); tries += 1);
-        expect(await home.must(["logs", "shared"])).toContain("goes-2-on")
-        screen.line(`clear; '${program}' attach shared; echo "code=$?"`)
-        await screen.press("Enter", /~ #\s*$/)
-        other.line("exit 9")
-        await other.sees("code=9")
-        await screen.sees("code=9")
-      } finally {
-        other.close()
-      }
-      expect(await home.must(["wait", "shared"])).toBe("9\n")
-      const refused = await home.bunker(["attach", "shared"])
-      expect(refused).toMatchObject({ code: 125, stderr: expect.stringContaining("bunker start shared") })
-      await home.must(["rm", "shared"])
+  it("attach joins the main command for several, Ctrl-P Ctrl-Q leaves it, its end ends all", async (screen) => {
+    await home.must(["run", "-d", "-it", "--name", "shared", image, "sh"])
+    const other = new Screen(home)
+    const following = home.start(["logs", "-f", "shared"])
+    try {
+      for (const each of [screen, other]) each.line(`'${program}' attach shared; echo "code=$?"`)
+      await screen.press("Enter", /~ #\s*$/)
+      await other.press("Enter", /~ #\s*$/)
+      screen.line("echo to-$((1 + 1))-both")
+      await screen.sees("to-2-both")
+      await other.sees("to-2-both")
+      screen.keys("C-p", "C-q")
+      await screen.sees("code=0")
+      await screen.isWhole()
+      other.line("echo goes-$((1 + 1))-on")
+      await other.sees("goes-2-on")
+      // The log is written beside what is shown.
+      await says(following.stdout, "goes-2-on")
+      screen.line(`clear; '${program}' attach shared; echo "code=$?"`)
+      await screen.press("Enter", /~ #\s*$/)
+      other.line("exit 9")
+      await other.sees("code=9")
+      await screen.sees("code=9")
+    } finally {
+      following.kill()
+      other.close()
+    }
+    expect(await home.must(["wait", "shared"])).toBe("9\n")
+    const refused = await home.bunker(["attach", "shared"])
+    expect(refused).toMatchObject({ code: 125, stderr: expect.stringContaining("bunker start shared") })
+    await home.must(["rm", "shared"])
+  })
+
+  test(
+    "the stdout of a process that looks after a sandbox is its log, and not what it opens next",
+    async () => {
+      await home.must(["run", "-d", "--name", "looked-after", image, "sleep", "1000"])
+      const pids = Bun.spawnSync(["pgrep", "-f", "__keeper looked-after$"]).stdout.toString().trim().split("\n")
+      const [keeper] = pids.filter((pid) => readFileSync(`/proc/${pid}/environ`, "latin1").includes(home.directory))
+      expect(readlinkSync(`/proc/${keeper}/fd/1`)).toMatch(/keeper\.log$/)
+      await home.must(["rm", "-f", "looked-after"])
     },
-    process.env["BUNKER_TEST_ATTACH"] === undefined
-      ? "fails about one time in three, a known bug; BUNKER_TEST_ATTACH=1 runs it"
-      : undefined
+    timeoutMs
   )
 
   it("shell opens a login shell, and the terminal is whole after the guest or the client was killed", async (screen) => {
