@@ -60,9 +60,10 @@ const build = async (options: Parameters<typeof Bun.build>[0]): Promise<void> =>
 const plugins = `${aside}.plugins`
 await build({ entrypoints: [source("compiledPlugins")], outdir: plugins })
 await build({
-  // The first loads one of the others when it is needed.
-  entrypoints: [source("compiled"), source("compiledApp"), path.join(plugins, "compiledPlugins.js")],
+  // The first loads the other when it is needed; what it imports dynamically is cut into modules of their own.
+  entrypoints: [source("compiled"), path.join(plugins, "compiledPlugins.js")],
   naming: "[name].[ext]",
+  splitting: true,
   compile: { outfile: aside },
   bytecode: true
 })

@@ -13,31 +13,22 @@ import { readSettings } from "../domain/settings.ts"
 import type { Program } from "../plugin/bunker.ts"
 import { separateGuestCommand } from "./arguments.ts"
 import * as Attach from "./commands/attach.ts"
-import { cp } from "./commands/cp.ts"
-import * as Archives from "./commands/imageArchives.ts"
-import * as Images from "./commands/images.ts"
 import { logs } from "./commands/logs.ts"
 import * as Manage from "./commands/manage.ts"
-import { migrate } from "./commands/migrate.ts"
-import { modelGroup } from "./commands/models.ts"
-import * as Registry from "./commands/registry.ts"
 import * as Run from "./commands/run.ts"
 import { valuedFlags } from "./commands/sandboxFlags.ts"
-import { sessionGroup } from "./commands/sessions.ts"
-import { stats } from "./commands/stats.ts"
-import * as System from "./commands/system.ts"
 import { ExitWith, explain, harmless, lastWords, outputFailure, print, say } from "./output.ts"
 import { pluginCommands } from "./pluginCommands.ts"
 import { Session } from "./session.ts"
 
-const commands = [
+/** What is asked for often; everything else is loaded when it is asked for, or when all are listed. */
+const frequent = [
   Run.run,
   Run.create,
   Run.start,
   Run.exec,
   Attach.attach,
   Attach.shell,
-  cp,
   Manage.stop,
   Manage.restart,
   Manage.kill,
@@ -48,28 +39,14 @@ const commands = [
   Manage.ps,
   Manage.inspect,
   logs,
-  stats,
-  Manage.wait,
-  Images.pull,
-  Archives.load,
-  Archives.save,
-  Archives.importRootfs,
-  Images.list,
-  Images.imageGroup,
-  Images.df,
-  Images.pruneAll,
-  Registry.login,
-  Registry.logout,
-  modelGroup,
-  sessionGroup,
-  System.doctor,
-  System.serve,
-  System.sweep,
-  migrate
+  Manage.wait
 ] as const
 
-/** Names that no plugin's command can take. */
-const ours: ReadonlySet<string> = new Set(["help", "version", ...commands.map((command) => command.name)])
+/** The commands among which `name` is: the frequent ones alone when it is one of them. */
+const commandsFor = async (name: string) =>
+  frequent.some((command) => command.name === name)
+    ? frequent
+    : [...frequent, ...(await import("./commands/others.ts")).others]
 
 /** Words of a command line after the command's name, by the commands whose rest belongs to the guest. */
 const guestCommands: Readonly<Record<string, ReadonlySet<string>>> = {
@@ -179,7 +156,11 @@ export const runApp = async (program: Program, given: ReadonlyArray<string>): Pr
   }
   const own = session(program, debug)
   const root = Effect.gen(function* () {
-    const added = yield* pluginCommands(argv[0] ?? "", ours)
+    const [name = ""] = argv
+    const commands = yield* Effect.promise(() => commandsFor(name))
+    // Names that no plugin's command can take.
+    const ours = new Set(["help", "version", ...commands.map((command) => command.name)])
+    const added = yield* pluginCommands(name, ours)
     const bunker = Command.make("bunker").pipe(
       Command.withDescription(
         "MicroVM sandboxes: an OCI image in, a hardware-isolated process out. 'bunker COMMAND --help' explains each command; 'bunker --debug COMMAND' shows the causes of an error."

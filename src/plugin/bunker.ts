@@ -14,6 +14,7 @@ import type { Sweeper } from "../actors/Sweeper.ts"
 import type { VmSupervisor } from "../actors/VmSupervisor.ts"
 import type { PluginInvalid } from "../domain/errors/plugin.ts"
 import { readImageOptions } from "../domain/imageOptions.ts"
+import { lateCompiling } from "../domain/lateCompiling.ts"
 import { type Settings, settingsEnvironment } from "../domain/settings.ts"
 import { Database } from "../store/Database.ts"
 import { builtIn } from "../store/migrations.ts"
@@ -68,7 +69,10 @@ export const bunkerLayer = (settings: Settings, program: Program, choice: Plugin
         sources: imageSources(settings),
         images: yield* readImageOptions("BUNKER_IMAGES", settings.images),
         models: modelSources(settings, readConfig(userConfig, program)),
-        keepers: { keeperCommand: [...program.command, "__keeper"], keeperEnv: settingsEnvironment(settings) }
+        keepers: {
+          keeperCommand: [...program.command, "__keeper"],
+          keeperEnv: { ...settingsEnvironment(settings), [lateCompiling.name]: lateCompiling.value }
+        }
       })
       const config = choice === "all" ? yield* readConfig(userConfig, program) : noConfig
       const audit =

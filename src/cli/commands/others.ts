@@ -1,0 +1,31 @@
+/** The commands that are asked for seldom, together: whoever asks for one loads them all. */
+import { cp } from "./cp.ts"
+import * as Archives from "./imageArchives.ts"
+import * as Images from "./images.ts"
+import { migrate } from "./migrate.ts"
+import { modelGroup } from "./models.ts"
+import * as Registry from "./registry.ts"
+import { sessionGroup } from "./sessions.ts"
+import { stats } from "./stats.ts"
+import * as System from "./system.ts"
+
+export const others = [
+  cp,
+  stats,
+  Images.pull,
+  Archives.load,
+  Archives.save,
+  Archives.importRootfs,
+  Images.list,
+  Images.imageGroup,
+  Images.df,
+  Images.pruneAll,
+  Registry.login,
+  Registry.logout,
+  modelGroup,
+  sessionGroup,
+  System.doctor,
+  System.serve,
+  System.sweep,
+  migrate
+] as const

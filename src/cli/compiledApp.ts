@@ -1,2 +1,0 @@
-/** The application inside the compiled binary. */
-export { enterApp } from "./enterApp.ts"
