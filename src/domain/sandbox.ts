@@ -48,7 +48,7 @@ export const predecessors = (to: Status): ReadonlyArray<Status> =>
 export const EngineKind = Schema.Literals(["auto", "krun", "qemu"])
 export type EngineKind = typeof EngineKind.Type
 
-/** Bounds of a sandbox's size; libkrun kills the process below 64 MiB (measured). */
+/** Bounds of a sandbox's size; libkrun kills the process below 64 MiB, and the kernel has no room below 56 (measured). */
 export const limits = {
   cpusMax: 64,
   memoryMbMin: 64,
@@ -63,6 +63,29 @@ export const limits = {
   /** A year. */
   durationMsMax: 31_622_400_000
 } as const
+
+/** Processors that the guests' kernel takes into use; it passes over more without a word. */
+const kernelCpusMax = 16
+
+/** MiB without which a guest of so many processors does not boot: each one past the fourth needs some of its own (measured). */
+const memoryMbMin = (cpus: number): number => limits.memoryMbMin + 2 * Math.max(0, cpus - 4)
+
+/** What is wrong with a size that is within the bounds, undefined for nothing. */
+export const sizeProblem = ({
+  cpus,
+  memoryMb
+}: Pick<SandboxConfig, "cpus" | "memoryMb">): { readonly field: string; readonly reason: string } | undefined => {
+  if (cpus > kernelCpusMax) {
+    return {
+      field: "cpus",
+      reason: `the guests' kernel uses at most ${kernelCpusMax} processors; ask for fewer than ${cpus}`
+    }
+  }
+  const least = memoryMbMin(cpus)
+  return memoryMb >= least
+    ? undefined
+    : { field: "memory_mb", reason: `${memoryMb} MiB are too little for ${cpus} processors; the least is ${least} MiB` }
+}
 
 const Argument = Schema.String.check(Schema.isMaxLength(limits.argumentBytesMax)).check(Schema.isPattern(/^[^\0]*$/))
 

@@ -126,12 +126,12 @@ export interface GuestChannel extends GuestRequests {
 
 /** Of the places of a transport, those for connections to ports. */
 export const streamsMaxOf = ({ slots }: GuestTransport): number =>
-  Math.max(1, (slots ?? Number.POSITIVE_INFINITY) - slotsKept)
+  slots === undefined ? Number.POSITIVE_INFINITY : Math.max(1, slots - Math.min(slotsKept, Math.ceil(slots / 2)))
 
 /** Arguments and variables of one exec; the agent's JSON reader is bounded. */
 const stringsMax = 16_000
 
-/** Slots of a transport that has few, which connections to ports leave to commands and files. */
+/** Slots of a transport that has few, at most half of them, which connections to ports leave to commands and files. */
 const slotsKept = 8
 
 const execReasons = ["not_found", "not_executable", "bad_cwd", "bad_user", "limit"] as const

@@ -21,14 +21,22 @@ const RUN_DIR_BYTES_MAX = 90
 /** Name of the socket that the guest's vsock port leads to. */
 export const guestSocket = (runDir: string): string => path.join(runDir, "guest.sock")
 
-/**
- * Slots of a qemu VM: one for control, sixteen for what runs at the same time. virtio-serial has room for thirty, but each takes
- * 4 MiB of memory.
- */
-const SLOT_COUNT = 17
-/** Unix sockets of the slots, in their order. */
-export const slotSockets = (runDir: string): ReadonlyArray<string> =>
-  Array.from({ length: SLOT_COUNT }, (_, index) => path.join(runDir, `slot${index}.sock`))
+/** Most slots of a qemu VM: one for control, sixteen for what runs at the same time. virtio-serial has room for thirty. */
+const SLOTS_MAX = 17
+/** Fewest: control, and two for what runs. */
+const SLOTS_MIN = 3
+/** MiB that a slot takes of the guest's memory: its driver fills a queue of 1,024 pages, for QEMU's virtio-mmio offers no less. */
+const SLOT_MB = 4
+/** MiB that kernel, console and agent need. */
+const KERNEL_MB = 40
+
+/** Slots of a qemu VM with so much memory: they take at most half of what the kernel leaves. */
+export const slotCount = (memoryMb: number): number =>
+  Math.max(SLOTS_MIN, Math.min(SLOTS_MAX, Math.floor((memoryMb - KERNEL_MB) / (2 * SLOT_MB))))
+
+/** Unix sockets of the slots, in their order; without a count every one that there can be. */
+export const slotSockets = (runDir: string, count: number = SLOTS_MAX): ReadonlyArray<string> =>
+  Array.from({ length: count }, (_, index) => path.join(runDir, `slot${index}.sock`))
 
 /** The file that holds `pid start-ticks` of the VM's process. */
 export const pidFile = (runDir: string): string => path.join(runDir, "pid")

@@ -16,6 +16,7 @@ import {
   lockName,
   pidFile,
   prepareDisks,
+  slotCount,
   slotSockets,
   withLock
 } from "./prepare.ts"
@@ -75,7 +76,7 @@ export const makeQemuEngine = (options: EngineOptions): Engine => {
       const libkrunfw = yield* findLibkrunfw(options)
       const disks = yield* prepareDisks(config, options)
       const kernel = yield* fromBootCache("the kernel", options, () => cachedKernelElf(options.bootCacheDir, libkrunfw))
-      const slots = slotSockets(config.runDir)
+      const slots = slotSockets(config.runDir, slotCount(config.memoryMb))
       const shares = config.shares !== undefined && config.shares.length > 0
       const command = yield* stageCommand(config, options, { server: shares ? yield* findVirtiofsd : "" })
       const start = {
@@ -97,7 +98,7 @@ export const makeQemuEngine = (options: EngineOptions): Engine => {
         Effect.fnUntraced(function* (lockFd) {
           // QEMU refuses to listen on a path that exists, and a killed VM leaves its sockets behind.
           yield* Effect.sync(() => {
-            for (const slot of slots) fs.rmSync(slot, { force: true })
+            for (const slot of slotSockets(config.runDir)) fs.rmSync(slot, { force: true })
           })
           return yield* startRunner({
             command,

@@ -62,7 +62,7 @@ export const qemuArguments = (machine: QemuMachine): ReadonlyArray<string> => {
     ["-append", [KERNEL_WORDS, tsc, ...bootWords("virtio")].filter((word) => word !== "").join(" ")],
     ...machine.disks.map((disk, index) => diskArguments(disk, index)),
     shareArguments(machine),
-    ["-device", `virtio-serial-device,max_ports=31,bus=${transport(0)}`],
+    ["-device", `virtio-serial-device,max_ports=${machine.slots.length + 1},bus=${transport(0)}`],
     // The console has a port of its own, or its output would land on the agent's.
     ["-chardev", `file,id=console,append=on,path=${escape(machine.consolePath)}`],
     ["-device", "virtconsole,chardev=console"],

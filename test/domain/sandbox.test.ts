@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test"
 import { Effect, Exit } from "effect"
 import { exitCodeOf, mainCommand, mergeEnv } from "../../src/domain/exec.ts"
 import { parseName } from "../../src/domain/name.ts"
-import { canTransition, isLive, isTerminal, predecessors, type Status } from "../../src/domain/sandbox.ts"
+import { canTransition, isLive, isTerminal, predecessors, type Status, sizeProblem } from "../../src/domain/sandbox.ts"
 import { readSettings, settingsEnvironment } from "../../src/domain/settings.ts"
 
 describe("names", () => {
@@ -31,6 +31,26 @@ describe("names", () => {
       expect({ name, message: error.message }).toEqual({ name, message: expect.stringContaining(word) })
     }
   })
+})
+
+test("a size says what is wrong with it: memory for so many processors, processors that no kernel uses", () => {
+  const cases: ReadonlyArray<readonly [cpus: number, memoryMb: number, words: string | undefined]> = [
+    [1, 64, undefined],
+    [4, 64, undefined],
+    [8, 71, "the least is 72 MiB"],
+    [8, 72, undefined],
+    [16, 87, "the least is 88 MiB"],
+    [16, 88, undefined],
+    [17, 4096, "at most 16"]
+  ]
+  for (const [cpus, memoryMb, words] of cases) {
+    const found = sizeProblem({ cpus, memoryMb })?.reason
+    expect({ cpus, memoryMb, found }).toEqual({
+      cpus,
+      memoryMb,
+      found: words === undefined ? undefined : (expect.stringContaining(words) as unknown as string)
+    })
+  }
 })
 
 describe("states", () => {

@@ -320,6 +320,8 @@ suite(`sandboxes (${engine})`, () => {
       await refused(["create", "Not//an:image"], "Not//an:image")
       await refused(["create", "--memory", "lots", image], "--memory")
       await refused(["create", "--memory", "1m", image], "--memory", "64")
+      await refused(["create", "--memory", "64m", "--cpus", "16", image], "memory", "88 MiB")
+      await refused(["create", "--cpus", "17", image], "cpus", "at most 16")
       await refused(["create", "--engine", "vmware", image], "--engine", "krun")
       await refused(["run", "--pull", "never", "not/here"], "not/here", "bunker pull")
       await refused(["run", "--no-such-flag", image], "no-such-flag", "--help")

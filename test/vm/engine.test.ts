@@ -3,6 +3,7 @@ import { afterAll, describe, expect } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
 import { Effect, Exit, Scope, Stream } from "effect"
+import { limits } from "../../src/domain/sandbox.ts"
 import { setCloseOnExec } from "../../src/ffi/posix.ts"
 import { vmdkDescriptor } from "../../src/oci/vmdk.ts"
 import { awaitEnd, identify, isAlive, signalProcess } from "../../src/store/processes.ts"
@@ -86,6 +87,26 @@ describe.skipIf(missing !== undefined)(`engine ${engineKind}`, () => {
           `${engineKind}: spawn ${at(began, spawned)}, hello ${at(spawned, greeted)}, boot ${at(greeted, booted)}, ` +
             `echo ${at(booted, first)}, power off ${at(first, performance.now())}`
         )
+      }),
+    bootTimeoutMs * 2
+  )
+
+  it.live(
+    "boots in the least memory, with room for several commands at once",
+    () =>
+      Effect.gen(function* () {
+        const runDir = yield* runDirectory
+        const disks = [{ path: busyboxRoot(runDir), format: "raw" as const, readOnly: true }]
+        const vm = yield* (yield* engine).spawn(smallVm(runDir, { disks, memoryMb: limits.memoryMbMin }))
+        const guest = yield* greet(vm)
+        yield* guest.boot(bootFrom("/dev/vdb"))
+        const said = yield* Effect.all(
+          ["1", "2", "3", "4"].map((word) => run(guest, "sh", "-c", `echo ${word}`)),
+          { concurrency: "unbounded" }
+        )
+        expect(said.map(({ stdout }) => stdout)).toEqual(["1\n", "2\n", "3\n", "4\n"])
+        expect((yield* guest.stats).memory_available).toBeGreaterThan(4 << 20)
+        yield* vm.kill
       }),
     bootTimeoutMs * 2
   )
