@@ -75,6 +75,8 @@ export interface KeptVm {
   readonly ended: Deferred.Deferred<RunEnd>
   /** Says why the VM is about to end; the first reason stays. */
   readonly expect: (end: RunEnd) => void
+  /** True once somebody has said why. */
+  readonly ending: () => boolean
   readonly use: VmUse
   /** Says that the sandbox is used now: it does not count as idle. */
   readonly activity: () => void

@@ -323,7 +323,11 @@ const make = (options: KeeperOptions) =>
       const record = yield* Effect.option(find(text))
       // An ephemeral sandbox is gone with its end.
       if (Option.isNone(record)) return
-      yield* records.remove(record.value.info)
+      const { info } = record.value
+      // A keeper that writes its last words into the directory keeps it from going.
+      yield* records
+        .remove(info)
+        .pipe(Effect.catchTag("StoreFailed", () => Effect.andThen(keepers.released(info), records.remove(info))))
     })
 
     const viaKeeper = <A>(

@@ -6,7 +6,7 @@ import { Deferred, Effect, Stream } from "effect"
 import type { ExecFailed, GuestChannelFailed } from "../domain/errors/vm.ts"
 import { exitCodeOf, mainCommand } from "../domain/exec.ts"
 import type { SandboxConfig } from "../domain/sandbox.ts"
-import { commandEnded, type KeptVm, RunEnd, runMain } from "./Keeper.ts"
+import { commandEnded, type KeptVm, RunEnd, runMain, stopVm } from "./Keeper.ts"
 import type { MainCommand } from "./mainCommand.ts"
 
 /** Size of its terminal until somebody attaches with one. */
@@ -43,9 +43,7 @@ export const keepMain = Effect.fn("Keeper.main")(function* (vm: KeptVm, main: Ma
     yield* command
     if (end === undefined || !config.endsWithCommand) return
     vm.expect(end)
-    yield* vm.channel
-      .poweroff({ signal: 15, graceMs: 2000 })
-      .pipe(Effect.ignore, Effect.timeoutOption(poweroffMs), Effect.asVoid)
+    yield* stopVm(vm, end, poweroffMs)
   })
   yield* Effect.forkScoped(whole)
   yield* Deferred.await(started)

@@ -74,6 +74,7 @@ export const keepRecords = Effect.fnUntraced(function* (
     image: image.config,
     ended,
     expect: (end) => void (expected ??= end),
+    ending: () => expected !== undefined,
     use,
     activity: () => void (use.touches += 1),
     markDraining: Effect.asVoid(

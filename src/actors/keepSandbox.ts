@@ -9,18 +9,16 @@ import { Clock, Deferred, Effect, Option } from "effect"
 import type { StartError } from "../domain/errors/groups.ts"
 import { SandboxNotFound } from "../domain/errors/vm.ts"
 import type { SafeName } from "../domain/name.ts"
-import { predecessors, type SandboxInfo } from "../domain/sandbox.ts"
+import type { SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { tryFileLock } from "../store/lock.ts"
-import { findMachine, settleMachine } from "../store/machineIndex.ts"
+import { findMachine } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
-import { awaitEnd, isAlive, signalProcess } from "../store/processes.ts"
-import { cancelRestart, findSandbox, terminate } from "../store/sandboxes.ts"
+import { cancelRestart, findSandbox } from "../store/sandboxes.ts"
 import { type KeptVm, RunEnd, stopVm } from "./Keeper.ts"
 import { hostVm } from "./keepers.ts"
 import { keepMain } from "./keepMain.ts"
 
-const SIGKILL = 9
 /** How often a planned restart is looked at again, in milliseconds: it may have been taken back. */
 const lookMs = 250
 /** Time for a sandbox to end in order whose keeper ended while it was asked to, in milliseconds. */
@@ -68,18 +66,6 @@ const resume = Effect.fnUntraced(function* (vm: KeptVm, info: SandboxInfo) {
     const end = ending({ reason: "failed", detail: "its command ended with the process that looked after it" })
     yield* Effect.forkScoped(Effect.andThen(vm.pausing.running, end))
   }
-})
-
-/** Ends a VM that lives and does not answer; its policy decides what comes then. */
-const endMute = Effect.fn("Keeper.endMute")(function* (info: SandboxInfo, detail: string) {
-  const db = yield* Database
-  const record = yield* findSandbox(db, info.name)
-  if (record?.process === undefined || !isAlive(record.process)) return
-  signalProcess(record.process, SIGKILL)
-  yield* awaitEnd(record.process)
-  const end = { exitCode: null, exitSignal: "SIGKILL", reason: "agent_unresponsive", detail } as const
-  yield* terminate(db, info.id, predecessors("crashed"), "crashed", end, yield* Clock.currentTimeMillis)
-  yield* Effect.ignore(settleMachine(db, yield* Paths, info.name))
 })
 
 /** Waits for the time of a planned restart; false when it is planned no longer. */
@@ -130,7 +116,6 @@ export const keepSandbox = Effect.fn("Keeper.process")(function* (name: SafeName
       Effect.catchTag("SupervisorUnreachable", (error) =>
         Effect.gen(function* () {
           if (what !== "adopt") return yield* error
-          yield* endMute(info, error.reason)
           yield* report(error)
         })
       )

@@ -7,6 +7,7 @@
 
 import fs from "node:fs"
 import { Cause, Clock, Deferred, Effect, Option, Schedule } from "effect"
+import { formatDuration } from "../domain/duration.ts"
 import { StoreFailed } from "../domain/errors/store.ts"
 import {
   BootFailed,
@@ -31,6 +32,7 @@ import { connectGuest, type GuestChannel, type GuestMount } from "../vm/GuestCha
 import { isTransientStart } from "../vm/krun.ts"
 import type { VmExit } from "../vm/startRunner.ts"
 import { ensureUpper } from "../vm/upper.ts"
+import { AgentTimeoutMs, endMute } from "./agentWatch.ts"
 import { openConsole } from "./collectConsole.ts"
 import { type KeptVm, RunEnd } from "./Keeper.ts"
 import { keepRecords, settleDefinition, type VmHandle } from "./keepRecords.ts"
@@ -45,9 +47,6 @@ import { Sweeper } from "./Sweeper.ts"
 const bootTimeoutMs = { krun: 30_000, qemu: 180_000 } as const
 
 const SIGKILL = 9
-
-/** Longest time until the agent of a VM that lost its keeper has called again, in milliseconds. */
-const adoptTimeoutMs = 60_000
 
 export interface Boot {
   readonly info: SandboxInfo
@@ -135,6 +134,7 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (boot: Boot, { info, 
   if (paused) yield* stopProcess(process)
   else continueProcess(process)
   const engine = (yield* Engines).get(info.engine === "krun" ? "krun" : "qemu")
+  const timeoutMs = yield* AgentTimeoutMs
   const transport = yield* engine.attach({ runDir: run.directory })
   const greeting = Effect.andThen(connectGuest(transport), (found) =>
     // Its mounts are as they were: the agent boots once.
@@ -150,8 +150,13 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (boot: Boot, { info, 
   if (!paused) {
     const channel = yield* greeting.pipe(
       Effect.timeoutOrElse({
-        duration: adoptTimeoutMs,
-        orElse: () => Effect.fail(new SupervisorUnreachable({ name: info.name, reason: "its agent does not answer" }))
+        duration: timeoutMs,
+        orElse: () =>
+          Effect.gen(function* () {
+            const reason = `its agent did not answer for ${formatDuration(timeoutMs)}`
+            yield* endMute(info, process, reason)
+            return yield* new SupervisorUnreachable({ name: info.name, reason })
+          })
       })
     )
     const kept = yield* keepRecords(info, boot.image, vm, channel, yield* makePausing({ ...own, channel }))
@@ -165,7 +170,7 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (boot: Boot, { info, 
     kept.expect(end)
     return vm.kill
   })
-  const pausing = yield* makePausing({ ...own, channel, mute: { answerMs: adoptTimeoutMs, act } })
+  const pausing = yield* makePausing({ ...own, channel, mute: { answerMs: timeoutMs, act } })
   const kept: KeptVm = yield* keepRecords(info, boot.image, vm, channel, pausing)
   yield* Effect.forkScoped(Effect.andThen(pausing.running, Deferred.into(greeting, greeted)))
   yield* ports.open(kept)

@@ -20,6 +20,7 @@ import { isAlive } from "../store/processes.ts"
 import { findSandbox } from "../store/sandboxes.ts"
 import type { Engines } from "../vm/Engine.ts"
 import { type Address, connectUnix, local, serveUnix, supervised } from "./Actor.ts"
+import { watchAgent } from "./agentWatch.ts"
 import { ImageStore } from "./ImageStore.ts"
 import { KeeperProtocol, type KeptVm, keeperBehaviour, type Records } from "./Keeper.ts"
 import { adoptVm, bootVm } from "./keeperBoot.ts"
@@ -184,7 +185,19 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
   /** True while a process waits to start it again. */
   const isAwaited = (id: number) => Effect.sync(() => isLocked(paths.run(id).restartLock))
 
-  return { host, spawn, leave, existing, address, isKept, isAwaited }
+  /** Waits until whoever kept a VM that has ended has let go of its directories, for a few seconds at most. */
+  const released = (info: SandboxInfo) =>
+    Effect.andThen(
+      forget(info.name),
+      isKept(info.id).pipe(
+        Effect.repeat({
+          while: (kept) => kept,
+          schedule: Schedule.spaced("20 millis").pipe(Schedule.upTo({ times: 250 }))
+        })
+      )
+    )
+
+  return { host, spawn, leave, existing, address, isKept, isAwaited, released }
 })
 
 export type Keepers = Effect.Success<ReturnType<typeof makeKeepers>>
@@ -222,6 +235,7 @@ export const hostVm = Effect.fnUntraced(function* (
   yield* attemptFile("remove", keeperSocket, () => fs.rmSync(keeperSocket, { force: true }))
   yield* serve(address, keeperSocket)
   const startedAt = (yield* findSandbox(db, info.name))?.info.startedAt
+  yield* Effect.forkScoped(watchAgent(vm))
   yield* Effect.forkScoped(enforceLimits(vm, startedAt ?? (yield* Clock.currentTimeMillis)))
   return { vm, address, main: records.main }
 })

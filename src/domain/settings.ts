@@ -1,5 +1,7 @@
 /** Reads the environment variables that Bunker knows into one value. Pure: the doors call it once with `process.env`. */
-import { Redacted } from "effect"
+import { Effect, Redacted } from "effect"
+import { parseDuration } from "./duration.ts"
+import { InvalidSpec } from "./errors/vm.ts"
 
 /** Credentials for registries that the environment holds. */
 export interface RegistryEnvironment {
@@ -35,7 +37,23 @@ export interface Settings {
   readonly hubOffline: boolean
   /** `BUNKER_ENGINE`: default of `--engine`. */
   readonly engine: string | undefined
+  /** `BUNKER_AGENT_TIMEOUT`: how long the agent of a sandbox may be mute before the sandbox is ended, like `60s`, its default. */
+  readonly agentTimeout: string | undefined
   readonly path: string
+}
+
+/** Default of `BUNKER_AGENT_TIMEOUT`, in milliseconds. */
+export const agentTimeoutMsDefault = 60_000
+/** A busy machine is not a dead one. */
+const agentTimeoutMsMin = 1000
+const agentTimeoutMsMax = 86_400_000
+
+/** Milliseconds of a duration for an agent's silence; fails naming the field. */
+export const readAgentTimeout = (field: string, text: string | undefined): Effect.Effect<number, InvalidSpec> => {
+  if (text === undefined) return Effect.succeed(agentTimeoutMsDefault)
+  const ms = parseDuration(text)
+  if (ms !== undefined && ms >= agentTimeoutMsMin && ms <= agentTimeoutMsMax) return Effect.succeed(ms)
+  return Effect.fail(new InvalidSpec({ field, reason: `"${text}" is no time between 1s and 1d; write 30s or 5m` }))
 }
 
 type Environment = Readonly<Record<string, string | undefined>>
@@ -74,6 +92,7 @@ export const readSettings = (env: Environment, cwd: string, fallbackHome: string
     registry: readRegistry(env),
     images: given(env["BUNKER_IMAGES"]),
     engine: given(env["BUNKER_ENGINE"]),
+    agentTimeout: given(env["BUNKER_AGENT_TIMEOUT"]),
     path: given(env["PATH"]) ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
   }
 }
@@ -88,6 +107,7 @@ export const settingsEnvironment = (settings: Settings): Readonly<Record<string,
       BUNKER_QEMU: settings.qemu,
       BUNKER_AGENT: settings.agent,
       BUNKER_IMAGES: settings.images,
+      BUNKER_AGENT_TIMEOUT: settings.agentTimeout,
       DOCKER_CONFIG: settings.dockerConfig,
       BUNKER_MODELS: settings.models,
       PATH: settings.path,

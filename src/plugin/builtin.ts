@@ -1,5 +1,6 @@
 /** Presents Bunker's own actors as plugins, the same way as anybody else's. Adds no behaviour to them. */
-import { Schema } from "effect"
+import { Layer, Schema } from "effect"
+import { AgentTimeoutMs } from "../actors/agentWatch.ts"
 import { ImageStore } from "../actors/ImageStore.ts"
 import type { ImageSources } from "../actors/imageInstall.ts"
 import { ImageProtocol } from "../actors/imageProtocol.ts"
@@ -9,6 +10,7 @@ import type { ModelSources } from "../actors/modelInstall.ts"
 import { Sweeper, SweeperOptions, SweeperProtocol } from "../actors/Sweeper.ts"
 import { VmProtocol, VmSupervisor } from "../actors/VmSupervisor.ts"
 import { ImageOptions, mergeImageOptions } from "../domain/imageOptions.ts"
+import { readAgentTimeout } from "../domain/settings.ts"
 import { modelsPlugin } from "./models.ts"
 import { definePlugin, type Plugin } from "./Plugin.ts"
 import { sessionsPlugin } from "./sessions.ts"
@@ -36,6 +38,20 @@ export interface BuiltInOptions {
   readonly images: ImageOptions
   readonly models: ModelSources
   readonly keepers: KeeperOptions
+}
+
+const SandboxOptions = Schema.Struct({
+  /** How long the agent of a sandbox may be mute before the sandbox is ended, like `30s`. Default: `BUNKER_AGENT_TIMEOUT`, else 60s. */
+  agentTimeout: Schema.optionalKey(Schema.String)
+})
+
+const supervisor = (keepers: KeeperOptions, agentTimeout: string | undefined) => {
+  if (agentTimeout === undefined) return VmSupervisor.layer(keepers)
+  const told = { ...keepers, keeperEnv: { ...keepers.keeperEnv, BUNKER_AGENT_TIMEOUT: agentTimeout } }
+  return Layer.provide(
+    VmSupervisor.layer(told),
+    Layer.effect(AgentTimeoutMs, readAgentTimeout("options.sandboxes.agentTimeout", agentTimeout))
+  )
 }
 
 /** All of them, in any order: the host sorts. */
@@ -118,7 +134,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
   definePlugin({
     name: "sandboxes",
     deps: ["leases", "sweeper", "images", "models"],
-    options: noOptions,
+    options: SandboxOptions,
     address: VmSupervisor,
     protocol: VmProtocol,
     permissions: {
@@ -157,7 +173,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       Drain: "sandboxes:stop",
       Touch: "sandboxes:exec"
     },
-    layer: () => VmSupervisor.layer(options.keepers),
+    layer: ({ agentTimeout }) => supervisor(options.keepers, agentTimeout),
     routes: [
       { method: "GET", path: "/v1/sandboxes", message: "List" },
       { method: "POST", path: "/v1/sandboxes", message: "Create", status: 201, defaults: newSandbox },

@@ -6,6 +6,7 @@
 import fs from "node:fs"
 import path from "node:path"
 import { Effect, Layer } from "effect"
+import { AgentTimeoutMs } from "../actors/agentWatch.ts"
 import type { ImageStore } from "../actors/ImageStore.ts"
 import type { LeaseManager } from "../actors/LeaseManager.ts"
 import type { ModelCache } from "../actors/ModelCache.ts"
@@ -15,7 +16,7 @@ import type { VmSupervisor } from "../actors/VmSupervisor.ts"
 import type { PluginInvalid } from "../domain/errors/plugin.ts"
 import { readImageOptions } from "../domain/imageOptions.ts"
 import { lateCompiling } from "../domain/lateCompiling.ts"
-import { type Settings, settingsEnvironment } from "../domain/settings.ts"
+import { readAgentTimeout, type Settings, settingsEnvironment } from "../domain/settings.ts"
 import { Database } from "../store/Database.ts"
 import { builtIn } from "../store/migrations.ts"
 import { Paths } from "../store/Paths.ts"
@@ -60,7 +61,8 @@ export type PluginChoice = "own" | "all"
 export const bunkerLayer = (settings: Settings, program: Program, choice: PluginChoice = "own") => {
   const infrastructure = Database.layer(builtIn).pipe(
     Layer.provideMerge(Paths.layer(settings.home, { models: settings.models })),
-    Layer.provideMerge(enginesLayer(settings, program))
+    Layer.provideMerge(enginesLayer(settings, program)),
+    Layer.provideMerge(Layer.effect(AgentTimeoutMs, readAgentTimeout("BUNKER_AGENT_TIMEOUT", settings.agentTimeout)))
   )
   const plugins = Layer.unwrap(
     Effect.gen(function* () {

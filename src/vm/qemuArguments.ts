@@ -38,6 +38,9 @@ export const bootWords = (channel: "vsock" | "virtio"): ReadonlyArray<string> =>
 
 const KERNEL_WORDS = "console=hvc0 panic=-1 reboot=t mitigations=off random.trust_cpu=on no_timer_check quiet"
 
+/** MiB of the host's memory for translated code of one VM; a boot needs some 60. */
+const TRANSLATED_MB = 128
+
 /** Commas end a value in QEMU's option syntax; two of them stand for one. */
 const escape = (value: string): string => value.replaceAll(",", ",,")
 
@@ -46,7 +49,8 @@ export const qemuArguments = (machine: QemuMachine): ReadonlyArray<string> => {
   const tsc = machine.tscKhz === undefined ? "" : `tsc_early_khz=${machine.tscKhz} tsc=reliable`
   return [
     ["-M", `microvm,acpi=off,rtc=on${machine.share === undefined ? "" : ",memory-backend=memory"}`],
-    ["-accel", "tcg,thread=multi"],
+    // Translated code of a guest that runs for long would else take up to a GiB of the host's memory.
+    ["-accel", `tcg,thread=multi,tb-size=${TRANSLATED_MB}`],
     ["-cpu", "max,-la57"],
     ["-smp", String(machine.cpus)],
     ["-m", String(machine.memoryMb)],

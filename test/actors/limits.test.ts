@@ -25,6 +25,7 @@ const fakeVm = Effect.fnUntraced(function* (
     image: { env: [], entrypoint: [], cmd: [], workingDir: "", user: "" } as unknown as KeptVm["image"],
     ended,
     expect: (reason) => void (expected ??= reason),
+    ending: () => expected !== undefined,
     use,
     activity: () => void (use.touches += 1),
     markDraining: Effect.void,
