@@ -26,6 +26,11 @@ describe.skipIf(mustSkip("mute VMs"))("a VM that lives and does not answer", () 
       await Bun.sleep(100)
     return info
   }
+  /** Whoever was its parent may take a moment to notice. */
+  const gone = async (pid: number) => {
+    for (let tries = 0; tries < 100 && existsSync(`/proc/${pid}`); tries += 1) await Bun.sleep(50)
+    expect(existsSync(`/proc/${pid}`)).toBe(false)
+  }
   const keeperOf = (name: string): number | undefined =>
     readdirSync("/proc")
       .filter((pid) => /^\d+$/.test(pid))
@@ -53,7 +58,7 @@ describe.skipIf(mustSkip("mute VMs"))("a VM that lives and does not answer", () 
     process.kill(pid, "SIGSTOP")
     const again = await until("mute", (info) => info["status"] === "running" && info["pid"] !== pid)
     expect(again).toMatchObject({ status: "running", restart_count: 1 })
-    expect(existsSync(`/proc/${pid}`)).toBe(false)
+    await gone(pid)
     expect(await home.must(["exec", "mute", "echo", "here"])).toBe("here\n")
     process.kill(again.pid, "SIGSTOP")
     expect(await until("mute", (info) => info["status"] === "crashed")).toMatchObject({
@@ -68,10 +73,12 @@ describe.skipIf(mustSkip("mute VMs"))("a VM that lives and does not answer", () 
     const pid = await make("lost")
     const keeper = keeperOf("lost")!
     // The agent is process 1 of the guest: no signal stops it, a cgroup does.
-    const freeze =
-      "mkdir /sys/fs/cgroup/f && echo 1 > /sys/fs/cgroup/f/cgroup.procs && echo 1 > /sys/fs/cgroup/f/cgroup.freeze"
-    const frozen = home.start(["exec", "lost", "sh", "-c", `echo now; ${freeze}`], { env })
-    await frozen.stdout.getReader().read()
+    const group = "/sys/fs/cgroup/f"
+    const freeze = `mkdir ${group} && echo 1 > ${group}/cgroup.procs && echo 1 > ${group}/cgroup.freeze`
+    const frozen = home.start(["exec", "lost", "sh", "-c", `${freeze} && sleep 0.2 && echo frozen > /dev/console`], {
+      env
+    })
+    while (!(await home.must(["logs", "--console", "lost"], { env })).includes("frozen")) await Bun.sleep(100)
     process.kill(keeper, "SIGKILL")
     // Its last threads may hold its lock for another moment.
     while (keeperOf("lost") === keeper) await Bun.sleep(20)
@@ -82,7 +89,7 @@ describe.skipIf(mustSkip("mute VMs"))("a VM that lives and does not answer", () 
       termination_reason: "agent_unresponsive",
       termination_detail: "its agent did not answer for 4s"
     })
-    expect(existsSync(`/proc/${pid}`)).toBe(false)
+    await gone(pid)
   })
 
   it("is given a time that makes sense", async () => {
