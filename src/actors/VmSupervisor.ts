@@ -32,6 +32,7 @@ import { isLive, isTerminal, SandboxConfig, SandboxInfo, type Status } from "../
 import { Database } from "../store/Database.ts"
 import { indexMachines } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
+import { isAlive } from "../store/processes.ts"
 import { cancelRestart, findSandbox } from "../store/sandboxes.ts"
 import { type Address, layerLocal, type Unreachable } from "./Actor.ts"
 import { RunEnd } from "./Keeper.ts"
@@ -227,15 +228,23 @@ const make = (options: KeeperOptions) =>
     const logs = (query: { readonly name: string } & LogRequest) =>
       Stream.unwrap(
         Effect.map(find(query.name), ({ info }) => {
-          const live = Effect.map(findSandbox(db, info.name), (record) => isLive(record?.info.status ?? "stopped"))
+          // A VM that died with its keeper is not recorded as ended yet, and says no more.
+          const live = Effect.map(
+            findSandbox(db, info.name),
+            (record) =>
+              isLive(record?.info.status ?? "stopped") && (record?.process === undefined || isAlive(record.process))
+          )
           const lines = readLogs(
             paths.sandbox(info.name),
             query,
             Effect.orElseSucceed(live, () => false)
           )
-          // Kept for this reader only; see Sweeper.
-          const unread = info.ephemeral && info.terminationReason === "boot_failed"
-          return unread ? Stream.onEnd(lines, Effect.ignore(sweeper.Clean({ name: info.name }))) : lines
+          // Kept for whoever reads all of its console; see Sweeper.
+          const { source, tail, sinceMs, untilMs } = query
+          const whole = source === "console" && (tail ?? sinceMs ?? untilMs) === undefined
+          return whole && info.ephemeral && info.terminationReason === "boot_failed"
+            ? Stream.onEnd(lines, Effect.ignore(sweeper.Clean({ name: info.name })))
+            : lines
         })
       )
 
@@ -294,8 +303,8 @@ const make = (options: KeeperOptions) =>
       if (Result.isSuccess(keeper)) return yield* untilEnded(info, keeper.success.Wait())
       // It may have ended since it was found.
       const after = yield* findSandbox(db, info.name)
-      if (after !== undefined && isLive(after.info.status)) return yield* keeper.failure
-      return recordedEnd(after?.info)
+      if (after === undefined || isLive(after.info.status)) return yield* keeper.failure
+      return recordedEnd(after.info)
     })
 
     const remove = Effect.fn("VmSupervisor.remove")(function* (text: string, force: boolean) {

@@ -8,6 +8,7 @@ import type { LogLine, LogRequest } from "../domain/logs.ts"
 import { followLog, type LogFollower } from "../store/followLog.ts"
 import { type LogEntry, textOf } from "../store/logs.ts"
 import type { SandboxPaths } from "../store/Paths.ts"
+import { LastLines } from "./lastLines.ts"
 
 /** Turns of 100 ms after which the sandbox's record, dearer to read than its log, is looked at. */
 const liveTurns = 5
@@ -62,14 +63,13 @@ export const readLogs = (
   return Stream.unwrap(lines)
 }
 
-/** The last so many of what is there, holding no more than twice as many. */
+/** The last so many lines of what is there. */
 const lastOf = Effect.fnUntraced(function* (log: LogFollower, count: number, wanted: (entry: LogEntry) => boolean) {
-  let last: Array<LogEntry> = []
+  const last = new LastLines(count)
   for (let entries = yield* log.next; entries.length > 0; entries = yield* log.next) {
-    last = [...last, ...entries.filter(wanted)]
-    if (last.length > count) last = count === 0 ? [] : last.slice(-count)
+    for (const entry of entries) if (wanted(entry)) last.push(entry)
   }
-  return last
+  return last.entries
 })
 
 /** The end of a console that nobody collects any more; a collected start of it reads as zeros. */

@@ -2,12 +2,14 @@
  * Reads a log while it is being written: what is there, then what comes, across rotation, until its writer has ended. Looks for
  * new lines ten times a second; writes nothing.
  *
- * Invariant: every line is read once, in order, unless the log is rotated away faster than it is read.
+ * Invariant: every line is read once, in order; where the log was rotated away before it was read, an entry `dropped` without a
+ * number stands in its place.
  */
 
 import fs from "node:fs"
 import { Effect, type Scope } from "effect"
-import { decodeLine, type LogEntry, logFilesMax, rotated } from "./logs.ts"
+import { logFilesMax, rotated } from "./logFile.ts"
+import { decodeLine, type LogEntry } from "./logs.ts"
 
 /** Most bytes read at once. */
 const pieceBytes = 256 * 1024
@@ -66,12 +68,14 @@ export const followLog = (file: string): Effect.Effect<LogFollower, never, Scope
       return undefined
     }
     /** The file after the one that was read to its end; undefined while that is still the newest. */
-    const following = (current: Position): Position | undefined => {
+    const following = (current: Position, entries: Array<LogEntry>): Position | undefined => {
       if (inodeOf(file) === current.inode) return undefined
       for (let index = 1; index < logFilesMax; index += 1) {
         if (inodeOf(rotated(file, index)) === current.inode) return openPart(file, index - 1)
       }
-      return oldest()
+      const after = oldest()
+      if (after !== undefined) entries.push({ time: Date.now(), stream: "dropped", exec: 0, data: new Uint8Array() })
+      return after
     }
     yield* Effect.addFinalizer(() => Effect.sync(() => position !== undefined && fs.closeSync(position.fd)))
     const next = Effect.sync(() => {
@@ -88,10 +92,15 @@ export const followLog = (file: string): Effect.Effect<LogFollower, never, Scope
       position ??= oldest()
       while (position !== undefined) {
         if (!readAll(position)) break
-        const after = following(position)
+        const unread: Array<LogEntry> = []
+        const after = following(position, unread)
         if (after === undefined) break
         // What came between the last read and the rotation.
-        if (!readAll(position)) break
+        if (!readAll(position)) {
+          fs.closeSync(after.fd)
+          break
+        }
+        entries.push(...unread)
         fs.closeSync(position.fd)
         position = after
       }

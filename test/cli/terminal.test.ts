@@ -1,6 +1,6 @@
 /** A person at a real terminal (tmux): shells in sandboxes, attaching, leaving, and a terminal that is whole afterwards. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { readFileSync, readlinkSync, writeFileSync } from "node:fs"
+import { readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { Home, program } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
@@ -98,6 +98,15 @@ const says = async (stream: ReadableStream<Uint8Array>, what: string): Promise<v
     if (said.includes(what)) return
   }
   throw new Error(`it ended without "${what}":\n${said}`)
+}
+
+/** True while somebody talks to the keeper of the newest run (proc(5), /proc/net/unix; 03: connected). */
+const isAsked = (home: Home): boolean => {
+  const run = path.join(home.directory, "run")
+  const newest = Math.max(...readdirSync(run).map(Number))
+  const socket = path.join(run, String(newest), "keeper.sock")
+  const lines = readFileSync("/proc/net/unix", "utf8").split("\n")
+  return lines.some((line) => line.includes(" 03 ") && line.endsWith(` ${socket}`))
 }
 
 describe.skipIf(skipped)("at a terminal", () => {
@@ -240,9 +249,13 @@ describe.skipIf(skipped)("at a terminal", () => {
 
       const flood = "sleep 1; yes 0123456789abcde | head -c 8000000; exit 3"
       await home.must(["run", "-d", "--name", "loud", image, "sh", "-c", flood])
-      await home.must(["run", "-d", "--rm", "--name", "quiet", image, "sh", "-c", "sleep 1; exit 4"])
+      const quiet = "while [ ! -e /go ]; do sleep 0.1; done; exit 4"
+      await home.must(["run", "-d", "--rm", "--name", "quiet", image, "sh", "-c", quiet])
       const stalled = home.start(["attach", "loud"])
       const waiting = home.must(["wait", "loud", "quiet"])
+      // One that goes with its end can not be waited for later.
+      while (!isAsked(home)) await Bun.sleep(20)
+      await home.must(["exec", "quiet", "touch", "/go"])
       expect(await waiting).toBe("3\n4\n")
       stalled.kill("SIGKILL")
       const logged = await home.bunker(["logs", "loud"])

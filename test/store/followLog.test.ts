@@ -40,3 +40,29 @@ it.live("a follower reads every line once, in order, across rotation", () =>
     expect([...last[0]!.data]).toEqual([0xff, 0x00])
   })
 )
+
+it.live("a follower that comes too late for what was rotated away says so in its place", () =>
+  Effect.gen(function* () {
+    const file = path.join(yield* temporaryDirectory, "main.jsonl")
+    const log = yield* openLog(file, { bytesMax: 1000 })
+    const say = (from: number, to: number) =>
+      Effect.forEach(
+        Array.from({ length: to - from }, (_, index) => from + index),
+        (index) => Effect.andThen(log.write("stdout", `${index} `.padEnd(300)), log.flush),
+        { discard: true }
+      )
+    const follower = yield* followLog(file)
+    yield* say(0, 2)
+    const first = yield* follower.next
+    // Two lines a file, four files: the file that is open, and what comes after the gap.
+    yield* say(2, 21)
+    const next = yield* follower.next
+    const numbers = [...first, ...next].map(({ stream, data }) =>
+      stream === "dropped" ? "gap" : Number(Buffer.from(data).toString())
+    )
+    expect(numbers).toEqual([0, 1, "gap", 14, 15, 16, 17, 18, 19, 20])
+    expect(yield* follower.next).toEqual([])
+    yield* say(21, 22)
+    expect(text(yield* follower.next)).toEqual(["21 ".padEnd(300)])
+  })
+)

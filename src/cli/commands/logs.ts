@@ -3,27 +3,31 @@ import { Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
-import type { LogLine } from "../../domain/logs.ts"
+import { type LogLine, parseLogTime, tailMax } from "../../domain/logs.ts"
 import { harmless, writeAll } from "../output.ts"
 import { withBunker } from "../session.ts"
 
 const flag = (name: string, description: string) =>
   Flag.Boolean(name).pipe(Flag.withDescription(description), Flag.withDefault(false))
 
-const secondsOf: Readonly<Record<string, number>> = { s: 1, m: 60, h: 3600, d: 86_400 }
-
-/** `10m`, or a date and time: unix milliseconds. */
+/** Unix milliseconds. */
 const parseTime = (field: string, text: string, nowMs: number): Effect.Effect<number, InvalidSpec> => {
-  const ago = /^(\d+)([smhd])$/.exec(text)
-  const time = ago === null ? Date.parse(text) : nowMs - Number(ago[1]) * secondsOf[ago[2]!]! * 1000
-  return Number.isNaN(time)
-    ? Effect.fail(
-        new InvalidSpec({
-          field,
-          reason: `"${text}" is no time; write 30s, 10m, 2h or 2026-01-31T12:00:00Z`
-        })
-      )
-    : Effect.succeed(Math.max(0, Math.round(time)))
+  const time = parseLogTime(text, nowMs)
+  if (time !== undefined) return Effect.succeed(time)
+  return new InvalidSpec({
+    field,
+    reason: `"${text}" is no time; write 30s, 1h30m, 2026-01-31T12:00:00Z or 2026-01-31`
+  })
+}
+
+/** A number of lines, undefined for all of them. */
+const parseTail = (text: string): Effect.Effect<number | undefined, InvalidSpec> => {
+  if (text === "all") return Effect.succeed(undefined)
+  if (/^\d{1,7}$/.test(text) && Number(text) <= tailMax) return Effect.succeed(Number(text))
+  return new InvalidSpec({
+    field: "--tail",
+    reason: `"${text}" is no number of lines from 0 to ${tailMax}; write one, or all`
+  })
 }
 
 /** One entry as a line of JSON; bytes that are no UTF-8 are base64. */
@@ -35,18 +39,49 @@ const toJson = ({ time, stream, exec, text, data }: LogLine): string =>
     ...(data === undefined ? { data: text } : { data_base64: Buffer.from(data).toString("base64") })
   })
 
+const missing = (bytes: string | undefined): string =>
+  bytes === undefined || bytes === ""
+    ? "something is missing here: it was rotated away before it was read"
+    : `${harmless(bytes)} bytes are missing here: the disk was full or too slow`
+
+/** Puts the time in front of each line. A line may come in pieces, and in turns with those of the other stream. */
+class Stamps {
+  private readonly begun = new Set<string>()
+
+  stamp({ time, stream, exec }: LogLine, said: Uint8Array): Uint8Array {
+    const key = `${exec} ${stream}`
+    const stamp = Buffer.from(`${new Date(time).toISOString()} `)
+    const pieces: Array<Uint8Array> = []
+    for (let at = 0; at < said.length; ) {
+      if (!this.begun.has(key)) pieces.push(stamp)
+      const end = said.indexOf(newline, at)
+      if (end < 0) this.begun.add(key)
+      else this.begun.delete(key)
+      const next = end < 0 ? said.length : end + 1
+      pieces.push(said.subarray(at, next))
+      at = next
+    }
+    return Buffer.concat(pieces)
+  }
+}
+
+const newline = 0x0a
+
 /** Answers false when nobody reads. */
-const show = (line: LogLine, json: boolean): Effect.Effect<boolean> => {
+const show = (line: LogLine, json: boolean, stamps: Stamps | undefined): Effect.Effect<boolean> => {
   if (json) return writeAll(1, `${toJson(line)}\n`)
-  const said = line.data ?? line.text ?? ""
+  const said = () => {
+    const bytes = line.data ?? Buffer.from(line.text ?? "")
+    return stamps === undefined ? bytes : stamps.stamp(line, bytes)
+  }
   switch (line.stream) {
     case "stdout":
     case "console":
-      return writeAll(1, said)
+      return writeAll(1, said())
     case "stderr":
-      return writeAll(2, said)
+      return writeAll(2, said())
     case "dropped":
-      return writeAll(2, `bunker: ${harmless(line.text ?? "some")} bytes are missing here: the disk was too slow\n`)
+      return writeAll(2, `bunker: ${missing(line.text)}\n`)
     default:
       return Effect.succeed(true)
   }
@@ -54,7 +89,7 @@ const show = (line: LogLine, json: boolean): Effect.Effect<boolean> => {
 
 const time = (name: string, words: string) =>
   Flag.String(name).pipe(
-    Flag.withDescription(`Only what was said ${words}: 10m, 2h or 2026-01-31T12:00:00Z`),
+    Flag.withDescription(`Only what was said ${words}: 10m, 1h30m, 2026-01-31T12:00:00Z or 2026-01-31`),
     Flag.optional
   )
 
@@ -62,11 +97,12 @@ export const logs = Command.make(
   "logs",
   {
     follow: flag("follow", "Go on until the sandbox ends").pipe(Flag.withAlias("f")),
-    tail: Flag.Int("tail").pipe(
+    tail: Flag.String("tail").pipe(
       Flag.withAlias("n"),
-      Flag.withDescription("Only the last so many entries"),
+      Flag.withDescription("Only the last so many lines, or all"),
       Flag.optional
     ),
+    timestamps: flag("timestamps", "The time in front of each line").pipe(Flag.withAlias("t")),
     since: time("since", "since"),
     until: time("until", "before"),
     exec: Flag.String("exec").pipe(
@@ -87,19 +123,23 @@ export const logs = Command.make(
     if (exec !== undefined && exec !== "all" && !/^\d{1,15}$/.test(exec)) {
       return yield* new InvalidSpec({ field: "--exec", reason: `"${exec}" is no number; write one, or all` })
     }
+    if (exec !== undefined && flags.console) {
+      return yield* new InvalidSpec({ field: "--console", reason: "--exec asks for another log; write one of them" })
+    }
     const query = {
       name: flags.name,
       source: flags.console ? ("console" as const) : exec === undefined ? ("main" as const) : ("exec" as const),
       follow: flags.follow,
-      ...optional("exec", exec === undefined || exec === "all" || flags.console ? undefined : Number(exec)),
-      ...optional("tail", Option.getOrUndefined(Option.map(flags.tail, (count) => Math.max(0, count)))),
+      ...optional("exec", exec === undefined || exec === "all" ? undefined : Number(exec)),
+      ...optional("tail", Option.isSome(flags.tail) ? yield* parseTail(flags.tail.value) : undefined),
       ...optional("sinceMs", yield* timeOf("--since", flags.since)),
       ...optional("untilMs", yield* timeOf("--until", flags.until))
     }
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
+      const stamps = flags.timestamps ? new Stamps() : undefined
       yield* vms.Logs(query).pipe(
-        Stream.mapEffect((line) => show(line, flags.json)),
+        Stream.mapEffect((line) => show(line, flags.json, stamps)),
         Stream.takeWhile((heard) => heard),
         Stream.runDrain
       )
@@ -115,7 +155,7 @@ export const logs = Command.make(
     { command: "bunker logs -f box", description: "Show everything, then what comes" },
     {
       command: "bunker logs --tail 20 --since 10m box",
-      description: "Show the last 20 entries of the last 10 minutes"
+      description: "Show the last 20 lines of the last 10 minutes"
     },
     { command: "bunker logs --exec all --json box", description: "Show every exec with its number" }
   ])
