@@ -94,6 +94,31 @@ describe("Sweeper", () => {
     }).pipe(Effect.provide(environment))
   )
 
+  it.live("what an ephemeral sandbox said that did not boot is kept for an hour", () =>
+    Effect.gen(function* () {
+      const sweeper = yield* Sweeper
+      const paths = yield* Paths
+      const db = yield* Database
+      for (const [name, reason, minutes] of [
+        ["fresh", "boot_failed", 59],
+        ["old", "boot_failed", 61],
+        ["other", "internal_error", 1]
+      ] as const) {
+        const id = yield* putSandbox({ name, status: "crashed", ephemeral: true, process: yield* deadProcess })
+        yield* db.run("UPDATE sandbox SET updated_at = ? WHERE id = ?", [Date.now() - minutes * 60_000, id])
+        yield* db.run(
+          "UPDATE run SET status = 'terminated', termination_reason = ?, terminated_at = 3 WHERE sandbox_id = ?",
+          [reason, id]
+        )
+        mkdirSync(paths.sandbox(name as SafeName).logs, { recursive: true })
+      }
+      expect({ ...(yield* sweeper.Sweep({ force: true })) }).toMatchObject({ removed: 2 })
+      expect(readdirSync(paths.sandboxes)).toEqual(["fresh"])
+      // Whoever has read it gives it up.
+      expect(yield* sweeper.Clean({ name: "fresh" as SafeName })).toBe("removed")
+    }).pipe(Effect.provide(environment))
+  )
+
   it.live("a zombie counts as dead", () =>
     Effect.gen(function* () {
       const sweeper = yield* Sweeper

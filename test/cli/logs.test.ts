@@ -4,6 +4,7 @@ import { mkdirSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { Home, program } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
+import { have, run } from "../support/mount.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
 
 const image = "test/busybox:1"
@@ -17,6 +18,9 @@ interface Said {
   readonly d?: string
   readonly b?: string
 }
+
+const noMount = process.getuid?.() === 0 && have("mount") ? undefined : "a mount needs root"
+if (noMount !== undefined) console.warn(`skipped: logs of a guest on a full disk; ${noMount}`)
 
 describe.skipIf(mustSkip("logs on the command line"))("bunker logs", () => {
   let home: Home
@@ -149,4 +153,32 @@ describe.skipIf(mustSkip("logs on the command line"))("bunker logs", () => {
     })
     expect({ stdout: stdout.toString(), stderr: stderr.toString() }).toMatchObject({ stdout: "one\n" })
   })
+
+  test.skipIf(noMount !== undefined)(
+    "a full disk under the log holds up no guest, and what is missing is said",
+    async () => {
+      const body =
+        "yes 0123456789abcde | head -c 2000000; touch /said; while [ ! -e /go ]; do sleep 0.1; done; echo after"
+      await home.must(["create", "--name", "full", image, "sh", "-c", body])
+      const disk = path.join(home.directory, "sandboxes/full/logs")
+      mkdirSync(disk, { recursive: true })
+      run("mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", disk)
+      try {
+        await home.must(["start", "full"])
+        await home.must(["exec", "full", "sh", "-c", "while [ ! -e /said ]; do sleep 0.1; done"])
+        run("mount", "-o", "remount,size=8m", disk)
+        await home.must(["exec", "full", "touch", "/go"])
+        const said = () => home.bunker(["logs", "full"])
+        while (!(await said()).stdout.endsWith("after\n")) await Bun.sleep(50)
+        const { stdout, stderr } = await said()
+        const missing = [...stderr.matchAll(/^bunker: (\d+) bytes are missing here: the disk was full or too slow$/gm)]
+        expect(missing.length).toBeGreaterThan(0)
+        expect(missing.reduce((sum, [, bytes]) => sum + Number(bytes), stdout.length)).toBe(2_000_006)
+      } finally {
+        run("umount", "-l", disk)
+      }
+      await home.must(["rm", "-f", "full"])
+    },
+    120_000
+  )
 })
