@@ -8,7 +8,7 @@
  */
 import * as NodeSocket from "@effect/platform-node-shared/NodeSocket"
 import * as NodeSocketServer from "@effect/platform-node-shared/NodeSocketServer"
-import { type Context, Effect, Layer, ScopedRef, Semaphore } from "effect"
+import { Context, Effect, Layer, ScopedRef, Semaphore, Stream } from "effect"
 import { Rpc, RpcClient, type RpcGroup, RpcSchema, RpcSerialization, RpcServer } from "effect/rpc"
 import type { RpcClientError } from "effect/rpc/RpcClientError"
 import { Socket, SocketServer } from "effect/socket"
@@ -94,6 +94,44 @@ export const layerLocal = <Self, Rpcs extends Rpc.Any, Handlers extends RpcGroup
   Layer.effect(address, local(protocol, { ...options, name: address.key })).pipe(
     Layer.provide(protocol.toLayer(supervised(protocol, behaviour)))
   )
+
+/** A value that is loaded when it is first needed. */
+export type Later<A> = () => Promise<A>
+
+/**
+ * The place "in this process, from the first message on": what is behind the address is loaded and built then, so a process that
+ * sends it nothing pays nothing for it.
+ */
+export const layerLater = <Self, Rpcs extends Rpc.Any, R>(
+  address: Context.Key<Self, Address<Rpcs>>,
+  protocol: RpcGroup.RpcGroup<Rpcs>,
+  load: Later<Layer.Layer<Self, never, R>>
+) =>
+  Layer.effect(
+    address,
+    Effect.gen(function* () {
+      const scope = yield* Effect.scope
+      const context = yield* Effect.context<R>()
+      // Whoever loads it loads it for all: a sender that is interrupted meanwhile must not take it from the others.
+      const actor = yield* Effect.promise(load).pipe(
+        Effect.flatMap((layer) => Layer.buildWithScope(layer, scope)),
+        Effect.map((built) => Context.get(built, address) as unknown as Record<string, AnyMessage>),
+        Effect.provideContext(context),
+        Effect.uninterruptible,
+        Effect.cached
+      )
+      const messages = [...protocol.requests].map(([tag, rpc]) => {
+        const { successSchema } = rpc as unknown as Rpc.AnyWithProps
+        const send: AnyMessage = RpcSchema.isStreamSchema(successSchema)
+          ? (...given) => Stream.unwrap(Effect.map(actor, (each) => each[tag]!(...given) as Stream.Stream<unknown>))
+          : (...given) => Effect.flatMap(actor, (each) => each[tag]!(...given) as Effect.Effect<unknown>)
+        return [tag, send]
+      })
+      return Object.fromEntries(messages) as Address<Rpcs>
+    })
+  )
+
+type AnyMessage = (...given: ReadonlyArray<unknown>) => unknown
 
 /** Frames on actor sockets: Effect's binary encoding, at most 16 MiB each. */
 const wire = RpcSerialization.layerSchemaBinary()

@@ -1,49 +1,54 @@
 /**
  * Keeps OCI images on this machine: pulls or loads them, answers questions about them, and gives their space back.
- * Fetches and converts through `imageInstall.ts`, looks after files through `imageFiles.ts`; boots nothing.
+ * Moves them through `imageTransfers.ts`, looks after files through `imageFiles.ts`; boots nothing.
  *
  * Invariants: an image is visible only after its files are published and recorded; what a lease, a reference or a sandbox names
  * is never collected.
  */
 import { Clock, Context, Effect, Queue, Stream } from "effect"
 import { Rpc, type RpcGroup } from "effect/rpc"
-import { ArchiveInvalid, ImageInUse, ImageNotCached, ImageNotFound, InvalidReference } from "../domain/errors/image.ts"
-import { reach } from "../domain/failpoint.ts"
-import { ImageEvent, ImageInspection, LeasedImage, type PullPolicy, Usage } from "../domain/image.ts"
-import { parseChanges } from "../domain/imageChanges.ts"
+import { ImageInUse, ImageNotCached, ImageNotFound } from "../domain/errors/image.ts"
+import { ImageEvent, ImageInspection, LeasedImage, Usage } from "../domain/image.ts"
 import type { ImageOptions } from "../domain/imageOptions.ts"
-import { defaultPlatform, type Platform, platformScore } from "../domain/platform.ts"
-import { canonicalReference, parseReference, registryDomain } from "../domain/reference.ts"
+import { type Platform, platformScore } from "../domain/platform.ts"
+import { canonicalReference, parseReference } from "../domain/reference.ts"
 import { Database } from "../store/Database.ts"
-import { diskUsage, ensureDirectory, removeBelow, temporaryName } from "../store/files.ts"
+import { diskUsage } from "../store/files.ts"
 import { pruneReferences, removeReference } from "../store/imageCollection.ts"
 import { findImage, imageConfig, imageLayers, listImages, rootManifest, touchImage } from "../store/images.ts"
 import { Paths } from "../store/Paths.ts"
-import { type Address, layerLocal } from "./Actor.ts"
+import { type Address, type Later, layerLocal } from "./Actor.ts"
 import { makeImageFiles } from "./imageFiles.ts"
-import { type ImageSources, type Login, makeInstaller } from "./imageInstall.ts"
+import type { ImageSources } from "./imageInstall.ts"
 import { ImageProtocol } from "./imageProtocol.ts"
-import { makeSaver } from "./imageSave.ts"
+import type { MakeWhole } from "./imageSave.ts"
+import type { Emit, PullRequest } from "./imageTransfers.ts"
 import { holdContent, LeaseManager } from "./LeaseManager.ts"
 
-interface PullRequest {
-  readonly reference: string
-  readonly policy: PullPolicy
-  readonly platform?: Platform
-  readonly insecure?: boolean
-  readonly login?: Login
-}
-
-type Emit = (event: ImageEvent) => void
-
-const make = (sources: ImageSources, options: ImageOptions) =>
+const make = (sources: Later<ImageSources>, options: ImageOptions) =>
   Effect.gen(function* () {
     const db = yield* Database
     const paths = yield* Paths
     const leases = yield* LeaseManager
     const files = yield* makeImageFiles
-    const installer = yield* makeInstaller(files, sources, options)
-    const save = yield* makeSaver(installer)
+    const context = yield* Effect.context<Database | Paths | LeaseManager>()
+    /** What moves images in and out, loaded when an image is to move. */
+    const transfers = yield* Effect.promise(async () => {
+      const { makeTransfers } = await import("./imageTransfers.ts")
+      return makeTransfers(files, makeWhole, await sources(), options)
+    }).pipe(Effect.flatten, Effect.provideContext(context), Effect.uninterruptible, Effect.cached)
+
+    /**
+     * Makes a recorded image whole: fetches layers again that are missing or damaged, stitches again what is missing, the latter
+     * without network. The caller holds a lease of the manifest. Fails when a layer can not be had.
+     */
+    const makeWhole: MakeWhole = Effect.fn("ImageStore.repair")(function* (image, reference) {
+      const layers = yield* imageLayers(db, image.manifestId)
+      const missing = layers.filter((layer) => !files.isWhole(layer))
+      if (missing.length > 0) yield* (yield* transfers).fetchAgain(reference, missing)
+      const diffIds = layers.map((layer) => layer.diffId)
+      if (!files.isAssembled(image.manifestDigest, diffIds)) yield* files.assemble(image.manifestDigest, diffIds)
+    })
 
     const lookup = Effect.fnUntraced(function* (text: string) {
       const reference = canonicalReference(yield* parseReference(text))
@@ -91,71 +96,8 @@ const make = (sources: ImageSources, options: ImageOptions) =>
         if (image !== undefined) return emit(ImageEvent.cases.Done.make({ image, cached: true }))
         if (request.policy === "never") return yield* new ImageNotCached({ reference: request.reference })
       }
-      const source = installer.registrySource(parsed, request)
-      const image = yield* installer.install(source, reference, request.platform ?? defaultPlatform, emit)
-      emit(ImageEvent.cases.Done.make({ image, cached: false }))
+      yield* (yield* transfers).pull(parsed, request, emit)
     })
-
-    const load = Effect.fn("ImageStore.load")(function* (
-      request: { readonly path: string; readonly tag?: string; readonly platform?: Platform },
-      emit: Emit
-    ) {
-      const tag = request.tag === undefined ? undefined : canonicalReference(yield* parseReference(request.tag))
-      const archive = yield* sources.archive(request.path, { spoolDirectory: yield* spoolDirectory })
-      yield* reach("load.opened")
-      const named: Array<readonly [number, string]> = []
-      if (tag !== undefined) named.push([0, tag])
-      else {
-        for (const [index, name] of archive.names.entries()) {
-          if (name !== undefined) named.push([index, canonicalReference(yield* parseReference(name))])
-        }
-      }
-      if (named.length === 0) {
-        return yield* new ArchiveInvalid({
-          path: request.path,
-          reason: "no image in it has a name; give one with -t NAME"
-        })
-      }
-      for (const [index, reference] of named) {
-        const platform = request.platform ?? defaultPlatform
-        const image = yield* installer.install(archive.source(index), reference, platform, emit)
-        emit(ImageEvent.cases.Done.make({ image, cached: false }))
-      }
-    }, Effect.scoped)
-
-    const importRootfs = Effect.fn("ImageStore.import")(function* (
-      request: {
-        readonly path: string
-        readonly reference: string
-        readonly changes?: ReadonlyArray<string>
-        readonly platform?: Platform
-      },
-      emit: Emit
-    ) {
-      const parsed = yield* parseReference(request.reference)
-      if (parsed.digest !== undefined) {
-        return yield* new InvalidReference({
-          reference: request.reference,
-          reason: "what is imported has its own digest"
-        })
-      }
-      const source = sources.rootfs(request.path, yield* Effect.fromResult(parseChanges(request.changes ?? [])))
-      const reference = canonicalReference(parsed)
-      const image = yield* installer.install(source, reference, request.platform ?? defaultPlatform, emit)
-      emit(ImageEvent.cases.Done.make({ image, cached: false }))
-    })
-
-    /** A directory for what a load inflates; a sweep takes it when this process dies. */
-    const spoolDirectory = Effect.acquireRelease(
-      Effect.andThen(
-        files.sweepTemporary(),
-        Effect.suspend(() => {
-          const directory = temporaryName(paths.temporary, "load")
-          return Effect.as(ensureDirectory(directory), directory)
-        })
-      ),
-      (directory) => Effect.ignore(removeBelow(paths.temporary, directory))
-    )
 
     const lease = Effect.fn("ImageStore.lease")(function* (request: {
       readonly reference: string
@@ -179,7 +121,7 @@ const make = (sources: ImageSources, options: ImageOptions) =>
         return (yield* find).manifestId === found.manifestId ? found : undefined
       })
       const found = yield* Effect.repeat(hold, { until: (held) => held !== undefined })
-      yield* installer.repair(found!, request.reference)
+      yield* makeWhole(found!, request.reference)
       return new LeasedImage({
         reference: canonicalReference(yield* parseReference(request.reference)),
         manifestDigest: found!.manifestDigest,
@@ -213,17 +155,15 @@ const make = (sources: ImageSources, options: ImageOptions) =>
 
     return ImageProtocol.of({
       Pull: (request) => Rpc.fork(events((emit) => pull(request, emit))),
-      Load: (request) => Rpc.fork(events((emit) => load(request, emit))),
-      Import: (request) => Rpc.fork(events((emit) => importRootfs(request, emit))),
-      Save: ({ references }) => Rpc.fork(save(references)),
-      Login: ({ insecure, registry, ...login }) =>
-        Rpc.fork(
-          Effect.flatMap(registryDomain(registry), (domain) =>
-            sources.login(domain, login, insecure === true || options.insecureRegistries?.includes(domain) === true)
-          )
-        ),
+      Load: (request) => Rpc.fork(events((emit) => Effect.flatMap(transfers, ({ load }) => load(request, emit)))),
+      Import: (request) =>
+        Rpc.fork(events((emit) => Effect.flatMap(transfers, (each) => each.importRootfs(request, emit)))),
+      Save: ({ references }) => Rpc.fork(Stream.unwrap(Effect.map(transfers, ({ save }) => save(references)))),
+      Login: (request) => Rpc.fork(Effect.flatMap(transfers, ({ login }) => login(request))),
       Logout: ({ registry }) =>
-        Rpc.fork(Effect.map(Effect.flatMap(registryDomain(registry), sources.logout), (forgotten) => ({ forgotten }))),
+        Rpc.fork(
+          Effect.flatMap(transfers, ({ logout }) => Effect.map(logout(registry), (forgotten) => ({ forgotten })))
+        ),
       // A layer that must be fetched again holds up nobody else.
       Lease: (request) => Rpc.fork(lease(request)),
       Get: ({ reference }) => Effect.map(lookup(reference), ({ image }) => image),
@@ -256,6 +196,6 @@ const events = <E>(work: (emit: (event: ImageEvent) => void) => Effect.Effect<vo
 export class ImageStore extends Context.Service<ImageStore, Address<RpcGroup.Rpcs<typeof ImageProtocol>>>()(
   "bunker/ImageStore"
 ) {
-  static readonly layer = (sources: ImageSources, options: ImageOptions = {}) =>
+  static readonly layer = (sources: Later<ImageSources>, options: ImageOptions = {}) =>
     layerLocal(ImageStore, ImageProtocol, make(sources, options))
 }

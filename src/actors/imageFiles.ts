@@ -13,7 +13,6 @@ import { Digest } from "../domain/digest.ts"
 import { reach } from "../domain/failpoint.ts"
 import { CollectReport, type LayerInfo } from "../domain/image.ts"
 import { layerUuid, mergedUuid, readSeal } from "../oci/erofs/seal.ts"
-import { buildFsmeta } from "../oci/fsmeta.ts"
 import { vmdkDescriptor } from "../oci/vmdk.ts"
 import { Database, type DatabaseError } from "../store/Database.ts"
 import { attemptFile, diskUsage, type FileError, ingest, isLeftover, removeBelow, writeAtomic } from "../store/files.ts"
@@ -91,6 +90,8 @@ export const makeImageFiles = Effect.gen(function* () {
     if (isAssembled(manifest, diffIds)) return
     const fsmeta = paths.fsmeta(manifest)
     const layers = diffIds.map((diffId) => paths.layerImage(diffId))
+    // Boots of images that are assembled do not need it.
+    const { buildFsmeta } = yield* Effect.promise(() => import("../oci/fsmeta.ts"))
     const { bytes, extents } = yield* ingest(
       paths.temporary,
       fsmeta,

@@ -24,7 +24,7 @@ import { type SpoolPolicy, spooled } from "../oci/spool.ts"
 import { Database } from "../store/Database.ts"
 import { ingest } from "../store/files.ts"
 import { freeDeadLeases } from "../store/imageCollection.ts"
-import { imageLayers, type LayerGone, persistImage, recordLayer } from "../store/images.ts"
+import { type LayerGone, persistImage, recordLayer } from "../store/images.ts"
 import { fileLock } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 import type { ImageFiles } from "./imageFiles.ts"
@@ -255,31 +255,17 @@ export const makeInstaller = Effect.fnUntraced(function* (
     Effect.onError(() => Effect.ignore(files.collectUnused))
   )
 
-  /**
-   * Makes a recorded image whole: fetches layers again that are missing or damaged, stitches again what is missing, the latter
-   * without network. The caller holds a lease of the manifest. Fails when a layer can not be had.
-   */
-  const repair = Effect.fn("ImageStore.repair")(function* (
-    image: { readonly manifestId: number; readonly manifestDigest: Digest },
-    reference: string
-  ) {
-    const layers = yield* imageLayers(db, image.manifestId)
-    const missing = layers.filter((layer) => !files.isWhole(layer))
-    if (missing.length > 0) {
-      yield* files.sweepTemporary()
-      const source = registrySource(yield* parseReference(reference))
-      yield* fetchAll(source, missing.map(asStored), () => undefined).pipe(
-        Effect.mapError((error) => lostLayer(reference, missing[0]!.diffId, error))
-      )
-    }
-    const diffIds = layers.map((layer) => layer.diffId)
-    if (!files.isAssembled(image.manifestDigest, diffIds)) yield* files.assemble(image.manifestDigest, diffIds)
+  /** Fetches layers of a recorded image again that are missing or damaged. The caller holds a lease of the manifest. */
+  const fetchAgain = Effect.fnUntraced(function* (reference: string, missing: ReadonlyArray<LayerInfo>) {
+    yield* files.sweepTemporary()
+    const source = registrySource(yield* parseReference(reference))
+    yield* fetchAll(source, missing.map(asStored), () => undefined).pipe(
+      Effect.mapError((error) => lostLayer(reference, missing[0]!.diffId, error))
+    )
   })
 
-  return { install, repair, registrySource }
+  return { install, fetchAgain, registrySource }
 })
-
-export type Installer = Effect.Success<ReturnType<typeof makeInstaller>>
 
 /** True when another try can go on from what was kept: the network failed, or somebody lost patience. */
 const wasCut = (exit: Exit.Exit<unknown, { readonly _tag: string }>): boolean =>

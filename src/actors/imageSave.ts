@@ -7,7 +7,7 @@
 import fs from "node:fs"
 import { Effect, Schema, Stream } from "effect"
 import type { Digest } from "../domain/digest.ts"
-import type { SaveError } from "../domain/errors/groups.ts"
+import type { InstallError, SaveError } from "../domain/errors/groups.ts"
 import { ImageNotFound, ImageNotSavable } from "../domain/errors/image.ts"
 import { canonicalReference, parseReference } from "../domain/reference.ts"
 import { archiveFiles, archivePieces, type SavedImage } from "../oci/ociArchive.ts"
@@ -19,7 +19,6 @@ import { Database } from "../store/Database.ts"
 import { fileError, writeAtomic } from "../store/files.ts"
 import { findImage, imageLayers, imagePlatform } from "../store/images.ts"
 import { Paths } from "../store/Paths.ts"
-import type { Installer } from "./imageInstall.ts"
 import { holdContent, LeaseManager } from "./LeaseManager.ts"
 
 /** The file beside fsmeta: both documents in base64, for a digest is of bytes and not of text. */
@@ -39,7 +38,13 @@ export const keepDocuments = Effect.fn("ImageStore.keepDocuments")(function* (
   yield* writeAtomic(file, text, { temporaryDirectory: paths.temporary })
 })
 
-export const makeSaver = Effect.fnUntraced(function* (installer: Installer) {
+/** Fetches and stitches again what is missing of a recorded image. */
+export type MakeWhole = (
+  image: { readonly manifestId: number; readonly manifestDigest: Digest },
+  reference: string
+) => Effect.Effect<void, InstallError>
+
+export const makeSaver = Effect.fnUntraced(function* (makeWhole: MakeWhole) {
   const db = yield* Database
   const paths = yield* Paths
   const leases = yield* LeaseManager
@@ -103,7 +108,7 @@ export const makeSaver = Effect.fnUntraced(function* (installer: Installer) {
   /** Everything about an image but the bytes of its layers; the scope keeps its files from being removed. */
   const describe = Effect.fnUntraced(function* (text: string) {
     const { manifestDigest, manifestId, parsed } = yield* holdImage(text)
-    yield* installer.repair({ manifestId, manifestDigest }, text)
+    yield* makeWhole({ manifestId, manifestDigest }, text)
     const layers = yield* imageLayers(db, manifestId)
     const tars = yield* Effect.forEach(layers, ({ diffId }) =>
       Effect.scoped(Effect.map(openRecord(text, diffId), (record) => ({ diffId, tarBytes: record.bytes })))

@@ -9,8 +9,6 @@ import { Clock, Effect, Result, Scope } from "effect"
 import { ModelNotFound, ModelNotInstalled } from "../domain/errors/model.ts"
 import { parseModelName } from "../domain/model.ts"
 import type { Mount, SandboxInfo } from "../domain/sandbox.ts"
-import { readManifest, wrongSize } from "../models/manifest.ts"
-import { installIdOf } from "../models/tree.ts"
 import { Database } from "../store/Database.ts"
 import { sharedFileLock } from "../store/lock.ts"
 import { findModel, recordMount } from "../store/models.ts"
@@ -36,6 +34,8 @@ const holdModels = Effect.fn("Keeper.models")(function* (info: Pick<SandboxInfo,
   const mounts: Array<Mount> = []
   // By name, so that no two boots wait for each other.
   const wanted = (info.config.models ?? []).toSorted((a, b) => (a.name < b.name ? -1 : 1))
+  if (wanted.length === 0) return mounts
+  const { installIdOf, readManifest, wrongSize } = yield* Effect.promise(() => import("../models/installed.ts"))
   for (const { name: text, target } of wanted) {
     const name = yield* parseModelName(text)
     yield* sharedFileLock(paths.modelPlaceLock(name))

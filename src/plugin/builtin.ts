@@ -1,5 +1,6 @@
 /** Presents Bunker's own actors as plugins, the same way as anybody else's. Adds no behaviour to them. */
 import { Layer, Schema } from "effect"
+import type { Later } from "../actors/Actor.ts"
 import { AgentTimeoutMs } from "../actors/agentWatch.ts"
 import { ImageStore } from "../actors/ImageStore.ts"
 import type { ImageSources } from "../actors/imageInstall.ts"
@@ -33,10 +34,10 @@ const newSandbox = {
 const newCommand = { request: { env: [], tty: null, stdin: false } }
 
 export interface BuiltInOptions {
-  readonly sources: ImageSources
+  readonly sources: Later<ImageSources>
   /** Under what the plugin's own options say. */
   readonly images: ImageOptions
-  readonly models: ModelSources
+  readonly models: Later<ModelSources>
   readonly keepers: KeeperOptions
 }
 

@@ -22,8 +22,6 @@ import { builtIn } from "../store/migrations.ts"
 import { Paths } from "../store/Paths.ts"
 import { Engines } from "../vm/Engine.ts"
 import { builtInPlugins } from "./builtin.ts"
-import { imageSources } from "./imageSources.ts"
-import { modelSources } from "./modelSources.ts"
 import { PluginHost } from "./PluginHost.ts"
 import { type LoadedConfig, loadConfig, noConfig, openAudit, type SharedModules } from "./userConfig.ts"
 
@@ -68,9 +66,10 @@ export const bunkerLayer = (settings: Settings, program: Program, choice: Plugin
     Effect.gen(function* () {
       const { home, userConfig } = yield* Paths
       const own = builtInPlugins({
-        sources: imageSources(settings),
+        sources: () => import("./imageSources.ts").then((module) => module.imageSources(settings)),
         images: yield* readImageOptions("BUNKER_IMAGES", settings.images),
-        models: modelSources(settings, readConfig(userConfig, program)),
+        models: () =>
+          import("./modelSources.ts").then((module) => module.modelSources(settings, readConfig(userConfig, program))),
         keepers: {
           keeperCommand: [...program.command, "__keeper"],
           keeperEnv: { ...settingsEnvironment(settings), [lateCompiling.name]: lateCompiling.value }

@@ -1,5 +1,6 @@
 /** Presents the cache of models as a plugin. Adds no behaviour to it but what must be refused before anything is decoded. */
 import { Schema } from "effect"
+import type { Later } from "../actors/Actor.ts"
 import { ModelCache, ModelProtocol } from "../actors/ModelCache.ts"
 import type { ModelSources } from "../actors/modelInstall.ts"
 import { InvalidModelName, PlaintextCredential } from "../domain/errors/model.ts"
@@ -28,7 +29,7 @@ const guard: PluginGuard = (payload, message) => {
   return field === undefined ? undefined : new PlaintextCredential({ field })
 }
 
-export const modelsPlugin = (sources: ModelSources): Plugin =>
+export const modelsPlugin = (sources: Later<ModelSources>): Plugin =>
   definePlugin({
     name: "models",
     deps: ["sweeper"],

@@ -5,7 +5,15 @@ import { tmpdir } from "node:os"
 import path from "node:path"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Logger, Schema, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
-import { type Address, connectUnix, layerLocal, local, serveUnix, supervised } from "../../src/actors/Actor.ts"
+import {
+  type Address,
+  connectUnix,
+  layerLater,
+  layerLocal,
+  local,
+  serveUnix,
+  supervised
+} from "../../src/actors/Actor.ts"
 import { it } from "../support/it.ts"
 
 class Overdrawn extends Schema.TaggedError<Overdrawn>()("Overdrawn", { balance: Schema.Int }) {}
@@ -50,6 +58,13 @@ const behaviour = Effect.sync(() => {
 
 const here = layerLocal(CounterActor, Counter, behaviour)
 
+let loads = 0
+const later = layerLater(CounterActor, Counter, async () => {
+  loads += 1
+  await Bun.sleep(5)
+  return here
+})
+
 const socketDirectory = Effect.acquireRelease(
   Effect.sync(() => mkdtempSync(path.join(tmpdir(), "actor-"))),
   (directory) => Effect.sync(() => rmSync(directory, { recursive: true }))
@@ -67,6 +82,7 @@ const there = Layer.effect(
 
 for (const [place, layer] of [
   ["in process", here],
+  ["in process from the first message on", later],
   ["over a unix socket", there]
 ] as const) {
   const story = (name: string, body: (actor: CounterAddress) => Effect.Effect<void, unknown>) =>
@@ -136,6 +152,19 @@ for (const [place, layer] of [
     )
   })
 }
+
+it.live("what is loaded later is loaded by the first message, once, also when its sender leaves", () =>
+  Effect.gen(function* () {
+    loads = 0
+    const actor = yield* CounterActor
+    expect(loads).toBe(0)
+    const first = yield* Effect.forkChild(actor.Add({ amount: 1 }), { startImmediately: true })
+    yield* Effect.forkChild(Fiber.interrupt(first))
+    const answers = yield* Effect.forEach([1, 1, 1], (amount) => actor.Add({ amount }), { concurrency: "unbounded" })
+    expect(answers.at(-1)).toBeGreaterThanOrEqual(3)
+    expect(loads).toBe(1)
+  }).pipe(Effect.provide(later), Effect.timeout("8 seconds"))
+)
 
 it.live("a sender that goes without reading its answer is no error, and disturbs no other", () => {
   const logged: Array<unknown> = []

@@ -59,7 +59,7 @@ export const imageStoreOver = <E>(
     Database,
     Database.use((db) => Effect.succeed(spyOn(db, seen)))
   ).pipe(Layer.provideMerge(home))
-  return ImageStore.layer({ ...realSources, ...sources }, options).pipe(
+  return ImageStore.layer(() => Promise.resolve({ ...realSources, ...sources }), options).pipe(
     Layer.provideMerge(LeaseManager.layer),
     Layer.provideMerge(spied)
   )

@@ -52,7 +52,7 @@ const plugins = (sources: ModelSources) => [
     permissions: Object.fromEntries([...SweeperProtocol.requests.keys()].map((tag) => [tag, "t:t"])) as never,
     layer: () => Sweeper.layer()
   }),
-  modelsPlugin(sources)
+  modelsPlugin(() => Promise.resolve(sources))
 ]
 
 export interface Answer {
