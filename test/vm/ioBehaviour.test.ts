@@ -262,10 +262,17 @@ suite(`files and ports (${engine})`, () => {
     it("is reset while nobody listens in the guest, then carries what a service says", async () => {
       expect(await talk(await hostPort(), Buffer.from("x"))).toBe("ECONNRESET")
       const port = await echo()
+      const network = async () => {
+        const [{ network_received, network_sent }] = JSON.parse(await home.must(["stats", "--json", "m"]))
+        return { network_received, network_sent }
+      }
+      expect(await network()).toEqual({ network_received: 0, network_sent: 0 })
       const bytes = noise(2)
       expect(await talk(port, bytes)).toBe(sha256(bytes))
       const few = Array.from({ length: 5 }, (_, index) => Buffer.from(`connection ${index}`))
       expect(await Promise.all(few.map((each) => talk(port, each)))).toEqual(few.map(sha256))
+      const carried = bytes.length + few.reduce((sum, each) => sum + each.length, 0)
+      expect(await network()).toEqual({ network_received: carried, network_sent: carried })
       expect(await home.must(["ps"])).toContain(`127.0.0.1:${port}->${guestPort}`)
     })
 
