@@ -19,8 +19,9 @@ export interface Attachment<E> {
   readonly shared?: boolean
 }
 
-/** Bytes of one input message: what one frame to the guest holds. */
+/** Bytes of one piece of input: what one frame to the guest holds; and pieces that wait, which make one message. */
 const inputBytes = 65_536
+const inputPiecesMax = 8
 
 const SIGNALS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1, SIGQUIT: 3, SIGUSR1: 10, SIGUSR2: 12 } as const
 
@@ -57,7 +58,10 @@ export const attach = Effect.fn("Cli.attach")(function* <E>(options: Attachment<
       return typed.detached ? Effect.andThen(sent, Deferred.succeed(left, undefined)) : sent
     }
     const end = options.shared === true ? Effect.void : tell((exec) => vms.CloseInput({ name, exec }))
-    yield* Effect.forkScoped(Stream.runForEach(stdin, send).pipe(Effect.andThen(end)))
+    // All that came while the last message was under way goes with the next.
+    const sendAll = (pieces: ReadonlyArray<Uint8Array>) =>
+      send(pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces))
+    yield* Effect.forkScoped(Stream.runForEachArray(stdin, sendAll).pipe(Effect.andThen(end)))
   }
   const own = yield* Effect.context<never>()
   const run = Effect.runForkWith(own)
@@ -111,6 +115,9 @@ const stdin: Stream.Stream<Uint8Array> = Stream.callback<Uint8Array>(
         const pieces: Array<Uint8Array> = []
         for (let at = 0; at < chunk.length; at += inputBytes)
           pieces.push(new Uint8Array(chunk.subarray(at, at + inputBytes)))
+        // Synchronously while there is room: to pause and resume costs more than to carry the bytes.
+        while (pieces.length > 0 && Queue.sizeUnsafe(queue) < inputPiecesMax) Queue.offerUnsafe(queue, pieces.shift()!)
+        if (pieces.length === 0) return
         process.stdin.pause()
         run(
           Effect.andThen(
@@ -127,7 +134,7 @@ const stdin: Stream.Stream<Uint8Array> = Stream.callback<Uint8Array>(
       process.stdin.resume()
       return yield* Effect.never
     }),
-  { bufferSize: 8, strategy: "suspend" }
+  { bufferSize: inputPiecesMax, strategy: "suspend" }
 )
 
 /** Raw until the scope closes or the process ends; then the terminal is as it was, whatever the guest did to it. */
