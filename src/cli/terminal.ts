@@ -23,7 +23,13 @@ export interface Attachment<E> {
 const inputBytes = 65_536
 const inputPiecesMax = 8
 
-const SIGNALS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1, SIGQUIT: 3, SIGUSR1: 10, SIGUSR2: 12 } as const
+/** Signals that a command gets in our place. */
+const passed = { SIGUSR1: 10, SIGUSR2: 12 } as const
+/**
+ * Those as well for a command without a terminal. With one they end us: what is meant for the command is typed, and shells do not
+ * heed SIGTERM.
+ */
+const ending = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGTERM: 15 } as const
 
 const windowSize = () => ({ cols: process.stdout.columns || 80, rows: process.stdout.rows || 24 })
 
@@ -47,7 +53,8 @@ export const attach = Effect.fn("Cli.attach")(function* <E>(options: Attachment<
   const tell = <E>(message: (exec: number) => Effect.Effect<unknown, E>) =>
     Effect.flatMap(Deferred.await(started), (exec) => Effect.ignore(message(exec)))
 
-  const left = yield* Deferred.make<void>()
+  /** With our exit code, or undefined when we are to leave the command alone. */
+  const left = yield* Deferred.make<number | undefined>()
   const modes = new TerminalModes()
   if (options.tty) yield* rawMode(modes)
   if (options.interactive) {
@@ -68,8 +75,11 @@ export const attach = Effect.fn("Cli.attach")(function* <E>(options: Attachment<
   if (options.tty) {
     yield* listen(process.stdout, "resize", () => run(tell((exec) => vms.Resize({ name, exec, size: windowSize() }))))
   }
-  for (const [signal, number] of Object.entries(SIGNALS)) {
+  for (const [signal, number] of Object.entries(options.tty ? passed : { ...passed, ...ending })) {
     yield* listen(process, signal, () => run(tell((exec) => vms.Signal({ name, exec, signal: number }))))
+  }
+  for (const [signal, number] of Object.entries(options.tty ? ending : {})) {
+    yield* listen(process, signal, () => Deferred.doneUnsafe(left, Effect.succeed(128 + number)))
   }
 
   let code = 125
@@ -103,7 +113,7 @@ export const attach = Effect.fn("Cli.attach")(function* <E>(options: Attachment<
     Stream.runDrain,
     Effect.map((): number | undefined => code)
   )
-  return yield* Effect.raceFirst(whole, Effect.as(Deferred.await(left), undefined))
+  return yield* Effect.raceFirst(whole, Deferred.await(left))
 }, Effect.scoped)
 
 /** What is typed or piped, in pieces of one frame; stdin rests while the guest has enough to read. */
@@ -137,14 +147,23 @@ const stdin: Stream.Stream<Uint8Array> = Stream.callback<Uint8Array>(
   { bufferSize: inputPiecesMax, strategy: "suspend" }
 )
 
-/** Raw until the scope closes or the process ends; then the terminal is as it was, whatever the guest did to it. */
+/** Raw until the scope closes, or the process stops or ends; then the terminal is as it was, whatever the guest did to it. */
 const rawMode = (modes: TerminalModes): Effect.Effect<void, never, Scope.Scope> => {
   const restore = () => {
     const undo = modes.undo()
     if (undo !== "" && process.stdout.isTTY) lastBytes(undo)
     process.stdin.setRawMode(false)
   }
-  return Effect.acquireRelease(
+  const stop = () => {
+    restore()
+    process.kill(process.pid, "SIGSTOP")
+  }
+  const goOn = () => {
+    // A shell may have changed it meanwhile, and what is raw already is not made raw again.
+    process.stdin.setRawMode(false)
+    process.stdin.setRawMode(true)
+  }
+  const raw = Effect.acquireRelease(
     Effect.sync(() => {
       process.stdin.setRawMode(true)
       process.once("exit", restore)
@@ -155,6 +174,7 @@ const rawMode = (modes: TerminalModes): Effect.Effect<void, never, Scope.Scope> 
         restore()
       })
   )
+  return raw.pipe(Effect.andThen(listen(process, "SIGTSTP", stop)), Effect.andThen(listen(process, "SIGCONT", goOn)))
 }
 
 const listen = (
