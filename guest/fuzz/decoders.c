@@ -1,5 +1,5 @@
 /* libFuzzer target: cuts the input into frames and walks the JSON of each, judges limits in it, and reads the input as records
- * of a tree, checking the promises of each reader. */
+ * of a tree, checking the promises of each reader; and works a ring of output with it, beside a model that remembers everything. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +7,7 @@
 #include "../src/frame.h"
 #include "../src/json.h"
 #include "../src/limits.h"
+#include "../src/ring.h"
 #include "../src/tree.h"
 
 static struct json_node nodes[512];
@@ -72,6 +73,57 @@ static void read_tree(const uint8_t *data, size_t size) {
   }
 }
 
+enum { MODEL_MAX = 1 << 17 };
+static uint8_t said[MODEL_MAX], said_stream[MODEL_MAX];
+
+static void check_given(struct ring *r, uint64_t from, uint64_t end, size_t n, uint8_t stream, const uint8_t *piece) {
+  require(r->next + n <= end && r->next >= from);
+  for (size_t i = 0; i < n; i++) require(said[r->next - from + i] == piece[i] && said_stream[r->next - from + i] == stream);
+}
+
+/* Each two bytes are an operation and its size. */
+static void work_ring(const uint8_t *data, size_t size) {
+  if (size < 2) return;
+  size_t room = RING_HEADER + 1 + data[0];
+  uint64_t from = data[1], end = from;
+  uint8_t *bytes = malloc(room), source[256];
+  struct ring r;
+  ring_init(&r, bytes, room, from);
+  for (size_t at = 2; at + 1 < size && end - from < MODEL_MAX - 256; at += 2) {
+    size_t n = data[at + 1];
+    uint8_t stream = 1 + (data[at] >> 7);
+    const uint8_t *piece;
+    if ((data[at] & 3) == 0) {
+      if (n > room - RING_HEADER) n = room - RING_HEADER;
+      uint64_t first = r.first;
+      bool fits = n <= ring_room(&r);
+      for (size_t i = 0; i < n; i++) source[i] = said[end - from + i] = (uint8_t)(end * 31 + i), said_stream[end - from + i] = stream;
+      ring_put(&r, stream, source, n);
+      end += n;
+      require(!fits || r.first == first);
+    } else if ((data[at] & 3) == 1) {
+      size_t got = ring_next(&r, &stream, &piece, n);
+      require(got <= n && (got || n == 0 || r.next == end));
+      check_given(&r, from, end, got, stream, piece);
+      ring_sent(&r, got);
+    } else if ((data[at] & 3) == 2) {
+      uint64_t to = r.first + n < end ? r.first + n : end;
+      ring_drop(&r, to);
+      require(r.first == to);
+    } else {
+      uint64_t to = from + (end - from) * n / 255;
+      require(ring_seek(&r, to) == (to >= r.first && to <= r.end));
+    }
+    require(r.end == end && r.first <= r.next && r.next <= r.end && r.used <= room);
+  }
+  uint8_t stream;
+  const uint8_t *piece;
+  require(ring_seek(&r, r.first));
+  for (size_t n; (n = ring_next(&r, &stream, &piece, room)); ring_sent(&r, n)) check_given(&r, from, end, n, stream, piece);
+  require(r.next == end);
+  free(bytes);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   /* Memory of exactly the input's size, so that one byte too far is seen. */
   uint8_t *bytes = malloc(size ? size : 1);
@@ -87,6 +139,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
   }
   read_tree(bytes, size);
+  work_ring(data, size);
   free(bytes);
   return 0;
 }

@@ -12,6 +12,7 @@
 #include "dialer.h"
 #include "exec.h"
 #include "files.h"
+#include "kept.h"
 #include "limits.h"
 #include "power.h"
 #include "stats.h"
@@ -96,7 +97,7 @@ static bool greet(const char *nonce) {
   struct text json = TEXT_IN(buffer);
   text_add(&json, "{\"protocol\":1,\"kind\":\"control\",\"agent\":\"" AGENT_VERSION "\",\"booted\":");
   text_add(&json, agent.booted ? "true" : "false");
-  text_add(&json, ",\"uptime_us\":");
+  text_add(&json, ",\"features\":[\"keep\"],\"uptime_us\":");
   text_int(&json, now_us());
   if (nonce) {
     text_add(&json, ",\"re\":");
@@ -142,13 +143,15 @@ static bool op_exec(const struct json *doc, int64_t id) {
   bool good = json_integer(doc, json_get(doc, 0, "exec"), 0, UINT32_MAX, &number) && strings_only(doc, argv, false) &&
               doc->nodes[argv].count > 0 && *json_string(doc, argv + 1) && (env < 0 || strings_only(doc, env, true)) &&
               (!cwd || *cwd == '/') && (tty < 0 || json_is(doc, tty, JSON_NULL) || sized) &&
-              limits_are_sound(doc, json_get(doc, 0, "rlimits"));
+              limits_are_sound(doc, json_get(doc, 0, "rlimits")) && kept_is_sound(doc, json_get(doc, 0, "keep"));
   if (!good || (agent.channel == CHANNEL_VIRTIO && slot == 0)) return false;
   exec_request(doc, EXEC_PROCESS, (uint32_t)number, (int)slot, id, generation);
   return true;
 }
 
 static bool op_file(const struct json *doc, int64_t id) { return files_op(doc, id, generation); }
+
+static bool op_reattach(const struct json *doc, int64_t id) { return kept_op(doc, id, generation); }
 
 static bool op_dial(const struct json *doc, int64_t id) { return dialer_op(doc, id, generation); }
 
@@ -254,7 +257,8 @@ static void request(const struct json *doc, int64_t id) {
     bool (*run)(const struct json *doc, int64_t id);
   } ops[] = {{"boot", op_boot},     {"exec", op_exec}, {"signal", op_signal}, {"resize", op_resize},
              {"poweroff", op_poweroff}, {"time", op_time}, {"sync", op_sync},     {"ping", op_ping},
-             {"stats", op_stats},   {"file", op_file}, {"dial", op_dial}};
+             {"stats", op_stats},   {"file", op_file}, {"dial", op_dial},
+             {"reattach", op_reattach}};
   const char *name = json_string(doc, json_get(doc, 0, "op"));
   for (size_t i = 0; name && i < sizeof ops / sizeof *ops; i++) {
     if (strcmp(ops[i].name, name) != 0) continue;

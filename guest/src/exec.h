@@ -45,6 +45,8 @@ struct exec {
   size_t pending_start, pending_length;
   uint32_t unacknowledged;
   int64_t deadline;
+  int64_t greet_by;        /* the host's HELLO must have come */
+  struct kept *kept;       /* NULL: it ends with its connection */
   int64_t timeout_ms;      /* 0: as long as it likes */
   int64_t timeout_at;
   int64_t greet_at;        /* of a virtio slot: HELLO is said again then */
@@ -64,6 +66,14 @@ int exec_used(void);
 void exec_poll(struct exec *e, struct pollfd polls[EXEC_POLLS], int *timeout);
 void exec_service(struct exec *e, const struct pollfd polls[EXEC_POLLS]);
 void exec_reaped(pid_t pid, int status);
+/** Opens the connection of an exec and says hello on it; false when that is hopeless. */
+bool exec_open_connection(struct exec *e, int slot);
+void exec_close_connection(struct exec *e);
+/** Makes a virtio slot free for its newest exec: the host that held it before is gone. */
+void exec_take_slot(int slot);
+/** Ends what has lost its connection, unless it is kept. */
+void exec_give_up(struct exec *e, const char *why);
+void exec_release(struct exec *e);
 /** How many processes that were asked for have not ended. */
 int exec_living(void);
 /** Sends a signal to the process group of each of them. */

@@ -1,6 +1,7 @@
 /* Moves bytes between a process and its connection, with back pressure both ways: output is not read while the connection
  * is full, input is acknowledged when the process has it. Input for a process that closed its end is dropped and
  * acknowledged. */
+#include "kept.h"
 #include "pump.h"
 
 #include <errno.h>
@@ -79,19 +80,22 @@ static void feed(struct exec *e) {
 
 static void acknowledge(struct exec *e) {
   uint32_t n = e->unacknowledged;
-  if (n == 0 || (n < ACK_EVERY && e->pending_length) || conn_room(&e->conn) < EXIT_RESERVE) return;
+  if (n == 0 || (n < ACK_EVERY && e->pending_length) || conn_room(&e->conn) < EXIT_RESERVE || !e->conn.greeted)
+    return;
   uint8_t count[4] = {(uint8_t)n, (uint8_t)(n >> 8), (uint8_t)(n >> 16), (uint8_t)(n >> 24)};
   if (conn_send(&e->conn, FRAME_ACK, 0, count, sizeof count)) e->unacknowledged = 0;
 }
 
 static bool output_fits(const struct exec *e) {
+  if (e->kept) return kept_room(e) > 0;
   return conn_room((struct conn *)&e->conn) >= FRAME_DATA_MAX + EXIT_RESERVE;
 }
 
 static void read_output(struct exec *e, int i) {
-  size_t n = FRAME_DATA_MAX;
+  static uint8_t taken[FRAME_DATA_MAX];
+  size_t n = e->kept ? kept_room(e) : FRAME_DATA_MAX;
   if (e->draining && (size_t)e->left[i] < n) n = (size_t)e->left[i];
-  ssize_t got = read(e->output[i], conn_reserve(&e->conn), n);
+  ssize_t got = read(e->output[i], e->kept ? taken : conn_reserve(&e->conn), n);
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
   /* A terminal answers EIO while no process has it open, and its process may open it again, or be about to end: to close
    * the master now would kill it with SIGHUP. */
@@ -101,7 +105,8 @@ static void read_output(struct exec *e, int i) {
   }
   if (got < 0 && e->kind == EXEC_DIAL) e->reset = true;
   if (got <= 0) return close_output(e, i);
-  conn_commit(&e->conn, FRAME_DATA, (uint32_t)i + 1, (size_t)got);
+  if (e->kept) kept_put(e, (uint8_t)(i + 1), taken, (size_t)got);
+  else conn_commit(&e->conn, FRAME_DATA, (uint32_t)i + 1, (size_t)got);
   if (e->draining && (e->left[i] -= (int)got) <= 0) close_output(e, i);
 }
 
@@ -127,6 +132,7 @@ void pump(struct exec *e, const struct pollfd polls[3]) {
   feed(e);
   for (int i = 0; i < 2; i++)
     if (e->output[i] >= 0 && polls[1 + i].revents && output_fits(e)) read_output(e, i);
+  if (e->kept) kept_watch(e);
   if (e->reaped && !e->draining && now_ms() >= e->deadline) start_draining(e);
   acknowledge(e);
 }

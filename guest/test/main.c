@@ -7,6 +7,7 @@ int failures_total;
 
 int main(void) {
   frame_tests();
+  ring_tests();
   json_tests();
   text_tests();
   tree_tests();

@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 mkdir -p build
-pure="src/frame.c src/json.c src/text.c src/users.c src/tree.c src/limits.c"
+pure="src/frame.c src/json.c src/text.c src/users.c src/tree.c src/limits.c src/ring.c"
 warn="-std=c11 -g -O1 -Wall -Wextra -Werror -D_GNU_SOURCE"
 if command -v clang >/dev/null 2>&1; then
   sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all"
@@ -20,6 +20,6 @@ trap 'rm -f build/unit.$$ build/fuzz.$$' EXIT
 ./build/unit.$$
 [ "${1:-}" = fuzz ] || exit 0
 # shellcheck disable=SC2086
-clang $warn -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o build/fuzz.$$ fuzz/decoders.c src/frame.c src/json.c src/tree.c src/limits.c
+clang $warn -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o build/fuzz.$$ fuzz/decoders.c src/frame.c src/json.c src/tree.c src/limits.c src/ring.c
 mkdir -p build/corpus
 ./build/fuzz.$$ -max_total_time="${2:-30}" -max_len=4096 -print_final_stats=1 -artifact_prefix=build/ build/corpus fuzz/corpus

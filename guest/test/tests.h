@@ -1,6 +1,7 @@
 /* Groups of tests. */
 #pragma once
 void frame_tests(void);
+void ring_tests(void);
 void json_tests(void);
 void text_tests(void);
 void tree_tests(void);
