@@ -18,7 +18,6 @@ import type { ExecHandle, ExecEvent as GuestEvent, GuestRequests } from "../vm/G
 import { fileHandlers, KeeperFiles } from "./keeperFiles.ts"
 import { type MainCommand, mainExec } from "./mainCommand.ts"
 import type { Pausing } from "./pausing.ts"
-import type { Traffic } from "./ports.ts"
 import { KeeperStats, type Measured, sampleStats } from "./sandboxStats.ts"
 
 /** How a run ended. */
@@ -79,8 +78,6 @@ export interface KeptVm {
   /** True once somebody has said why. */
   readonly ending: () => boolean
   readonly use: VmUse
-  /** What its published ports carried since this process keeps it. */
-  readonly traffic: Traffic
   /** Says that the sandbox is used now: it does not count as idle. */
   readonly activity: () => void
   /** Records that it is about to end in order. */
@@ -135,8 +132,17 @@ const resolveExec = (request: ExecRequest, vm: Pick<KeptVm, "config" | "image">)
   ...(request.timeoutMs === undefined ? {} : { timeoutMs: request.timeoutMs })
 })
 
-/** Runs the sandbox's main command for one owner: what its definition says, else what its image says. */
-export const runMain = (vm: KeptVm, main: MainCommand, how: MainRequest) =>
+/** Name by which the guest keeps the main command. */
+export const mainName = "main"
+
+/** How long a main command waits, once 1 MiB of its output waits for the next keeper; then the oldest output goes. */
+const holdMs = 30_000
+
+/**
+ * Runs the sandbox's main command for one owner: what its definition says, else what its image says. `detached`: it outlives this
+ * process, where the guest's agent can keep it.
+ */
+export const runMain = (vm: KeptVm, main: MainCommand, how: MainRequest, detached = false) =>
   Stream.suspend(() => {
     const [program, ...rest] = mainCommand(vm.image, vm.config)
     if (program === undefined) {
@@ -145,7 +151,11 @@ export const runMain = (vm: KeptVm, main: MainCommand, how: MainRequest) =>
       )
     }
     const request: ExecRequest = { argv: [program, ...rest], env: [], ...how }
-    return main.run(request, vm.channel.exec(resolveExec(request, vm)))
+    const spec = resolveExec(request, vm)
+    if (!detached) return main.run(request, vm.channel.exec(spec))
+    const kept = { ...spec, keep: { name: mainName, from: main.said(), holdMs } }
+    const start = Effect.flatMap(vm.channel.keeps, (can) => vm.channel.exec(can ? kept : spec))
+    return main.run(request, start)
   })
 
 /** What keeps record of commands; the keeper's process has one of each for the VM's life. */

@@ -227,7 +227,9 @@ const make = (options: KeeperOptions) =>
 
     const logs = (query: { readonly name: string } & LogRequest) =>
       Stream.unwrap(
-        Effect.map(find(query.name), ({ info }) => {
+        Effect.gen(function* () {
+          const { info } = yield* find(query.name)
+          yield* keepers.ensure(info)
           // A VM that died with its keeper is not recorded as ended yet, and says no more.
           const live = Effect.map(
             findSandbox(db, info.name),

@@ -10,6 +10,7 @@ import type { LeasedImage } from "../domain/image.ts"
 import { predecessors, type SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import type { FileError } from "../store/files.ts"
+import { footingOf } from "../store/footing.ts"
 import { settleMachine } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
 import type { ProcessIdentity } from "../store/processes.ts"
@@ -43,16 +44,18 @@ export const keepRecords = Effect.fnUntraced(function* (
   const ended = yield* Deferred.make<RunEnd>()
   let expected: RunEnd | undefined
   const use = { commands: 0, touches: 0 }
-  const traffic = { received: 0, sent: 0 }
   const paths = yield* Paths
   const console_ = yield* openConsole(paths.sandbox(info.name))
   const settle = settleDefinition(info)
+  const footing = footingOf(paths, info.name)
   const found = pausing.paused() ? "paused" : "running"
   yield* Effect.orDie(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, found, now)))
   const record = Effect.fn("Keeper.record")(function* (exit: VmExit) {
     const end = expected ?? unexpectedEnd(exit)
     const to = end.reason === "internal_error" || end.reason === "agent_unresponsive" ? "crashed" : "stopped"
     yield* console_.collect
+    // These records are not anybody's any more, and what has their paths now may be somebody else's: whoever looks puts it right.
+    if (footing() !== "whole") return yield* Effect.asVoid(Deferred.succeed(ended, end))
     const now = yield* Clock.currentTimeMillis
     yield* terminate(db, info.id, [...predecessors(to)], to, end, now).pipe(
       Effect.catchCause((cause) => Effect.logError(`the end of ${info.name} was not recorded`, cause))
@@ -77,7 +80,6 @@ export const keepRecords = Effect.fnUntraced(function* (
     expect: (end) => void (expected ??= end),
     ending: () => expected !== undefined,
     use,
-    traffic,
     activity: () => void (use.touches += 1),
     markDraining: Effect.asVoid(
       Effect.ignore(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, "draining", now)))
@@ -89,8 +91,7 @@ export const keepRecords = Effect.fnUntraced(function* (
       cpus: info.config.cpus,
       pid: vm.identity.pid,
       directory: paths.sandbox(info.name).directory,
-      guest: pausing.stats,
-      traffic
+      guest: pausing.stats
     }
   }
 })

@@ -11,13 +11,16 @@ import { SandboxNotFound } from "../domain/errors/vm.ts"
 import type { SafeName } from "../domain/name.ts"
 import type { SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
+import { footingOf } from "../store/footing.ts"
 import { tryFileLock } from "../store/lock.ts"
 import { findMachine } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
 import { cancelRestart, findSandbox } from "../store/sandboxes.ts"
 import { type KeptVm, RunEnd, stopVm } from "./Keeper.ts"
 import { hostVm } from "./keepers.ts"
-import { keepMain } from "./keepMain.ts"
+import { keepMain, resumeMain } from "./keepMain.ts"
+import type { MainCommand } from "./mainCommand.ts"
+import { watchHome } from "./watchHome.ts"
 
 /** How often a planned restart is looked at again, in milliseconds: it may have been taken back. */
 const lookMs = 250
@@ -36,36 +39,33 @@ export type Report = (error?: StartError) => Effect.Effect<void>
 const keepRun = (
   info: SandboxInfo,
   how: { readonly adopt: boolean; readonly restartAt?: number },
-  up: Effect.Effect<void>
+  { up, leave }: { readonly up: Effect.Effect<void>; readonly leave: Effect.Effect<never> }
 ) =>
   Effect.scoped(
     Effect.gen(function* () {
+      const footing = footingOf(yield* Paths, info.name)
       const { vm, main } = yield* hostVm(info, { ...how, dieWithParent: false })
       // Before the report, so that whoever waits for it can attach at once.
-      yield* how.adopt ? resume(vm, info) : keepMain(vm, main, info.config)
+      yield* how.adopt ? resume(vm, main, info) : keepMain(vm, main, info.config)
       yield* up
+      yield* Effect.forkScoped(watchHome(vm, info))
       yield* Deferred.await(vm.ended)
       // Whoever asked for the end gets the answer before the socket goes.
       yield* Effect.sleep(farewellMs)
+      // What belongs to the run would be taken away by its path.
+      if (footing() === "gone") return yield* leave
     })
   )
 
 /** Goes on with what the last keeper was about to do. */
-const resume = Effect.fnUntraced(function* (vm: KeptVm, info: SandboxInfo) {
-  const ending = (end: Partial<RunEnd>) =>
-    Effect.forkScoped(
-      stopVm(
-        vm,
-        new RunEnd({ exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null, ...end }),
-        stopMs
-      )
-    )
-  if (info.status === "draining") yield* ending({})
-  // The command went with the keeper that held its output.
-  else if (info.config.endsWithCommand) {
-    const end = ending({ reason: "failed", detail: "its command ended with the process that looked after it" })
-    yield* Effect.forkScoped(Effect.andThen(vm.pausing.running, end))
-  }
+const resume = Effect.fnUntraced(function* (vm: KeptVm, main: MainCommand, info: SandboxInfo) {
+  const end = new RunEnd({ exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null })
+  // First, or the end of its command would be the reason.
+  if (info.status === "draining") vm.expect(end)
+  // A paused guest answers once it runs on.
+  if (vm.pausing.paused()) yield* Effect.forkScoped(Effect.andThen(vm.pausing.running, resumeMain(vm, main, info)))
+  else yield* resumeMain(vm, main, info)
+  if (info.status === "draining") yield* Effect.forkScoped(stopVm(vm, end, stopMs))
 })
 
 /** Waits for the time of a planned restart; false when it is planned no longer. */
@@ -80,12 +80,13 @@ export const awaitRestart = Effect.fnUntraced(function* (name: SafeName, restart
   }
 })
 
-/** Starts the sandbox again for as long as its policy plans it. */
-const keepRestarting = Effect.fnUntraced(function* (name: SafeName) {
+/** Starts the sandbox again for as long as its policy plans it, in the records that this process began with. */
+const keepRestarting = Effect.fnUntraced(function* (name: SafeName, leave: Effect.Effect<never>) {
   const db = yield* Database
   const paths = yield* Paths
+  const look = footingOf(paths, name)
   let held = false
-  while (true) {
+  while (look() === "whole") {
     const before = yield* findSandbox(db, name)
     const restartAt = before?.info.restartAt ?? null
     if (before === undefined || restartAt === null) return
@@ -95,7 +96,7 @@ const keepRestarting = Effect.fnUntraced(function* (name: SafeName) {
     if (!(yield* awaitRestart(name, restartAt))) continue
     // As it is defined by now.
     const record = Option.getOrUndefined(yield* Effect.option(findMachine(db, paths, name)))
-    yield* keepRun(record?.info ?? before.info, { adopt: false, restartAt }, Effect.void).pipe(
+    yield* keepRun(record?.info ?? before.info, { adopt: false, restartAt }, { up: Effect.void, leave }).pipe(
       Effect.catch((error) => Effect.logWarning(`${name} did not start again: ${error.message}`))
     )
     // What failed before it was even recorded as a start would fail again at once, for ever.
@@ -104,15 +105,20 @@ const keepRestarting = Effect.fnUntraced(function* (name: SafeName) {
   }
 }, Effect.scoped)
 
-/** The whole life of a keeper process. */
-export const keepSandbox = Effect.fn("Keeper.process")(function* (name: SafeName, what: KeepFor, report: Report) {
+/** The whole life of a keeper process. `leave` ends the process at once, without a word to anybody. */
+export const keepSandbox = Effect.fn("Keeper.process")(function* (
+  name: SafeName,
+  what: KeepFor,
+  report: Report,
+  leave: Effect.Effect<never>
+) {
   const db = yield* Database
   if (what === "restart") yield* report()
   else {
     const record = yield* findSandbox(db, name)
     if (record === undefined) return yield* new SandboxNotFound({ name })
     const { info } = record
-    yield* keepRun(info, { adopt: what === "adopt" }, report()).pipe(
+    yield* keepRun(info, { adopt: what === "adopt" }, { up: report(), leave }).pipe(
       Effect.catchTag("SupervisorUnreachable", (error) =>
         Effect.gen(function* () {
           if (what !== "adopt") return yield* error
@@ -121,5 +127,5 @@ export const keepSandbox = Effect.fn("Keeper.process")(function* (name: SafeName
       )
     )
   }
-  yield* keepRestarting(name)
+  yield* keepRestarting(name, leave)
 })

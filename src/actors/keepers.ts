@@ -45,6 +45,9 @@ export const KeeperReport = Schema.Union([
 ])
 const decodeReport = Schema.decodeUnknownEffect(Schema.fromJsonString(KeeperReport))
 
+/** Longest wait of somebody who can do without for a new keeper, in milliseconds. */
+const ensureMs = 10_000
+
 /** Longest report line, in bytes. */
 const reportBytesMax = 65_536
 
@@ -182,6 +185,12 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
   /** True while a process keeps the VM: it will record the end itself. */
   const isKept = (id: number) => Effect.sync(() => isLocked(paths.run(id).keeperLock))
 
+  /** Sees to it that a VM that runs has a keeper, which brings what its command said meanwhile into the log. */
+  const ensure = Effect.fnUntraced(function* (info: SandboxInfo) {
+    if (info.status !== "running" || (yield* isKept(info.id))) return
+    yield* address(info).pipe(Effect.ignore, Effect.timeoutOption(ensureMs))
+  })
+
   /** True while a process waits to start it again. */
   const isAwaited = (id: number) => Effect.sync(() => isLocked(paths.run(id).restartLock))
 
@@ -197,7 +206,7 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
       )
     )
 
-  return { host, spawn, leave, existing, address, isKept, isAwaited, released }
+  return { host, spawn, leave, existing, address, ensure, isKept, isAwaited, released }
 })
 
 export type Keepers = Effect.Success<ReturnType<typeof makeKeepers>>

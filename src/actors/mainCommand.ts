@@ -1,15 +1,17 @@
 /**
  * Runs the main command of a sandbox: once per boot, for one owner, before any number of watchers. Writes what it says to the
- * sandbox's log. Ends no VM: whoever owns the command decides that.
+ * sandbox's log. Ends no VM: whoever owns the command decides that. A command that the guest keeps can be taken over: its output is
+ * confirmed to the guest once it is in the log, and the log's newest offset tells the next process of the host where to go on.
  *
  * Invariants: the owner's pace is the command's (back pressure); a watcher holds it up at most `stallMs`, then misses output
- * until it has caught up, and is told how much; the log never holds it up for long (store/logs.ts).
+ * until it has caught up, and is told how much; the log never holds it up for long (store/logs.ts); of a command that is kept every
+ * byte is in the log once, or counted as dropped.
  */
 import { type Cause, Deferred, Effect, Exit, Option, Queue, Scope, Stream } from "effect"
-import { ExecFailed, type GuestChannelFailed } from "../domain/errors/vm.ts"
+import { ExecFailed, type GuestChannelFailed, type ReattachRefused } from "../domain/errors/vm.ts"
 import { type ExecEvent, ExecEvent as ExecEvents, type ExecRequest, exitCodeOf } from "../domain/exec.ts"
 import type { LogWriter } from "../store/logs.ts"
-import type { ExecHandle, ExecEvent as GuestEvent } from "../vm/GuestChannel.ts"
+import type { ExecHandle, ExecEvent as GuestEvent, KeptCommand } from "../vm/GuestChannel.ts"
 
 /** Bytes of output that wait for one watcher. */
 const watcherBytesMax = 1024 * 1024
@@ -17,6 +19,7 @@ const watcherBytesMax = 1024 * 1024
 const stallMs = 1000
 
 type Failed = ExecFailed | GuestChannelFailed
+type TakeOverFailed = ReattachRefused | GuestChannelFailed
 
 export interface MainCommand {
   /** Starts it; when the stream ends early, the command is killed. A second run while one is there is refused. */
@@ -24,6 +27,14 @@ export interface MainCommand {
     request: ExecRequest,
     start: Effect.Effect<ExecHandle, Failed, Scope.Scope>
   ) => Stream.Stream<ExecEvent, Failed>
+  /** Goes on with one that the guest kept, after what the log holds; leaving the stream leaves it running. */
+  readonly resume: (
+    start: (from: number) => Effect.Effect<ExecHandle & { readonly kept: KeptCommand }, TakeOverFailed, Scope.Scope>
+  ) => Stream.Stream<ExecEvent, TakeOverFailed>
+  /** How much was ever said by commands that were kept: where the next one goes on counting. */
+  readonly said: () => number
+  /** Waits until what came is in the log. */
+  readonly flush: Effect.Effect<void>
   /** What it says from now on, and how it ends; leaving the stream leaves the command alone. */
   readonly watch: Stream.Stream<ExecEvent, Failed>
   /** The process while it runs: for input, signals and size. */
@@ -43,22 +54,36 @@ const refused = (detail: string) => new ExecFailed({ reason: "failed", detail })
 export const makeMainCommand = (log: LogWriter): MainCommand => {
   let state: State = { _tag: "Idle" }
   const watchers = new Set<Watcher>()
+  /** Offset after the last byte that came; undefined while no command is kept. */
+  let kept: KeptCommand | undefined
+  let said = log.lastPlace?.offset ?? 0
+  /** Where the log has its end, from an earlier process of the host. */
+  let endAt: number | undefined
 
   const publish = (event: GuestEvent): Effect.Effect<void> =>
     Effect.forEach(watchers, (watcher) => watcher.offer(event as ExecEvent), { discard: true })
 
+  const write = (stream: "stdout" | "stderr", data: Uint8Array) => {
+    const confirm = kept?.confirm
+    if (confirm === undefined) return log.write(stream, data)
+    said += data.length
+    return log.write(stream, data, mainExec, { offset: said, settled: () => confirm(data.length) })
+  }
+
   const keep = (event: GuestEvent): Effect.Effect<void> => {
     switch (event._tag) {
       case "Stdout":
-        return Effect.andThen(log.write("stdout", event.data), publish(event))
+        return Effect.andThen(write("stdout", event.data), publish(event))
       case "Stderr":
-        return Effect.andThen(log.write("stderr", event.data), publish(event))
+        return Effect.andThen(write("stderr", event.data), publish(event))
       default:
         return Effect.gen(function* () {
           state = { _tag: "Ended", event: event as ExecEvent }
-          yield* log.write("exit", String(exitCodeOf(event)))
+          const place = kept === undefined ? undefined : { offset: said }
+          if (kept === undefined || endAt !== said) yield* log.write("exit", String(exitCodeOf(event)), mainExec, place)
           // Who hears of the end finds all of it in the log.
           yield* log.flush
+          kept?.confirmEnd()
           yield* publish(event)
           yield* endAll(undefined)
         })
@@ -68,7 +93,10 @@ export const makeMainCommand = (log: LogWriter): MainCommand => {
   const endAll = (error: Failed | undefined) =>
     Effect.forEach(watchers, (watcher) => watcher.end(error), { discard: true })
 
-  const run: MainCommand["run"] = (request, start) =>
+  const own = <E extends Failed | TakeOverFailed>(
+    start: Effect.Effect<ExecHandle, E, Scope.Scope>,
+    begin: (handle: ExecHandle) => Effect.Effect<void>
+  ): Stream.Stream<ExecEvent, E | Failed> =>
     Stream.unwrap(
       Effect.gen(function* () {
         if (state._tag === "Running") return yield* refused("the main command runs already")
@@ -80,12 +108,10 @@ export const makeMainCommand = (log: LogWriter): MainCommand => {
             yield* endAll(refused("the main command was given up by its owner"))
           })
         )
-        const handle = yield* start.pipe(
-          Scope.provide(scope),
-          Effect.tapError((error) => Effect.andThen(log.write("stderr", `${error.message}\n`), log.flush))
-        )
+        const handle = yield* Scope.provide(start, scope)
         state = { _tag: "Running", handle }
-        yield* log.write("start", request.argv[0])
+        kept = handle.kept
+        yield* begin(handle)
         return Stream.concat(
           Stream.succeed(ExecEvents.cases.Started.make({ exec: mainExec, pid: handle.pid })),
           handle.events.pipe(
@@ -96,6 +122,28 @@ export const makeMainCommand = (log: LogWriter): MainCommand => {
         )
       })
     )
+
+  const run: MainCommand["run"] = (request, start) => {
+    const told = Effect.tapError(start, (error) => Effect.andThen(log.write("stderr", `${error.message}\n`), log.flush))
+    endAt = undefined
+    return own(told, (handle) => {
+      if (handle.kept !== undefined) said = handle.kept.from
+      return log.write("start", request.argv[0], mainExec, handle.kept && { offset: said })
+    })
+  }
+
+  const resume: MainCommand["resume"] = (start) =>
+    Stream.unwrap(
+      Effect.sync(() => {
+        const from = log.lastPlace?.offset ?? 0
+        endAt = log.lastPlace?.stream === "exit" ? from : undefined
+        return own(start(from), (handle) => {
+          const lost = handle.kept === undefined ? 0 : handle.kept.from - from
+          said = handle.kept?.from ?? 0
+          return lost > 0 ? log.write("dropped", String(lost), mainExec, { offset: said }) : Effect.void
+        })
+      })
+    ).pipe(Stream.catchTag("ExecFailed", (error) => Stream.die(error)))
 
   const watch = Stream.unwrap(
     Effect.gen(function* () {
@@ -116,7 +164,14 @@ export const makeMainCommand = (log: LogWriter): MainCommand => {
     })
   )
 
-  return { run, watch, handle: () => (state._tag === "Running" ? state.handle : undefined) }
+  return {
+    run,
+    resume,
+    said: () => said,
+    flush: log.flush,
+    watch,
+    handle: () => (state._tag === "Running" ? state.handle : undefined)
+  }
 }
 
 const sizeOf = (event: ExecEvent): number => ("data" in event ? event.data.length : 0)

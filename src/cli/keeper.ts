@@ -44,7 +44,9 @@ export const runKeeper = async (program: Program): Promise<void> => {
   const settings = readSettings(process.env, process.cwd(), os.homedir())
   const say = (error?: StartError) =>
     Effect.sync(() => report(error === undefined ? { ok: true } : { ok: false, error }))
-  const program_ = Effect.flatMap(parseName(name), (safe) => keepSandbox(safe, flags[flag ?? ""] ?? "start", say)).pipe(
+  const leave = Effect.sync((): never => process.exit(0))
+  const what = flags[flag ?? ""] ?? "start"
+  const program_ = Effect.flatMap(parseName(name), (safe) => keepSandbox(safe, what, say, leave)).pipe(
     Effect.provide(Layer.provideMerge(bunkerLayer(settings, program), logging))
   )
   const exit = await Effect.runPromiseExit(program_)

@@ -76,6 +76,7 @@ const statuses: Statuses = {
   LibraryNotFound: 503,
   SupervisorUnreachable: 503,
   ExecFailed: 422,
+  ReattachRefused: 409,
   ModelInstallFailed: 500,
   KrunCallFailed: 500,
   BootFailed: 500,

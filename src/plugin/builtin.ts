@@ -72,11 +72,9 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       InstallClear: "leases:install",
       HoldContent: "leases:write",
       RenewContent: "leases:write",
-      DropContent: "leases:write",
-      List: "leases:read"
+      DropContent: "leases:write"
     },
-    layer: () => LeaseManager.layer,
-    routes: [{ method: "GET", path: "/v1/leases", message: "List" }]
+    layer: () => LeaseManager.layer
   }),
   definePlugin({
     name: "sweeper",

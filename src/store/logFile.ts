@@ -25,6 +25,21 @@ interface Line {
   readonly bytes: Buffer
   /** Bytes of what it says: lost with it. */
   readonly size: number
+  /** Told once it is in the file, or counted as missing. */
+  readonly settled?: (() => void) | undefined
+}
+
+/** True when a process was killed, or a machine lost its power, in the middle of the last line. */
+const isTorn = async (file: string, size: number): Promise<boolean> => {
+  if (size === 0) return false
+  const last = Buffer.alloc(1)
+  const handle = await fs.promises.open(file, "r")
+  try {
+    await handle.read(last, 0, 1, size - 1)
+  } finally {
+    await handle.close()
+  }
+  return last[0] !== newline
 }
 
 export class LogFile {
@@ -36,7 +51,6 @@ export class LogFile {
   private dropped = 0
   private busy = false
   private hopeless = false
-  private torn = false
   private closed = false
   private retry: Timer | undefined
   private readonly waiting: Array<() => void> = []
@@ -46,20 +60,23 @@ export class LogFile {
     private readonly bytesMax: number,
     private readonly missing: (bytes: number) => Buffer,
     private handle: fs.promises.FileHandle,
-    private bytes: number
+    private bytes: number,
+    /** The file ends within a line. */
+    private torn: boolean
   ) {}
 
   /** `missing` makes the line that says how many bytes are missing. */
   static async open(file: string, bytesMax: number, missing: (bytes: number) => Buffer): Promise<LogFile> {
     const handle = await fs.promises.open(file, "a", 0o600)
-    return new LogFile(file, bytesMax, missing, handle, (await handle.stat()).size)
+    const { size } = await handle.stat()
+    return new LogFile(file, bytesMax, missing, handle, size, await isTorn(file, size))
   }
 
   /** Takes a line that says `size` bytes; false when there is no room. */
-  offer(bytes: Buffer, size: number): boolean {
+  offer(bytes: Buffer, size: number, settled?: () => void): boolean {
     if (this.queuedBytes + bytes.length > queuedBytesMax && this.queuedBytes > 0) return false
     this.sayDropped()
-    this.push(bytes, size)
+    this.push(bytes, size, settled)
     if (!this.busy) void this.drain()
     return true
   }
@@ -107,8 +124,8 @@ export class LogFile {
     await this.handle.close().catch(() => {})
   }
 
-  private push(bytes: Buffer, size: number): void {
-    this.queued.push({ bytes, size })
+  private push(bytes: Buffer, size: number, settled?: () => void): void {
+    this.queued.push({ bytes, size, settled })
     this.queuedBytes += bytes.length
   }
 
@@ -123,6 +140,7 @@ export class LogFile {
       const batch = this.take()
       const lost = await this.write(batch)
       if (lost > 0) this.lost += lost
+      for (const { settled } of batch) settled?.()
       this.hopeless = false
       this.queuedBytes -= batch.reduce((sum, line) => sum + line.bytes.length, 0)
       if (this.queued.length === 0) this.sayDropped()

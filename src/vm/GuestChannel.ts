@@ -4,10 +4,10 @@
  */
 import { Clock, Deferred, Effect, Exit, Scope, Stream } from "effect"
 import type { FileFailed, FileNotFound, PortRefused } from "../domain/errors/guestIo.ts"
-import { ExecFailed, GuestChannelFailed } from "../domain/errors/vm.ts"
+import { ExecFailed, GuestChannelFailed, ReattachRefused } from "../domain/errors/vm.ts"
 import { type Answer, type GuestControl, openControl } from "./guestControl.ts"
 import { type DialedConnection, dialGuest } from "./guestDial.ts"
-import { type ExecConnection, type ExecEvent, openExecConnection } from "./guestExec.ts"
+import { type ExecConnection, type ExecEvent, type Fate, openExecConnection } from "./guestExec.ts"
 import { type FileConnection, type FileOperation, openFile } from "./guestFiles.ts"
 import { decodeGuestBooted, decodeGuestStarted, decodeGuestStats, type GuestStats } from "./guestMessages.ts"
 import type { GuestTransport } from "./transport.ts"
@@ -60,6 +60,30 @@ export interface ExecSpec {
   readonly rlimits?: ReadonlyArray<readonly [name: string, soft: number, hard: number]>
   /** Milliseconds until its process group is killed, absent for no end. */
   readonly timeoutMs?: number
+  /** The command goes on when this process of the host ends, for the next one to take over; absent: it ends, too. */
+  readonly keep?: KeepSpec
+}
+
+/** How a command is kept; at most 4 are at once. */
+export interface KeepSpec {
+  /** At most 64 bytes; one command at a time has it. */
+  readonly name: string
+  /** Offset of its first byte of output. */
+  readonly from: number
+  /** How long output that nobody takes holds the command up before the oldest goes, in milliseconds. */
+  readonly holdMs: number
+}
+
+/** A command that the agent keeps: it goes on when the scope ends, until its end is confirmed. */
+export interface KeptCommand {
+  /** Offset of the first byte of its output that comes; both streams count together. */
+  readonly from: number
+  /** Offset after the last byte that it had said when this connection began. */
+  readonly said: number
+  /** So many bytes more of its output will never be asked for again. The agent keeps the rest, and lets it wait above 1 MiB. */
+  readonly confirm: (bytes: number) => void
+  /** Its end is written down: the agent may forget what it said. */
+  readonly confirmEnd: () => void
 }
 
 /** A connection of its own that the agent opened on request. */
@@ -73,10 +97,11 @@ export interface Opened extends ExecConnection {
 export type OpenStream = <E>(
   op: string,
   fields: Readonly<Record<string, unknown>>,
-  refusal: (answer: Answer) => E
+  refusal: (answer: Answer) => E,
+  fate?: Fate
 ) => Effect.Effect<Opened, E | GuestChannelFailed, Scope.Scope>
 
-/** A started command. Closing its scope before its end kills its process group and session. */
+/** A started command. Closing its scope before its end kills its process group and session, unless it is kept. */
 export interface ExecHandle {
   /** Process id in the guest. */
   readonly pid: number
@@ -89,12 +114,23 @@ export interface ExecHandle {
   /** Sends a signal number to the process group. */
   readonly signal: (signal: number) => Effect.Effect<void, GuestChannelFailed>
   readonly resize: (cols: number, rows: number) => Effect.Effect<void, GuestChannelFailed>
+  readonly kept?: KeptCommand
 }
 
 /** Everything that can be asked of a guest. No operation has a deadline of its own: put `Effect.timeout` on it. */
 export interface GuestRequests {
   readonly boot: (request: BootRequest) => Effect.Effect<BootReport, GuestChannelFailed>
   readonly exec: (spec: ExecSpec) => Effect.Effect<ExecHandle, ExecFailed | GuestChannelFailed, Scope.Scope>
+  /** The agent can keep commands. */
+  readonly keeps: Effect.Effect<boolean, GuestChannelFailed>
+  /**
+   * Takes over a kept command whose connection broke, or takes it from who has it: what it said from the offset on (absent: from the
+   * oldest byte that is there), then what it says, and its end, though it ended before.
+   */
+  readonly reattach: (
+    name: string,
+    from?: number
+  ) => Effect.Effect<ExecHandle & { readonly kept: KeptCommand }, ReattachRefused | GuestChannelFailed, Scope.Scope>
   /** Starts an operation on files. Closing its scope before its end stops it. */
   readonly file: (
     operation: FileOperation
@@ -147,6 +183,14 @@ const execRefused = (answer: Answer) =>
     detail: answer.response.message ?? "the agent gave no reason"
   })
 
+const reattachReasons = ["not_found", "bad_offset"] as const
+
+const reattachRefused = (answer: Answer) =>
+  new ReattachRefused({
+    reason: reattachReasons.find((reason) => reason === answer.response.error) ?? "failed",
+    detail: answer.response.message ?? "the agent gave no reason"
+  })
+
 const malformed = (op: string) => new GuestChannelFailed({ reason: `the answer to ${op} is malformed` })
 
 const unixNs = Effect.map(Clock.currentTimeMillis, (ms) => `${BigInt(Math.trunc(ms)) * 1_000_000n}`)
@@ -177,7 +221,8 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
   const connect = Effect.fnUntraced(function* <E>(
     op: string,
     fields: Readonly<Record<string, unknown>>,
-    refusal: (answer: Answer) => E
+    refusal: (answer: Answer) => E,
+    fate?: Fate
   ): Effect.fn.Return<Opened, E | GuestChannelFailed, Scope.Scope> {
     const number = execNumber()
     const place = yield* transport.exec(number)
@@ -188,16 +233,16 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
       Effect.forkScoped
     )
     // The answer comes after the connection; when it comes first it is a refusal.
-    const opening = Effect.flatMap(place.connection, (connection) => openExecConnection(connection, number))
+    const opening = Effect.flatMap(place.connection, (connection) => openExecConnection(connection, number, fate))
     const connection = yield* Effect.raceFirst(opening, Effect.andThen(Deferred.await(answered), Effect.never))
     const { value } = yield* Deferred.await(answered)
     return { number, value, ...connection }
   })
 
   // What did not start gives its place back at once, however long the caller's scope lives.
-  const open: OpenStream = Effect.fnUntraced(function* (op, fields, refusal) {
+  const open: OpenStream = Effect.fnUntraced(function* (op, fields, refusal, fate) {
     const scope = yield* Scope.fork(yield* Effect.scope)
-    return yield* connect(op, fields, refusal).pipe(
+    return yield* connect(op, fields, refusal, fate).pipe(
       Scope.provide(scope),
       Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
     )
@@ -206,14 +251,28 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
   const exec = Effect.fn("GuestChannel.exec")(function* (
     spec: ExecSpec
   ): Effect.fn.Return<ExecHandle, ExecFailed | GuestChannelFailed, Scope.Scope> {
-    const { argv, env, cwd, user, tty, stdin, rlimits, timeoutMs } = spec
+    const { argv, env, cwd, user, tty, stdin, rlimits, timeoutMs, keep } = spec
     if (argv.length + env.length > stringsMax) {
       return yield* new ExecFailed({ reason: "limit", detail: `more than ${stringsMax} arguments and variables` })
     }
     const fields = { argv, env, cwd: cwd || "/", user, tty, stdin, rlimits, timeout_ms: timeoutMs }
-    const { number, value, events, write, closeStdin } = yield* open("exec", fields, execRefused)
+    const fate: Fate = { kept: keep !== undefined }
+    const refuse = (answer: Answer) => {
+      // Nothing is left of it.
+      fate.kept = false
+      return execRefused(answer)
+    }
+    const kept = keep && { keep: { name: keep.name, from: keep.from, hold_ms: keep.holdMs } }
+    const opened = yield* open("exec", { ...fields, ...kept }, refuse, fate)
+    const handle = handleOf(opened)
+    if (handle === undefined) return yield* malformed("exec")
+    return keep === undefined ? handle : { ...handle, kept: keptOf(opened, keep.from) }
+  })
+
+  const handleOf = (opened: Opened): ExecHandle | undefined => {
+    const { number, value, events, write, closeStdin } = opened
     const pid = decodeGuestStarted(value)?.pid
-    if (pid === undefined) return yield* malformed("exec")
+    if (pid === undefined) return undefined
     return {
       pid,
       events: Stream.filter(events, (event): event is ExecEvent => event._tag !== "Eof"),
@@ -222,6 +281,22 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
       signal: (signal) => Effect.asVoid(ask("signal", { exec: number, signal, group: true })),
       resize: (cols, rows) => Effect.asVoid(ask("resize", { exec: number, cols, rows }))
     }
+  }
+
+  const keptOf = ({ hello, confirm, confirmEnd }: Opened, base: number): KeptCommand => {
+    const from = hello.from ?? base
+    return { from, said: hello.said ?? from, confirm, confirmEnd }
+  }
+
+  const keeps = control.hello.features?.includes("keep") === true
+
+  const reattach = Effect.fn("GuestChannel.reattach")(function* (name: string, from?: number) {
+    if (!keeps) return yield* new ReattachRefused({ reason: "unsupported", detail: "its agent keeps no commands" })
+    const fate: Fate = { kept: true }
+    const opened = yield* open("reattach", { name, from }, reattachRefused, fate)
+    const handle = handleOf(opened)
+    if (handle === undefined) return yield* malformed("reattach")
+    return { ...handle, kept: keptOf(opened, from ?? 0) }
   })
 
   const poweroff = Effect.fn("GuestChannel.poweroff")(function* (options: {
@@ -242,6 +317,8 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
     hello: control.hello,
     boot,
     exec,
+    keeps: Effect.succeed(keeps),
+    reattach,
     file: (operation) => openFile(open, operation),
     dial: (port) => dialGuest(open, port),
     poweroff,

@@ -15,6 +15,8 @@ export const channelLater = (
   return {
     boot: (request) => then((found) => found.boot(request)),
     exec: (spec) => then((found) => found.exec(spec)),
+    keeps: then((found) => found.keeps),
+    reattach: (name, from) => then((found) => found.reattach(name, from)),
     file: (operation) => then((found) => found.file(operation)),
     dial: (port) => then((found) => found.dial(port)),
     poweroff: (options) => then((found) => found.poweroff(options)),

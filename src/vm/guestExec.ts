@@ -15,7 +15,7 @@ import {
   windowBytes
 } from "./frames.ts"
 import type { GuestConnection } from "./guestConnection.ts"
-import { decodeGuestExit, decodeGuestHello, parsePayload } from "./guestMessages.ts"
+import { decodeGuestExit, decodeGuestHello, type GuestHello, parsePayload } from "./guestMessages.ts"
 
 /** What a process does; exactly one `Exit` or `Signaled` comes last. */
 export type ExecEvent =
@@ -35,11 +35,24 @@ const eventsMax = 16
 
 const failed = (reason: string) => new GuestChannelFailed({ reason })
 
+/** HELLO of the agent on an exec connection. */
+export type ExecHello = Extract<GuestHello, { kind: "exec" }>
+
+/** Whether the process outlives this connection: then the end of the scope says nothing to the agent. */
+export interface Fate {
+  kept: boolean
+}
+
 /** The exec connection after its HELLO. */
 export interface ExecConnection {
+  readonly hello: ExecHello
   readonly events: Stream.Stream<StreamEvent, GuestChannelFailed>
   readonly write: (data: Uint8Array) => Effect.Effect<void, GuestChannelFailed>
   readonly closeStdin: Effect.Effect<void, GuestChannelFailed>
+  /** Of a process that is kept: so many bytes more of its output will never be asked for again. */
+  readonly confirm: (bytes: number) => void
+  /** Of such a process: its end will never be asked for again. */
+  readonly confirmEnd: () => void
 }
 
 /**
@@ -48,11 +61,15 @@ export interface ExecConnection {
  */
 export const openExecConnection = Effect.fn("GuestChannel.openExec")(function* (
   connection: GuestConnection,
-  exec: number
+  exec: number,
+  fate: Fate = { kept: false }
 ): Effect.fn.Return<ExecConnection, GuestChannelFailed, Scope.Scope> {
   const events = yield* Queue.bounded<StreamEvent, GuestChannelFailed | Cause.Done>(eventsMax)
-  const greeted = yield* Deferred.make<void, GuestChannelFailed>()
+  const greeted = yield* Deferred.make<ExecHello, GuestChannelFailed>()
   const input = new InputWindow()
+  const say = (type: FrameType, stream: number, payload?: Uint8Array) =>
+    Effect.ignore(connection.write(encodeFrame(type, stream, payload)))
+  let unread = 0
   const decoder = new FrameDecoder()
 
   const fail = (reason: string) => {
@@ -67,7 +84,11 @@ export const openExecConnection = Effect.fn("GuestChannel.openExec")(function* (
       case FrameType.Hello: {
         const hello = decodeGuestHello(frame.payload)
         if (hello?.kind !== "exec" || hello.exec !== exec) return Effect.fail(failed("the HELLO of an exec is wrong"))
-        return Effect.asVoid(Deferred.succeed(greeted, undefined))
+        // Said again until it is answered: what was read in between is not acknowledged.
+        input.inherit((hello.unread ?? 0) - unread)
+        unread = hello.unread ?? 0
+        if (hello.stdin === false) input.close()
+        return Effect.asVoid(Deferred.succeed(greeted, hello))
       }
       case FrameType.Data: {
         if (frame.stream !== 1 && frame.stream !== 2) return Effect.fail(failed(`data on stream ${frame.stream}`))
@@ -101,7 +122,7 @@ export const openExecConnection = Effect.fn("GuestChannel.openExec")(function* (
     return Effect.gen(function* () {
       yield* Queue.offer(events, event)
       yield* Queue.end(events)
-      yield* Effect.ignore(connection.write(encodeFrame(FrameType.Close, 0)))
+      if (!fate.kept) yield* say(FrameType.Close, 0)
     })
   }
 
@@ -115,7 +136,7 @@ export const openExecConnection = Effect.fn("GuestChannel.openExec")(function* (
   // Tells the agent to end what still runs. Forked, because a guest that hangs must not hold up who gives up on it.
   yield* Effect.addFinalizer(() =>
     Effect.andThen(
-      Effect.forkDetach(Effect.ignore(connection.write(encodeFrame(FrameType.Close, 0)))),
+      Effect.suspend(() => (fate.kept ? Effect.void : Effect.forkDetach(say(FrameType.Close, 0)))),
       Effect.suspend(() => fail("the exec was closed"))
     )
   )
@@ -124,7 +145,7 @@ export const openExecConnection = Effect.fn("GuestChannel.openExec")(function* (
     Effect.catch((error) => Effect.andThen(fail(error.reason), connection.close)),
     Effect.forkScoped
   )
-  yield* Deferred.await(greeted)
+  const hello = yield* Deferred.await(greeted)
   yield* connection.write(encodeJson(FrameType.Hello, { protocol: protocolVersion }))
 
   const turn = Semaphore.makeUnsafe(1)
@@ -138,7 +159,32 @@ export const openExecConnection = Effect.fn("GuestChannel.openExec")(function* (
         at += granted
       }
     })
+
+  let unconfirmed = 0
+  let confirming = false
+  const sayConfirmed = Effect.gen(function* () {
+    while (unconfirmed > 0) {
+      const count = new Uint8Array(4)
+      new DataView(count.buffer).setUint32(0, unconfirmed, true)
+      unconfirmed = 0
+      yield* say(FrameType.Ack, 1, count)
+    }
+    confirming = false
+  })
+
   return {
+    hello,
+    confirm: (bytes) => {
+      unconfirmed += bytes
+      if (confirming) return
+      confirming = true
+      Effect.runFork(sayConfirmed)
+    },
+    confirmEnd: () => {
+      fate.kept = false
+      // At once: without it, the end of the connection is one more break.
+      Effect.runFork(say(FrameType.Close, 0))
+    },
     events: Stream.fromQueue(events),
     write: (data) => turn.withPermits(1)(write(data)),
     closeStdin: turn.withPermits(1)(
@@ -175,6 +221,12 @@ class InputWindow {
         this.waiting = undefined
       })
     })
+  }
+
+  /** Counts what an earlier connection sent and the process has not read. */
+  inherit(count: number): void {
+    this.inFlight += count
+    this.wake()
   }
 
   acknowledge(count: number): boolean {

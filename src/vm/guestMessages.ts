@@ -1,9 +1,10 @@
 /** JSON messages of the guest channel, version 1 (guest/README.md): what may come from a guest, checked. Holds no state. */
 import { Schema } from "effect"
-import { jsonBytesMax } from "./frames.ts"
+import { jsonBytesMax, windowBytes } from "./frames.ts"
 
 const Count = Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER }))
 const Code = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 255 }))
+const Offset = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER }))
 const Short = Schema.String.check(Schema.isMaxLength(4096))
 
 /** First frame of the agent on every connection. */
@@ -17,10 +18,24 @@ export const GuestHello = Schema.Union([
     booted: Schema.optionalKey(Schema.Boolean),
     /** Microseconds since the guest's kernel started. */
     uptime_us: Schema.optionalKey(Count),
+    /** What this agent can do beyond the first agents of this version. */
+    features: Schema.optionalKey(Schema.Array(Short).check(Schema.isMaxLength(64))),
     /** Nonce of the HELLO that this one answers. */
     re: Schema.optionalKey(Short)
   }),
-  Schema.Struct({ protocol: Schema.Int, kind: Schema.Literal("exec"), exec: Schema.Int })
+  Schema.Struct({
+    protocol: Schema.Int,
+    kind: Schema.Literal("exec"),
+    exec: Schema.Int,
+    /** Of a process that is taken over: offset of the first byte of output that comes. */
+    from: Schema.optionalKey(Offset),
+    /** Offset after the last byte that it has said by now. */
+    said: Schema.optionalKey(Offset),
+    /** Bytes of its stdin of an earlier connection that it has not read; they count in the window. */
+    unread: Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: windowBytes }))),
+    /** It still takes input. */
+    stdin: Schema.optionalKey(Schema.Boolean)
+  })
 ])
 export type GuestHello = typeof GuestHello.Type
 

@@ -48,9 +48,7 @@ describe("Database", () => {
         sandboxStatements.all,
         imageStatements.list,
         modelStatements.all,
-        modelStatements.cacheDirs,
-        leaseStatements.heldTasks,
-        leaseStatements.heldContent
+        modelStatements.cacheDirs
       ])
       const modules = [modelStatements, sandboxStatements, imageStatements, collectionStatements, leaseStatements]
       for (const sql of modules.flatMap((statements): ReadonlyArray<string> => Object.values(statements))) {

@@ -132,6 +132,17 @@ export class ExecFailed extends Schema.TaggedError<ExecFailed>()("ExecFailed", {
   }
 }
 
+/** A command that another process of the host started in a guest can not be taken over. */
+export class ReattachRefused extends Schema.TaggedError<ReattachRefused>()("ReattachRefused", {
+  /** `unsupported`: this guest's agent keeps no commands; `not_found`: it was never started; `bad_offset`: it said less. */
+  reason: Schema.Literals(["unsupported", "not_found", "bad_offset", "failed"]),
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `the command can not be taken over from the process that looked after it: ${this.detail}; start the sandbox again`
+  }
+}
+
 /** Another process supervises the sandbox and can not be reached. */
 export class SupervisorUnreachable extends Schema.TaggedError<SupervisorUnreachable>()("SupervisorUnreachable", {
   name: Schema.String,
