@@ -105,8 +105,11 @@ suite("a run in the foreground", () => {
     const { code, stdout, stderr } = await home.bunker(["logs", "-f", "talks"])
     expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: "one\n", stderr: "two\n" })
     expect(await home.must(["wait", "talks"])).toBe("4\n")
-    const [last] = (await home.must(["logs", "--json", "-n", "1", "talks"])).trim().split("\n")
-    expect(JSON.parse(last!)).toMatchObject({ stream: "exit", data: "4" })
+    const last = (await home.must(["logs", "--json", "-n", "1", "talks"])).trim().split("\n")
+    expect(last.map((line) => JSON.parse(line))).toMatchObject([
+      { stream: "stderr", data: "two\n" },
+      { stream: "exit", data: "4" }
+    ])
     expect(await home.must(["logs", "--tail", "0", "talks"])).toBe("")
     await home.must(["rm", "talks"])
     await nothingLeft()
