@@ -8,7 +8,7 @@
  */
 import * as NodeSocket from "@effect/platform-node-shared/NodeSocket"
 import * as NodeSocketServer from "@effect/platform-node-shared/NodeSocketServer"
-import { Context, Effect, Layer, ScopedRef, Semaphore, Stream } from "effect"
+import { Context, Effect, Layer, Scope, ScopedRef, Semaphore, Stream } from "effect"
 import { Rpc, RpcClient, type RpcGroup, RpcSchema, RpcSerialization, RpcServer } from "effect/rpc"
 import type { RpcClientError } from "effect/rpc/RpcClientError"
 import { Socket, SocketServer } from "effect/socket"
@@ -176,13 +176,39 @@ const endWhenReset = (reader: Socket.Reader): Socket.Reader => ({
   )
 })
 
-/** The place "another process of this machine": an address over a unix socket, in the current scope. */
+/**
+ * The place "another process of this machine": an address over a unix socket, in the current scope. Messages that stream have a
+ * connection each: a reader that stalls holds up its own stream, and no other sender. Connects when it is first needed.
+ */
 export const connectUnix = <Rpcs extends Rpc.Any>(protocol: RpcGroup.RpcGroup<Rpcs>, socketPath: string) =>
   Effect.gen(function* () {
+    const scope = yield* Effect.scope
+    const connect = connection(protocol, socketPath)
+    const shared = yield* Effect.cached(Effect.uninterruptible(Scope.provide(connect, scope)))
+    const messages = [...protocol.requests].map(([tag, rpc]) => {
+      const { successSchema } = rpc as unknown as Rpc.AnyWithProps
+      const send = RpcSchema.isStreamSchema(successSchema)
+        ? (payload: unknown) =>
+            Stream.unwrap(Effect.map(connect, (own) => own[tag]!(payload) as Stream.Stream<unknown>))
+        : (payload: unknown) => Effect.flatMap(shared, (all) => all[tag]!(payload) as Effect.Effect<unknown>)
+      return [tag, send]
+    })
+    return Object.fromEntries(messages) as unknown as Address<Rpcs>
+  })
+
+/**
+ * How often a connection is asked whether it lives: never. The kernel says when a process of this machine has gone, and one whose answers
+ * nobody reads yet can not see the answer to a question.
+ */
+const pingInterval = "20 days"
+
+const connection = <Rpcs extends Rpc.Any>(protocol: RpcGroup.RpcGroup<Rpcs>, socketPath: string) =>
+  Effect.gen(function* () {
     const context = yield* Layer.build(
-      RpcClient.layerProtocolSocket({ retryTransientErrors: false }).pipe(
+      RpcClient.layerProtocolSocket({ retryTransientErrors: false, pingInterval }).pipe(
         Layer.provide([wire, NodeSocket.layerNet({ path: socketPath })])
       )
     )
-    return (yield* RpcClient.make(protocol).pipe(Effect.provideContext(context))) as Address<Rpcs>
+    const client = yield* RpcClient.make(protocol).pipe(Effect.provideContext(context))
+    return client as unknown as Readonly<Record<string, (payload: unknown) => unknown>>
   })

@@ -149,10 +149,7 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
       return yield* new SupervisorUnreachable({ name: info.name, reason: "nobody listens on its socket" })
     }
     const own = yield* Scope.fork(scope)
-    const address = yield* connectUnix(KeeperProtocol, keeperSocket).pipe(
-      Scope.provide(own),
-      Effect.mapError((error) => new SupervisorUnreachable({ name: info.name, reason: error.message }))
-    )
+    const address = yield* Scope.provide(connectUnix(KeeperProtocol, keeperSocket), own)
     return yield* remember(info, address, own, socket)
   })
 

@@ -119,6 +119,10 @@ export const fromWire = <A>(schema: Schema.Schema<A>, value: unknown): Effect.Ef
     errors: "all"
   })
 
+/** The same for whoever reads what a server of another version may have added to: unknown keys are left out. */
+export const readWire = <A>(schema: Schema.Schema<A>, value: unknown): Effect.Effect<A, Schema.SchemaError> =>
+  Schema.decodeUnknownEffect(codecOf(schema) as Schema.Codec<A>)(rename(encodedAst(schema), value, "fromWire"))
+
 /** Encodes what goes over the wire: JSON with snake_case keys. Dies when the value is not of the schema. */
 export const toWire = (schema: Schema.Top, value: unknown): unknown =>
   rename(encodedAst(schema), Schema.encodeUnknownSync(codecOf(schema))(value), "toWire")

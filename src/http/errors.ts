@@ -75,6 +75,8 @@ const statuses: Statuses = {
   EngineUnavailable: 503,
   LibraryNotFound: 503,
   SupervisorUnreachable: 503,
+  ServerUnreachable: 502,
+  ServerRefused: 502,
   ExecFailed: 422,
   ReattachRefused: 409,
   ModelInstallFailed: 500,

@@ -190,6 +190,11 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       { method: "POST", path: "/v1/sandboxes/:name/touch", message: "Touch" },
       { method: "POST", path: "/v1/sandboxes/:name/wait", message: "Wait" },
       { method: "POST", path: "/v1/sandboxes/:name/exec", message: "Exec", defaults: newCommand },
+      { method: "POST", path: "/v1/sandboxes/:name/execs/:exec/input", message: "Input" },
+      { method: "POST", path: "/v1/sandboxes/:name/execs/:exec/eof", message: "CloseInput" },
+      { method: "POST", path: "/v1/sandboxes/:name/execs/:exec/signal", message: "Signal" },
+      { method: "POST", path: "/v1/sandboxes/:name/execs/:exec/resize", message: "Resize" },
+      { method: "GET", path: "/v1/sandboxes/:name/attach", message: "Attach" },
       {
         method: "GET",
         path: "/v1/sandboxes/:name/files",

@@ -2,11 +2,12 @@
  * Reads, writes and lists files of a running sandbox from a Bun program. Opens no file of this machine, and carries no trees: those
  * are `bunker cp`'s.
  */
-import { Stream } from "effect"
+import { Effect, Stream } from "effect"
 import { readGuestFile, writeGuestFile } from "../actors/fileTransfer.ts"
 import { VmSupervisor } from "../actors/VmSupervisor.ts"
 import type { GuestFile } from "../domain/guestFiles.ts"
-import { type Runtime, run } from "./runtime.ts"
+import { RemoteFiles } from "./remote.ts"
+import { iterate, type Runtime, run } from "./runtime.ts"
 
 export interface FileOptions {
   /** User of the guest whose rights count: `name`, `uid`, `name:group` or `uid:gid`; default: root. */
@@ -50,8 +51,7 @@ export class Files {
 
   /** The bytes of a file as they come; leaving the loop ends the reading. */
   async *readStream(path: string, options: FileOptions = {}): AsyncGenerator<Uint8Array, void, void> {
-    const context = await this.runtime.context()
-    yield* Stream.toAsyncIterableWith(readGuestFile({ name: this.name, path, ...options }), context)
+    yield* iterate(this.runtime, readGuestFile({ name: this.name, path, ...options }))
   }
 
   /** Replaces a file at once when all of it has come: text as UTF-8. A source that fails leaves what was there. */
@@ -63,7 +63,11 @@ export class Files {
     const bytes = typeof source === "string" ? new TextEncoder().encode(source) : source
     const stream =
       bytes instanceof Uint8Array ? Stream.succeed(bytes) : Stream.fromAsyncIterable(bytes, (cause) => cause)
-    await run(this.runtime, writeGuestFile({ name: this.name, path, ...options }, stream))
+    const request = { name: this.name, path, ...options }
+    const written = Effect.flatMap(RemoteFiles, (put) =>
+      put === undefined ? writeGuestFile(request, stream) : put(request, stream)
+    )
+    await run(this.runtime, written)
   }
 
   /** The entries of a directory, by name. */

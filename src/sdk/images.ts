@@ -2,12 +2,11 @@
  * Keeps images of a home directory from a Bun program: promises and async iterables over the same actor that the CLI uses. Boots
  * nothing (see Sandbox).
  */
-import { Effect, ManagedRuntime, Redacted, Stream } from "effect"
+import { Effect, Redacted, Stream } from "effect"
 import { ImageStore } from "../actors/ImageStore.ts"
 import type { CollectReport, ImageEvent, ImageHandle, ImageInspection, PullPolicy, Usage } from "../domain/image.ts"
 import type { Platform } from "../domain/platform.ts"
-import { type LayerOptions, layer } from "./effect.ts"
-import { type Runtime, run } from "./runtime.ts"
+import { type PlaceOptions, type Runtime, run, runtimeOf } from "./runtime.ts"
 
 export interface FetchOptions {
   /** Default: linux on this machine's CPU. */
@@ -38,8 +37,8 @@ type Store = ImageStore["Service"]
 export class Images implements AsyncDisposable {
   private readonly runtime: Runtime
 
-  constructor(options: LayerOptions = {}) {
-    this.runtime = ManagedRuntime.make(layer(options))
+  constructor(options: PlaceOptions = {}) {
+    this.runtime = runtimeOf(options)
   }
 
   /** Makes the image be here. Rejects with one of the tagged errors. */

@@ -2,7 +2,7 @@
  * Keeps models of a home directory from a Bun program: promises over the same actor that the CLI uses. Runs no model (see Sandbox
  * for mounting one).
  */
-import { Effect, ManagedRuntime, Stream } from "effect"
+import { Effect, Stream } from "effect"
 import { ModelCache } from "../actors/ModelCache.ts"
 import { InvalidInput } from "../domain/errors/plugin.ts"
 import {
@@ -16,8 +16,7 @@ import {
   ModelSpec
 } from "../domain/model.ts"
 import { fromWire, snakeCase, wireIssues } from "../domain/wire.ts"
-import { type LayerOptions, layer } from "./effect.ts"
-import { type Runtime, run } from "./runtime.ts"
+import { type PlaceOptions, type Runtime, run, runtimeOf } from "./runtime.ts"
 
 /** What registers a model; defaults as in docs/models.md. */
 export type NewModel = Omit<typeof ModelSpec.Encoded, "name"> & { readonly name: string }
@@ -46,8 +45,8 @@ const invalid = Effect.mapError(
 export class Models implements AsyncDisposable {
   private readonly runtime: Runtime
 
-  constructor(options: LayerOptions = {}) {
-    this.runtime = ManagedRuntime.make(layer(options))
+  constructor(options: PlaceOptions = {}) {
+    this.runtime = runtimeOf(options)
   }
 
   /** Registers a model; `pull` fetches its files. */

@@ -1,16 +1,55 @@
-/** Runs effects of the embedding as promises. Starts nothing by itself. */
-import { Cause, type Effect, Exit, type ManagedRuntime, Option } from "effect"
-import type { Bunker } from "../plugin/bunker.ts"
+/** Runs effects of the embedding as promises, over the actors of this process or of a server. Starts nothing by itself. */
+import { Cause, type Effect, Exit, ManagedRuntime, Option, Stream } from "effect"
+import { type LayerOptions, layer } from "./effect.ts"
+import { type Actors, remoteLayer, type ServerOptions } from "./remote.ts"
 
-export type Runtime = ManagedRuntime.ManagedRuntime<Bunker, unknown>
+/** Which Bunker a program uses. */
+export interface PlaceOptions extends LayerOptions {
+  /** Default: no server, everything in this process. With one, `home` means nothing, and paths of files that a sandbox mounts are the server's. */
+  readonly server?: ServerOptions
+}
 
-/** Rejects with the typed error itself, not with a wrapper. */
+export type Runtime = ManagedRuntime.ManagedRuntime<Actors, unknown>
+
+export const runtimeOf = ({ home, server }: PlaceOptions): Runtime =>
+  server === undefined
+    ? ManagedRuntime.make(layer(home === undefined ? {} : { home }))
+    : ManagedRuntime.make(remoteLayer(server))
+
+/** Rejects with the typed error itself, not with a wrapper; with the reason of the signal when that ended it. */
 export const run = async <A, E>(
   runtime: Runtime,
-  effect: Effect.Effect<A, E, Bunker>,
+  effect: Effect.Effect<A, E, Actors>,
   signal?: AbortSignal
 ): Promise<A> => {
+  signal?.throwIfAborted()
   const exit = await runtime.runPromiseExit(effect, signal === undefined ? {} : { signal })
   if (Exit.isSuccess(exit)) return exit.value
+  if (signal?.aborted === true && Cause.hasInterruptsOnly(exit.cause)) throw signal.reason
   throw Option.getOrElse(Cause.findErrorOption(exit.cause), () => Cause.squash(exit.cause))
+}
+
+/** The values of a stream, taken at the pace of the loop; leaving it, or the signal, ends the stream. */
+export async function* iterate<A, E>(
+  runtime: Runtime,
+  stream: Stream.Stream<A, E, Actors>,
+  signal?: AbortSignal
+): AsyncGenerator<A, void, void> {
+  const context = await runtime.context()
+  signal?.throwIfAborted()
+  const values = Stream.toAsyncIterableWith(stream, context)[Symbol.asyncIterator]()
+  const aborted = Promise.withResolvers<never>()
+  aborted.promise.catch(() => undefined)
+  const abort = () => aborted.reject(signal?.reason)
+  signal?.addEventListener("abort", abort, { once: true })
+  try {
+    while (true) {
+      const next = await Promise.race([values.next(), aborted.promise])
+      if (next.done === true) return
+      yield next.value
+    }
+  } finally {
+    signal?.removeEventListener("abort", abort)
+    await values.return?.()
+  }
 }

@@ -1,11 +1,22 @@
-/** Embeds real sandboxes in this process. */
+/** Real sandboxes through the one class: embedded in this process, and of a real server over TCP and a unix socket. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
-import { AlreadyExists, ExecFailed, FileFailed, FileNotFound, ImageNotFound, Sandbox } from "../../src/sdk/index.ts"
+import {
+  AlreadyExists,
+  ExecFailed,
+  FileFailed,
+  FileNotFound,
+  type Process,
+  Sandbox,
+  SandboxNotFound,
+  type SandboxOptions,
+  WrongState
+} from "../../src/sdk/index.ts"
 import { engine, program } from "../support/bunker.ts"
 import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+import { startServer, type TestServer } from "../support/server.ts"
 
 const busybox = busyboxPath()
 const agent = path.join(import.meta.dir, "../../guest/build/agent")
@@ -16,12 +27,15 @@ const missing = [
 ]
 if (missing.length > 0) console.warn(`skipped: embedding; missing: ${missing.join(", ")}`)
 
-describe.skipIf(missing.length > 0)("Sandbox", () => {
+const doors = ["embedded", "of a server over TCP", "of a server over a unix socket"] as const
+
+describe.skipIf(missing.length > 0).each(doors)("Sandbox %s", (door) => {
   const timeoutMs = 120_000
   const home = mkdtempSync(path.join(tmpdir(), "bk-"))
   const shared = mkdtempSync(path.join(tmpdir(), "bk-shared-"))
   const image = "test/busybox:1"
-  const options = { home, image, engine: engine as "qemu" }
+  let options: SandboxOptions = { home, image, engine: engine as "qemu" }
+  let server: TestServer | undefined
   let box: Sandbox
 
   beforeAll(async () => {
@@ -32,6 +46,10 @@ describe.skipIf(missing.length > 0)("Sandbox", () => {
     })
     expect(await child.exited).toBe(0)
     writeFileSync(path.join(shared, "file"), "of the host\n")
+    if (door !== "embedded") {
+      server = await startServer(home, door.endsWith("TCP") ? "tcp" : "unix")
+      options = { image, engine: engine as "qemu", server: server.options }
+    }
     const mounts = [{ source: shared, target: "/shared", readOnly: true }]
     const tmpfs = [{ target: "/scratch", sizeMb: 4 }]
     box = await Sandbox.create({
@@ -42,15 +60,28 @@ describe.skipIf(missing.length > 0)("Sandbox", () => {
       idleTimeoutMs: 3_600_000,
       maxDurationMs: 7_200_000,
       mounts,
-      tmpfs
+      tmpfs,
+      command: ["sh", "-c", "echo of main; while read line; do echo main got $line; done; exit 3"],
+      openStdin: true
     })
   }, timeoutMs)
 
   afterAll(async () => {
     await box.dispose()
+    await server?.stop()
     expect(readdirSync(path.join(home, "sandboxes"))).toEqual([])
     for (const directory of [home, shared]) rmSync(directory, { recursive: true, force: true })
   }, timeoutMs)
+
+  const gone = async (command: string) => {
+    for (let tries = 0; tries < 50; tries += 1) if (!(await box.exec(["ps"])).stdout.includes(command)) return
+    throw new Error(`"${command}" is still there`)
+  }
+  const words = async (main: Process) => {
+    let said = ""
+    for await (const { data } of main) said += new TextDecoder().decode(data)
+    return said
+  }
 
   test(
     "answers output and exit code",
@@ -82,7 +113,7 @@ describe.skipIf(missing.length > 0)("Sandbox", () => {
     "stands still while it is paused, and then runs on",
     async () => {
       await box.pause()
-      await expect(box.exec(["true"])).rejects.toMatchObject({ _tag: "WrongState", status: "paused" })
+      await expect(box.exec(["true"])).rejects.toBeInstanceOf(WrongState)
       await box.unpause()
       expect((await box.exec(["echo", "on"])).stdout).toBe("on\n")
     },
@@ -110,16 +141,127 @@ describe.skipIf(missing.length > 0)("Sandbox", () => {
   )
 
   test(
+    "joins the main command: input, output, logs, exit code; a second one sees the same",
+    async () => {
+      await using main = await box.attach()
+      await using watcher = await box.attach()
+      const watched = words(watcher)
+      await main.write("one\n")
+      await main.write(new TextEncoder().encode("two\n"))
+      await main.closeInput()
+      expect(await words(main)).toBe("main got one\nmain got two\n")
+      expect(await main.wait()).toEqual({ exitCode: 3 })
+      expect(await watched).toBe("main got one\nmain got two\n")
+      const lines: Array<string> = []
+      for await (const { stream, text } of box.logs()) lines.push(`${stream}:${text}`)
+      const streams = lines.join("")
+      expect(streams).toContain("stdout:of main\n")
+      expect(streams).toContain("exit:3")
+    },
+    timeoutMs
+  )
+
+  test(
+    "runs a command with a terminal that is typed to, resized and signalled",
+    async () => {
+      const shell = await box.spawn(["sh"], { tty: { cols: 91, rows: 33 }, openStdin: true })
+      expect(shell.pid).toBeGreaterThan(1)
+      await shell.write("stty size; read x; stty size; exec sleep 1000\n")
+      let said = ""
+      const steps = [
+        ["33 91", () => shell.resize({ cols: 70, rows: 20 }).then(() => shell.write("\n"))],
+        ["20 70", () => shell.kill(9)]
+      ] as const
+      let step = 0
+      for await (const { data } of shell) {
+        said += new TextDecoder().decode(data)
+        const next = steps[step]
+        if (next === undefined || !said.includes(next[0])) continue
+        step += 1
+        await next[1]()
+      }
+      expect(await shell.wait()).toEqual({ exitCode: 137 })
+    },
+    timeoutMs
+  )
+
+  test(
+    "ends a command whose time is up, or that a signal of the program gives up",
+    async () => {
+      const late = await box.exec(["sleep", "1000"], { timeoutMs: 300 })
+      expect(late).toEqual({ exitCode: 124, timedOut: true, stdout: "", stderr: "" })
+      const stop = new AbortController()
+      const given = box.exec(["sleep", "987"], { signal: stop.signal })
+      stop.abort(new RangeError("enough"))
+      await expect(given).rejects.toThrow("enough")
+      const stream = box.execStream(["sh", "-c", "echo on; exec sleep 987"], { signal: AbortSignal.timeout(1000) })
+      expect((await stream.next()).done).toBe(false)
+      await expect(stream.next()).rejects.toThrow()
+      await expect(box.exec(["true"], { signal: stop.signal })).rejects.toThrow("enough")
+      await gone("sleep 987")
+    },
+    timeoutMs
+  )
+
+  test(
+    "holds a command back whose output nobody reads, and loses none of it",
+    async () => {
+      const megabytes = 64
+      const script = `dd if=/dev/zero bs=65536 count=${megabytes * 16} 2> /dev/null; echo done > /tmp/flood`
+      const flood = await box.spawn(["sh", "-c", script])
+      let bytes = 0
+      for await (const { data } of flood) {
+        if (bytes === 0) {
+          // Nothing that could be waited for happens when nothing happens.
+          await Bun.sleep(1500)
+          await expect(box.files.stat("/tmp/flood")).rejects.toBeInstanceOf(FileNotFound)
+        }
+        bytes += data.length
+      }
+      expect(bytes).toBe(megabytes * 1024 * 1024)
+      expect((await box.files.stat("/tmp/flood")).size).toBe(5)
+    },
+    timeoutMs
+  )
+
+  test(
+    "gives a command input from a source at the pace it takes it, and ends it with a source that fails",
+    async () => {
+      const bytes = crypto.getRandomValues(new Uint8Array(100_000))
+      const source = async function* () {
+        for (let part = 0; part < 30; part += 1) yield bytes
+      }
+      const sum = new Bun.CryptoHasher("sha256").update(Buffer.concat(Array.from({ length: 30 }, () => bytes)))
+      expect((await box.exec(["sha256sum"], { stdin: source() })).stdout).toContain(sum.digest("hex"))
+      const broken = async function* () {
+        yield bytes
+        throw new RangeError("the source broke")
+      }
+      await expect(box.exec(["cat"], { stdin: broken() })).rejects.toThrow("the source broke")
+    },
+    timeoutMs
+  )
+
+  test(
+    "tells what it is and what it uses, and is reached a second time",
+    async () => {
+      expect(await box.info()).toMatchObject({ name: "box", status: "running", config: { memoryMb: 512 } })
+      expect((await box.stats()).guestMemoryTotal).toBeGreaterThan(100_000_000)
+      expect((await Sandbox.list(options)).map(({ name }) => String(name))).toEqual(["box"])
+      await using again = await Sandbox.get("box", options)
+      expect((await again.exec(["echo", "again"])).stdout).toBe("again\n")
+    },
+    timeoutMs
+  )
+
+  test(
     "streams output as it comes, and leaving the loop ends the command",
     async () => {
       for await (const { stream, data } of box.execStream(["sh", "-c", "echo first; exec sleep 986"])) {
         expect({ stream, text: new TextDecoder().decode(data) }).toEqual({ stream: "stdout", text: "first\n" })
         break
       }
-      for (let tries = 0; tries < 50; tries += 1) {
-        if (!(await box.exec(["ps"])).stdout.includes("sleep 986")) return
-      }
-      throw new Error("the command is still there")
+      await gone("sleep 986")
     },
     timeoutMs
   )
@@ -168,7 +310,7 @@ describe.skipIf(missing.length > 0)("Sandbox", () => {
       await expect(Sandbox.create({ ...options, name: "box" })).rejects.toBeInstanceOf(AlreadyExists)
       const unknown = Sandbox.create({ ...options, image: "127.0.0.1:1/not/here" })
       await expect(unknown).rejects.toMatchObject({ _tag: "RegistryUnavailable" })
-      expect(ImageNotFound).toBeDefined()
+      await expect(Sandbox.get("nobody", options)).rejects.toBeInstanceOf(SandboxNotFound)
     },
     timeoutMs
   )
