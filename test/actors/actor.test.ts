@@ -98,6 +98,18 @@ for (const [place, layer] of [
       })
     )
 
+    story("a stream that nobody reads holds up no other message", (actor) =>
+      Effect.gen(function* () {
+        const begun = yield* Deferred.make<void>()
+        const stalled = Stream.runForEach(actor.Watch({ count: 10_000 }), () =>
+          Effect.andThen(Deferred.succeed(begun, undefined), Effect.never)
+        )
+        yield* Effect.forkScoped(stalled)
+        yield* Deferred.await(begun)
+        for (let value = 1; value < 50; value += 1) expect(yield* actor.Add({ amount: 1 })).toBe(value)
+      }).pipe(Effect.scoped)
+    )
+
     story("handles one message at a time, in order", (actor) =>
       Effect.gen(function* () {
         most = 0
