@@ -12,7 +12,7 @@ import { ExecEvent, ExecRequest, exitCodeOf, MainRequest, mainCommand, mergeEnv,
 import type { RunDefaults } from "../domain/image.ts"
 import { mergeLimits } from "../domain/rlimits.ts"
 import type { SandboxConfig } from "../domain/sandbox.ts"
-import { TerminationReason } from "../domain/sandbox.ts"
+import { EndTimeoutMs, TerminationReason } from "../domain/sandbox.ts"
 import type { LogWriter } from "../store/logs.ts"
 import type { ExecHandle, ExecEvent as GuestEvent, GuestRequests } from "../vm/GuestChannel.ts"
 import { fileHandlers, KeeperFiles } from "./keeperFiles.ts"
@@ -42,10 +42,10 @@ export class KeeperProtocol extends RpcGroup.make(
   Rpc.make("Signal", { payload: { ...exec, signal: Schema.Int }, error: ExecErrors }),
   Rpc.make("Resize", { payload: { ...exec, size: TerminalSize }, error: ExecErrors }),
   /** Graceful within `timeoutMs`, then SIGKILL; answers when the VM has ended and that is recorded. */
-  Rpc.make("Stop", { payload: { timeoutMs: Schema.Int }, success: RunEnd }),
+  Rpc.make("Stop", { payload: { timeoutMs: EndTimeoutMs }, success: RunEnd }),
   Rpc.make("Kill", { success: RunEnd }),
   /** Takes no new commands, and stops when the last one has ended; answers then. */
-  Rpc.make("Drain", { payload: { timeoutMs: Schema.Int }, success: RunEnd }),
+  Rpc.make("Drain", { payload: { timeoutMs: EndTimeoutMs }, success: RunEnd }),
   Rpc.make("Pause", { error: PauseErrors }),
   /** Answers when the guest has the right time. */
   Rpc.make("Unpause", { error: PauseErrors }),

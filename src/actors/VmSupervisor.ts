@@ -28,7 +28,7 @@ import { ExecEvent, ExecRequest, MainRequest, TerminalSize } from "../domain/exe
 import { LogLine, LogQuery, type LogRequest } from "../domain/logs.ts"
 import { MachineProblem } from "../domain/machine.ts"
 import { parseName } from "../domain/name.ts"
-import { isLive, isTerminal, SandboxConfig, SandboxInfo, type Status } from "../domain/sandbox.ts"
+import { EndTimeoutMs, isLive, isTerminal, SandboxConfig, SandboxInfo, type Status } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { indexMachines } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
@@ -88,10 +88,10 @@ export class VmProtocol extends RpcGroup.make(
   Rpc.make("CloseInput", { payload: Command, error: ReachErrors }),
   Rpc.make("Signal", { payload: { ...Command, signal: Schema.Int }, error: ReachErrors }),
   Rpc.make("Resize", { payload: { ...Command, size: TerminalSize }, error: ReachErrors }),
-  Rpc.make("Stop", { payload: { ...Named, timeoutMs: Schema.Int }, success: RunEnd, error: ReachErrors }),
+  Rpc.make("Stop", { payload: { ...Named, timeoutMs: EndTimeoutMs }, success: RunEnd, error: ReachErrors }),
   Rpc.make("Kill", { payload: Named, success: RunEnd, error: ReachErrors }),
   /** Takes no new commands, and stops when the last one has ended; answers then. */
-  Rpc.make("Drain", { payload: { ...Named, timeoutMs: Schema.Int }, success: RunEnd, error: ReachErrors }),
+  Rpc.make("Drain", { payload: { ...Named, timeoutMs: EndTimeoutMs }, success: RunEnd, error: ReachErrors }),
   /** Makes a running sandbox stand still, with all that it holds. */
   Rpc.make("Pause", { payload: Named, error: ReachErrors }),
   /** Lets a paused one run on; answers when its clock is right again. */
@@ -99,7 +99,7 @@ export class VmProtocol extends RpcGroup.make(
   /** Says that a sandbox is used: its idle time begins anew. */
   Rpc.make("Touch", { payload: Named, error: ReachErrors }),
   /** Stops it in order when it runs, and boots it in the background. */
-  Rpc.make("Restart", { payload: { ...Named, timeoutMs: Schema.Int }, success: SandboxInfo, error: RestartErrors }),
+  Rpc.make("Restart", { payload: { ...Named, timeoutMs: EndTimeoutMs }, success: SandboxInfo, error: RestartErrors }),
   /** The main command of a foreground run has ended: ends the sandbox, which records the code. */
   Rpc.make("Finish", { payload: { ...Named, exitCode: Schema.Int }, success: RunEnd, error: ReachErrors }),
   Rpc.make("Wait", { payload: Named, success: RunEnd, error: ReachErrors }),
@@ -151,6 +151,9 @@ const make = (options: KeeperOptions) =>
     const find = (text: string) => Effect.flatMap(records.find(text), current)
 
     const create = Effect.fn("VmSupervisor.create")(function* (request: CreateRequest) {
+      for (const model of request.config.models ?? []) {
+        yield* models.Get({ name: model.name }).pipe(Effect.catchTag("RpcClientError", Effect.die))
+      }
       const name = yield* records.create(request, (old) => retire(old))
       return (yield* Effect.orDie(find(name))).info
     })

@@ -23,7 +23,8 @@ import {
 } from "../domain/image.ts"
 import { Platform } from "../domain/platform.ts"
 
-const Reference = Schema.String.check(Schema.isMaxLength(1024))
+/** Of any length: reading it says what is wrong with it. */
+const Reference = Schema.String
 
 const LoginFields = Schema.Struct({
   username: Schema.NonEmptyString.check(Schema.isMaxLength(1024)),

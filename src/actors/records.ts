@@ -13,7 +13,7 @@ import type { SafeName } from "../domain/name.ts"
 import { parseName } from "../domain/name.ts"
 import { portProblem } from "../domain/ports.ts"
 import { canonicalReference, parseReference } from "../domain/reference.ts"
-import { type SandboxConfig, type SandboxInfo, sizeProblem } from "../domain/sandbox.ts"
+import { commandProblem, type SandboxConfig, type SandboxInfo, sizeProblem } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { attemptFile, ensureDirectory, removeBelow } from "../store/files.ts"
 import { hasForgottenRoot } from "../store/imageCollection.ts"
@@ -38,9 +38,9 @@ export interface CreateRequest {
   readonly replace?: boolean
 }
 
-/** The engines would only say that the guest ended early. */
-const checkSize = (config: SandboxConfig): Effect.Effect<void, InvalidSpec> => {
-  const problem = sizeProblem(config)
+/** What only shows when it is too late: engines would say that the guest ended early, the guest that there is no such directory. */
+const checkGuest = (config: SandboxConfig): Effect.Effect<void, InvalidSpec> => {
+  const problem = sizeProblem(config) ?? commandProblem(config)
   return problem === undefined ? Effect.void : Effect.fail(new InvalidSpec(problem))
 }
 
@@ -135,7 +135,7 @@ export const makeRecords = Effect.gen(function* () {
         reason: "a sandbox that goes with its end can not start again; leave --rm away, or the restart policy"
       })
     }
-    yield* checkSize(config)
+    yield* checkGuest(config)
     const problem = mountProblem(config)
     if (problem !== undefined) return yield* new InvalidSpec({ field: "mounts", reason: problem })
     const clash = portProblem(config.ports ?? [])
@@ -169,7 +169,7 @@ export const makeRecords = Effect.gen(function* () {
     if (info.config.image === "") {
       return yield* new InvalidSpec({ field: "image", reason: `the definition of "${info.name}" names none` })
     }
-    yield* checkSize(info.config)
+    yield* checkGuest(info.config)
     const { imageDigest } = machine
     // The very manifest may be here under another name.
     if (imageDigest !== undefined && (yield* linkRootfs(db, info.id, imageDigest))) return

@@ -102,7 +102,7 @@ export const readEnvironment = Effect.fnUntraced(function* (
   const all: Array<string> = []
   for (const entry of [...lines, ...entries]) {
     if (nameOf(entry) === "")
-      return yield* new InvalidSpec({ field: "-e", reason: `"${entry}" has no name before "="` })
+      return yield* new InvalidSpec({ field: "-e", reason: `"${entry.slice(0, 64)}" has no name before "="` })
     if (entry.includes("=")) all.push(entry)
     else if (own[entry] !== undefined) all.push(`${entry}=${own[entry]}`)
   }
@@ -116,7 +116,8 @@ export const readLabels = Effect.fnUntraced(function* (
   const labels: Record<string, string> = {}
   for (const entry of entries) {
     const name = nameOf(entry)
-    if (name === "") return yield* new InvalidSpec({ field: "--label", reason: `"${entry}" has no name before "="` })
+    if (name === "")
+      return yield* new InvalidSpec({ field: "--label", reason: `"${entry.slice(0, 64)}" has no name before "="` })
     labels[name] = entry.slice(name.length + 1)
   }
   return labels

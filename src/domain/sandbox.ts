@@ -70,11 +70,25 @@ const kernelCpusMax = 16
 /** MiB without which a guest of so many processors does not boot: each one past the fourth needs some of its own (measured). */
 const memoryMbMin = (cpus: number): number => limits.memoryMbMin + 2 * Math.max(0, cpus - 4)
 
+interface Problem {
+  readonly field: string
+  readonly reason: string
+}
+
+/** The start of a text, for a message. */
+const shown = (text: string): string => (text.length > 64 ? `${text.slice(0, 64)}…` : text)
+
+/** What is wrong with what the commands of a sandbox are given, undefined for nothing. */
+export const commandProblem = ({ env, workdir = "" }: Pick<SandboxConfig, "env" | "workdir">): Problem | undefined => {
+  const nameless = env.find((entry) => entry.indexOf("=") < 1)
+  if (nameless !== undefined) return { field: "env", reason: `"${shown(nameless)}" is not KEY=value` }
+  return workdir === "" || workdir.startsWith("/")
+    ? undefined
+    : { field: "workdir", reason: `"${shown(workdir)}" is not an absolute path in the guest` }
+}
+
 /** What is wrong with a size that is within the bounds, undefined for nothing. */
-export const sizeProblem = ({
-  cpus,
-  memoryMb
-}: Pick<SandboxConfig, "cpus" | "memoryMb">): { readonly field: string; readonly reason: string } | undefined => {
+export const sizeProblem = ({ cpus, memoryMb }: Pick<SandboxConfig, "cpus" | "memoryMb">): Problem | undefined => {
   if (cpus > kernelCpusMax) {
     return {
       field: "cpus",
@@ -87,15 +101,19 @@ export const sizeProblem = ({
     : { field: "memory_mb", reason: `${memoryMb} MiB are too little for ${cpus} processors; the least is ${least} MiB` }
 }
 
-const Argument = Schema.String.check(Schema.isMaxLength(limits.argumentBytesMax)).check(Schema.isPattern(/^[^\0]*$/))
+const Argument = Schema.String.check(Schema.isMaxLength(limits.argumentBytesMax)).check(
+  Schema.isPattern(/^[^\0]*$/, { expected: "a string without NUL" })
+)
 
 /** An absolute path in the guest without `.` and `..` steps. */
-const GuestPath = Argument.check(Schema.isPattern(/^\/(?!.*(^|\/)\.{1,2}(\/|$))/)).check(Schema.isMaxLength(4096))
+const GuestPath = Argument.check(
+  Schema.isPattern(/^(?!.*\/\.{1,2}(\/|$))\//, { expected: 'an absolute path without the steps "." and ".."' })
+).check(Schema.isMaxLength(4096))
 
 /** A directory or file of the host that the guest sees (`-v`). */
 const Mount = Schema.Struct({
   /** Absolute path on the host; it must exist when the sandbox starts. */
-  source: Argument.check(Schema.isPattern(/^\//)),
+  source: Argument.check(Schema.isPattern(/^\//, { expected: "an absolute path" })),
   target: GuestPath,
   readOnly: Schema.Boolean
 })
@@ -159,6 +177,9 @@ export const ResourceLimit = Schema.Struct({
 export type ResourceLimit = typeof ResourceLimit.Type
 
 const Milliseconds = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: limits.durationMsMax }))
+
+/** How long a sandbox may take to end in order, in milliseconds; timers can wait no longer. */
+export const EndTimeoutMs = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 2 ** 31 - 1 }))
 
 /** What a sandbox is made from: the JSON in the `config` column. */
 export const SandboxConfig = Schema.Struct({

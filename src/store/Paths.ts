@@ -175,8 +175,14 @@ const make = Effect.fnUntraced(function* (
   }
   yield* Effect.forEach([root, ...Object.values(directories)], ensureDirectory).pipe(
     Effect.catchIf(
-      (error) => error._tag === "StoreFailed" && ["EEXIST", "ENOTDIR", "ELOOP", "ENAMETOOLONG"].includes(error.reason),
-      () => new HomeUnusable({ path: root, reason: "there is something else than a directory on its path" })
+      (error) => error._tag === "StoreFailed",
+      (error) =>
+        new HomeUnusable({
+          path: root,
+          reason: ["EEXIST", "ENOTDIR", "ELOOP", "ENAMETOOLONG"].includes(error.reason)
+            ? "there is something else than a directory on its path"
+            : `no directory can be made there (${error.reason})`
+        })
     )
   )
   const sessionFile = (name: string): SessionPaths => {

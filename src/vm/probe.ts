@@ -3,13 +3,15 @@
  * A device file proves nothing: there are machines whose /dev/kvm opens and can not run a kernel. Chooses no engine.
  *
  * - A result holds for one boot of the machine, one kernel, one build of library and agent.
- * - A guest that answered, or that failed on its own, is remembered; one that ran out of time is asked again after a while.
+ * - A guest that answered, or that failed on its own, is remembered; one that ran out of time is asked again after a while,
+ *   one that this machine's disks kept from starting at once.
  */
 
 import fs from "node:fs"
 import os from "node:os"
 import path from "node:path"
 import { Deferred, Effect, Option, Stream } from "effect"
+import { attemptFile } from "../store/files.ts"
 import { currentBootId } from "../store/processes.ts"
 import type { Engine, EngineKind, EngineOptions, VmProcess } from "./engineTypes.ts"
 import { FrameDecoder, FrameType } from "./frames.ts"
@@ -61,7 +63,8 @@ export const probe = Effect.fn("Engines.probe")(function* (
     reason: outcome.problem ?? `a guest booted in ${milliseconds} ms`,
     milliseconds
   }
-  const until = outcome.timedOut ? Date.now() + TIMEOUT_BELIEVED_MS : undefined
+  if (outcome.believed === "never") return { kind, ...result, cached: false }
+  const until = outcome.believed === "always" ? undefined : Date.now() + TIMEOUT_BELIEVED_MS
   yield* Effect.sync(() => {
     try {
       publish(file, JSON.stringify({ key, until, ...result }))
@@ -99,16 +102,17 @@ const readCache = (file: string, key: string): Known | undefined => {
 interface Outcome {
   /** What went wrong, or undefined. */
   readonly problem: string | undefined
-  readonly timedOut: boolean
+  /** Whether it is remembered. A full disk says nothing of the machine. */
+  readonly believed: "always" | "for a while" | "never"
   /** The failure is one that a second attempt often does not see. */
   readonly again: boolean
 }
 
-const fine: Outcome = { problem: undefined, timedOut: false, again: false }
+const fine: Outcome = { problem: undefined, believed: "always", again: false }
 
 const bootOnce = (engine: Engine): Effect.Effect<Outcome> =>
   Effect.acquireUseRelease(
-    Effect.sync(() => fs.mkdtempSync(path.join(os.tmpdir(), "bunker-probe-"))),
+    attemptFile("make directory", os.tmpdir(), () => fs.mkdtempSync(path.join(os.tmpdir(), "bunker-probe-"))),
     (runDir) =>
       Effect.gen(function* () {
         const consolePath = path.join(runDir, "console")
@@ -133,11 +137,16 @@ const bootOnce = (engine: Engine): Effect.Effect<Outcome> =>
         for (const fiber of fibers) fiber.interruptUnsafe()
         yield* vm.kill
         return Option.getOrElse(answer, () => silent(engine.kind, consolePath))
-      }).pipe(
-        Effect.scoped,
-        Effect.catch((failure) => Effect.succeed<Outcome>({ problem: failure.message, timedOut: false, again: false }))
-      ),
+      }).pipe(Effect.scoped),
     (runDir) => Effect.sync(() => fs.rmSync(runDir, { recursive: true, force: true }))
+  ).pipe(
+    Effect.catch((failure) =>
+      Effect.succeed<Outcome>({
+        problem: failure.message,
+        believed: ["StoreFailed", "DiskFull", "HomeUnusable"].includes(failure._tag) ? "never" : "always",
+        again: false
+      })
+    )
   )
 
 /** Waits for the agent's first frame. A connection that breaks is no answer: the agent calls again. */
@@ -167,7 +176,7 @@ const endedEarly = (exit: VmExit, consolePath: string): Outcome => {
   const said = lastLines(consolePath) || exit.output.trim()
   return {
     problem: `the VM ended (${how}) before its agent answered${said === "" ? "" : `: ${said}`}`,
-    timedOut: false,
+    believed: "always",
     // libkrun gives up on one start in some hundreds, and a guest that lost its interrupts ends with 0.
     again: refused || exit.code === 0
   }
@@ -176,7 +185,7 @@ const endedEarly = (exit: VmExit, consolePath: string): Outcome => {
 const silent = (kind: EngineKind, consolePath: string): Outcome => {
   const said = lastLines(consolePath)
   const problem = `the guest did not answer within ${TIMEOUT_MS[kind] / 1000} s${said === "" ? "" : `; it said last: ${said}`}`
-  return { problem, timedOut: true, again: false }
+  return { problem, believed: "for a while", again: false }
 }
 
 /** The last line of the console, as printable text. */

@@ -1,9 +1,19 @@
 import { describe, expect, test } from "bun:test"
-import { Effect, Exit } from "effect"
+import { Effect, Exit, Schema } from "effect"
 import { exitCodeOf, mainCommand, mergeEnv } from "../../src/domain/exec.ts"
 import { parseName } from "../../src/domain/name.ts"
-import { canTransition, isLive, isTerminal, predecessors, type Status, sizeProblem } from "../../src/domain/sandbox.ts"
+import {
+  canTransition,
+  commandProblem,
+  isLive,
+  isTerminal,
+  predecessors,
+  SandboxConfig,
+  type Status,
+  sizeProblem
+} from "../../src/domain/sandbox.ts"
 import { readSettings, settingsEnvironment } from "../../src/domain/settings.ts"
+import { config } from "../support/sandboxes.ts"
 
 describe("names", () => {
   const accepts = (name: string) => Exit.isSuccess(Effect.runSyncExit(parseName(name)))
@@ -50,6 +60,27 @@ test("a size says what is wrong with it: memory for so many processors, processo
       memoryMb,
       found: words === undefined ? undefined : (expect.stringContaining(words) as unknown as string)
     })
+  }
+})
+
+test("what commands are given is checked before a guest has it", () => {
+  const problem = (env: ReadonlyArray<string>, workdir?: string) =>
+    commandProblem({ env, ...(workdir === undefined ? {} : { workdir }) })
+  expect(problem(["A=", "B=1=2"], "/a/b")).toBeUndefined()
+  expect(problem([], "")).toBeUndefined()
+  expect(problem(["A=1", "nonsense"])).toEqual({ field: "env", reason: '"nonsense" is not KEY=value' })
+  expect(problem(["=x"])?.field).toBe("env")
+  expect(problem([`${"x".repeat(5000)}`])?.reason.length).toBeLessThan(100)
+  expect(problem([], "work")).toEqual({ field: "workdir", reason: '"work" is not an absolute path in the guest' })
+})
+
+test("targets in the guest take no step up, not even the first", () => {
+  const takes = (target: string) =>
+    Exit.isSuccess(Effect.runSyncExit(Schema.decodeUnknownEffect(SandboxConfig)({ ...config, tmpfs: [{ target }] })))
+  for (const target of ["/a", "/a/..b/c.", "/.a", "/a/...", "/"])
+    expect({ target, ok: takes(target) }).toEqual({ target, ok: true })
+  for (const target of ["/..", "/../x", "/.", "/a/../b", "/a/.", "a", "", "/./a"]) {
+    expect({ target, ok: takes(target) }).toEqual({ target, ok: false })
   }
 })
 

@@ -42,6 +42,29 @@ describe.skipIf(missing !== undefined)(`probe of ${engineKind}`, () => {
   )
 })
 
+describe.skipIf(missing !== undefined || process.getuid?.() === undefined)("a probe that a disk hindered", () => {
+  it.live("says so and is not remembered", () =>
+    Effect.gen(function* () {
+      const directory = yield* runDirectory
+      const options = freshCache(directory)
+      const before = process.env["TMPDIR"]
+      process.env["TMPDIR"] = path.join(directory, "missing")
+      const probe = withOptions(options, (engines) => engines.probe("qemu"))
+      const found = yield* probe.pipe(
+        Effect.ensuring(
+          Effect.sync(() => {
+            if (before === undefined) delete process.env["TMPDIR"]
+            else process.env["TMPDIR"] = before
+          })
+        )
+      )
+      expect(found).toMatchObject({ ok: false, cached: false })
+      expect(found.reason).toContain(path.join(directory, "missing"))
+      expect(fs.readdirSync(options.bootCacheDir).filter((name) => name.startsWith("probe"))).toEqual([])
+    })
+  )
+})
+
 describe("auto", () => {
   const none = {
     libkrun: "/nonexistent/libkrun.so.1",

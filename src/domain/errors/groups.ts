@@ -86,6 +86,8 @@ export const CreateErrors = Schema.Union([
   Vm.InvalidSpec,
   Vm.MountRefused,
   GuestIo.PortTaken,
+  Model.InvalidModelName,
+  Model.ModelNotFound,
   Vm.AlreadyExists,
   Vm.MachineConfigInvalid,
   // Of the sandbox that is replaced.

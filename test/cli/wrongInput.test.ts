@@ -1,0 +1,182 @@
+/** What people and programs get wrong, at both doors: one line that says what, why and what next, and nothing left behind. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import path from "node:path"
+import { Home } from "../support/bunker.ts"
+import { busyboxArchive } from "../support/busyboxImage.ts"
+import { busybox, mustSkip } from "../support/requirements.ts"
+
+const image = "test/busybox:1"
+const long = "y".repeat(5000)
+const timeoutMs = 120_000
+
+describe.skipIf(mustSkip("wrong input"))("wrong input", () => {
+  let home: Home
+  beforeAll(async () => {
+    home = new Home()
+    const archive = path.join(home.directory, "image.tar")
+    writeFileSync(archive, busyboxArchive(busybox!))
+    await home.must(["load", "-q", archive])
+    await home.serve()
+  }, timeoutMs)
+  afterAll(() => home.dispose(), timeoutMs)
+
+  const one = (stderr: string): string => {
+    expect(stderr).toStartWith("bunker: ")
+    expect(stderr).toEndWith("\n")
+    // One line, of a length that can be read, without what a terminal obeys.
+    expect(stderr.slice(0, -1)).not.toMatch(/[\x00-\x1f\x7f-\x9f]/)
+    expect(stderr.length).toBeLessThan(2000)
+    expect(stderr).not.toMatch(/internal error|\bat .*:\d+:\d+/)
+    return stderr
+  }
+  const nothingLeft = async () => {
+    expect((await home.http("GET", "/v1/sandboxes")).body).toEqual([])
+    expect(readdirSync(path.join(home.directory, "sandboxes"))).toEqual([])
+    expect(readdirSync(path.join(home.directory, "run"))).toEqual([])
+    expect(readdirSync(path.join(home.directory, "cache/tmp"))).toEqual([])
+  }
+
+  test(
+    "on the command line",
+    async () => {
+      const binary = path.join(home.directory, "binary")
+      writeFileSync(binary, Buffer.from(Array.from({ length: 4096 }, (_, index) => (index * 89 + 61) % 256)))
+      const cases: ReadonlyArray<readonly [args: ReadonlyArray<string>, ...words: ReadonlyArray<string>]> = [
+        [["create", long], "it has more than"],
+        [["pull", long], "it has more than"],
+        [["image", "inspect", long], "it has more than"],
+        [["run", long], "it has more than"],
+        [["create", "--memory", "-1", image], "--memory", "512m"],
+        [["create", "--memory", "9".repeat(30), image], "--memory", "integer"],
+        [["create", "--memory", "６４", image], "--memory"],
+        [["create", "--cpus", "17", image], "at most 16"],
+        [["create", "--disk", "99999999g", image], "--disk", "16777216"],
+        [["create", "--name", "\x1b[31mred", image], "\\u001b"],
+        [["create", "--name", "a\nb", image], "not a name"],
+        [["create", "-w", "work", image], "workdir", "absolute"],
+        [["create", "-e", "=x", image], "no name"],
+        [["create", "--env-file", binary, image], "bunker: -"],
+        [["create", "--env-file", "/nonexistent", image], "ENOENT"],
+        [["create", "-v", "/tmp:/../x", image], "absolute path without"],
+        [["create", "-v", `${home.directory}:/x`, image], "Bunker's own"],
+        [["create", "--tmpfs", "/x:size=-1", image], "size=64m"],
+        [["create", "-p", "70000:80", image], "70000"],
+        [["create", "--model", "nothere", image], "nothere", "bunker model"],
+        [["stop", "a\tb"], "not a name"],
+        [["load", binary], "not a tar archive"],
+        [["import", "/nonexistent", "x"], "no such file"],
+        [["save", "-o", "/nonexistent/x", image], "its directory does not exist"],
+        [["cp", "/nonexistent", "x:/y"], "no such file"]
+      ]
+      for (const [args, ...words] of cases) {
+        const { code, stdout, stderr } = await home.bunker(args)
+        expect({ args, code, stdout }).toEqual({ args, code: 125, stdout: "" })
+        for (const word of words) expect(one(stderr)).toContain(word)
+      }
+      await nothingLeft()
+    },
+    timeoutMs
+  )
+
+  test(
+    "over HTTP",
+    async () => {
+      const create = (config: unknown, more = {}) => ["POST", "/v1/sandboxes", { config, ...more }] as const
+      const cases: ReadonlyArray<
+        readonly [
+          request: readonly [method: string, where: string, body?: unknown],
+          status: number,
+          code: string,
+          word: string
+        ]
+      > = [
+        [create({}), 400, "InvalidInput", "config.image"],
+        [create({ image: long }), 400, "InvalidReference", "more than"],
+        [create({ image, memory_mb: 1e99 }), 400, "InvalidInput", "memory_mb"],
+        [create({ image, memory_mb: 64, cpus: 16 }), 400, "InvalidSpec", "88 MiB"],
+        [create({ image, workdir: "work" }), 400, "InvalidSpec", "workdir"],
+        [create({ image, env: ["nonsense"] }), 400, "InvalidSpec", "env"],
+        [create({ image, models: [{ name: "nothere", target: "/m" }] }), 404, "ModelNotFound", "nothere"],
+        [create({ image, tmpfs: [{ target: "/../x" }] }), 400, "InvalidInput", "absolute path without"],
+        [
+          create({ image, mounts: [{ source: "/nonexistent", target: "/x", read_only: true }] }),
+          422,
+          "MountRefused",
+          "exist"
+        ],
+        [create({ image }, { name: "\0" }), 400, "InvalidName", "\\u0000"],
+        [create({ image }, { bogus: 1 }), 400, "InvalidInput", "bogus"],
+        [["POST", "/v1/images/pull", { reference: long }], 400, "InvalidReference", "more than"],
+        [["GET", "/v1/sandboxes/%00"], 400, "InvalidName", "\\u0000"],
+        [["GET", "/v1/sandboxes/..%2f..%2fx"], 400, "InvalidName", "starts with"],
+        [["POST", "/v1/sandboxes/x/stop", { timeout_ms: -1 }], 400, "InvalidInput", "timeout_ms"],
+        [["POST", "/v1/sandboxes/x/stop", { timeout_ms: 2 ** 40 }], 400, "InvalidInput", "timeout_ms"],
+        [["DELETE", "/v1/sandboxes/x?force=maybe"], 400, "InvalidInput", "force"],
+        [["PATCH", "/v1/sandboxes/x"], 405, "MethodNotAllowed", "DELETE"]
+      ]
+      for (const [request, status, code, word] of cases) {
+        const answer = await home.http(...request)
+        const { code: said, error } = answer.body
+        expect({ request, status: answer.status, code: said }).toEqual({ request, status, code })
+        expect(error).toContain(word)
+      }
+      await nothingLeft()
+    },
+    timeoutMs
+  )
+
+  test(
+    "homes that can not be one",
+    async () => {
+      const directory = mkdtempSync(path.join(tmpdir(), "bkw-"))
+      const file = path.join(directory, "file")
+      writeFileSync(file, "")
+      const dangling = path.join(directory, "dangling")
+      symlinkSync("/nonexistent/x", dangling)
+      const closed = path.join(directory, "closed")
+      mkdirSync(closed)
+      chmodSync(closed, 0)
+      const homes = [
+        "/dev/null",
+        "/proc/x",
+        "/proc",
+        file,
+        path.join(file, "x"),
+        dangling,
+        path.join(directory, "l".repeat(120))
+      ]
+      // Nothing is closed to the superuser.
+      if (process.getuid?.() !== 0) homes.push(closed)
+      for (const each of homes) {
+        for (const args of [["ps"], ["create", image], ["serve"]]) {
+          const { code, stdout, stderr } = await home.bunker(args, { env: { BUNKER_HOME: each } })
+          expect({ each, args, code, stdout }).toEqual({ each, args, code: 125, stdout: "" })
+          expect(one(stderr)).toContain("set BUNKER_HOME")
+        }
+      }
+      rmSync(directory, { recursive: true, force: true })
+    },
+    timeoutMs
+  )
+
+  test(
+    "two programs that want the same at once: one has it, the other hears why",
+    async () => {
+      const tries = await Promise.all(
+        Array.from({ length: 6 }, () => home.bunker(["create", "-q", "--name", "same", image]))
+      )
+      expect(tries.filter(({ code }) => code === 0)).toHaveLength(1)
+      for (const { code, stderr } of tries) if (code !== 0) expect(one(stderr)).toContain("exists")
+      const gone = await Promise.all(Array.from({ length: 4 }, () => home.bunker(["rm", "same"])))
+      expect(gone.filter(({ code }) => code === 0).length).toBeGreaterThanOrEqual(1)
+      for (const { code, stderr } of gone) if (code !== 0) expect(one(stderr)).toContain("no sandbox")
+      const second = await home.bunker(["serve"])
+      expect(second.code).toBe(125)
+      one(second.stderr)
+      await nothingLeft()
+    },
+    timeoutMs
+  )
+})
