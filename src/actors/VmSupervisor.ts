@@ -151,9 +151,8 @@ const make = (options: KeeperOptions) =>
     const find = (text: string) => Effect.flatMap(records.find(text), current)
 
     const create = Effect.fn("VmSupervisor.create")(function* (request: CreateRequest) {
-      for (const model of request.config.models ?? []) {
-        yield* models.Get({ name: model.name }).pipe(Effect.catchTag("RpcClientError", Effect.die))
-      }
+      const known = Effect.forEach(request.config.models ?? [], (model) => models.Get({ name: model.name }))
+      yield* Effect.catchTag(known, "RpcClientError", Effect.die)
       const name = yield* records.create(request, (old) => retire(old))
       return (yield* Effect.orDie(find(name))).info
     })
