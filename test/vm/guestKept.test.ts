@@ -7,6 +7,7 @@ import { connectGuest, type ExecHandle, type GuestChannel, type KeptCommand } fr
 import { unixListenerTransport } from "../../src/vm/transport.ts"
 import { it } from "../support/it.ts"
 import { scratchDirectory, spawnAgent } from "../support/nativeAgent.ts"
+import { generator, seedOf } from "../support/random.ts"
 
 type Kept = ExecHandle & { readonly kept: KeptCommand }
 
@@ -200,6 +201,56 @@ describe("a kept command", () => {
       expect((yield* read(found, whole.length - found.kept.from)).Stdout).toBe(whole.slice(found.kept.from))
       // With a host it waits again, though it had given up waiting before.
       expect((yield* Effect.flip(second.reattach(whole.length + 1))).reason).toBe("bad_offset")
+    })
+  )
+
+  it.live("is heard whole, each byte once and in order, over hosts that break off anywhere", () =>
+    Effect.gen(function* () {
+      const { host } = yield* agent
+      const seed = seedOf("a kept command is heard whole")
+      const random = generator(seed)
+      const lines = 6000
+      const script = `i=0; while [ $i -lt ${lines} ]; do i=$((i+1)); echo $i; [ $((i % 7)) != 0 ] || echo e$i >&2; done; exit 6`
+      const first = yield* host
+      let handle = yield* first.start(script, { from: 5 })
+      let leave = first.leave
+      let offset = 5
+      const kept = { Stdout: "", Stderr: "" }
+      const ended: Array<number> = []
+      while (true) {
+        let left = random(random(20_000) + 1)
+        let unconfirmed = 0
+        // What came after the last byte that is written down is lost with this host.
+        yield* handle.events.pipe(
+          Stream.takeUntil((event) => {
+            if (!("data" in event)) {
+              ended.push("code" in event ? event.code : -1)
+              return true
+            }
+            left -= event.data.length
+            if (left < 0) return true
+            kept[event._tag] += text(event.data)
+            offset += event.data.length
+            unconfirmed += event.data.length
+            if (random(2) === 0) return false
+            handle.kept.confirm(unconfirmed)
+            unconfirmed = 0
+            return false
+          }),
+          Stream.runDrain
+        )
+        yield* leave
+        if (ended.length > 0) break
+        const next = yield* host
+        handle = yield* next.reattach(offset)
+        leave = next.leave
+        expect({ seed, from: handle.kept.from }).toEqual({ seed, from: offset })
+      }
+      expect({ seed, ended }).toEqual({ seed, ended: [6] })
+      const numbers = Array.from({ length: lines }, (_, index) => index + 1)
+      expect(kept.Stdout === numbers.map((each) => `${each}\n`).join("")).toBe(true)
+      const errors = numbers.filter((each) => each % 7 === 0).map((each) => `e${each}\n`)
+      expect(kept.Stderr === errors.join("")).toBe(true)
     })
   )
 

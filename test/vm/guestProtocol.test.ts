@@ -73,7 +73,8 @@ const rawExec = (
   transport: GuestTransport,
   control: Effect.Success<ReturnType<typeof rawControl>>,
   exec: number,
-  script: string
+  script: string,
+  more: object = {}
 ): Effect.Effect<
   { connection: GuestConnection; next: Effect.Effect<Frame | undefined>; pid: number },
   GuestChannelFailed,
@@ -81,7 +82,9 @@ const rawExec = (
 > =>
   Effect.gen(function* () {
     const place = yield* transport.exec(exec)
-    yield* control.connection.write(encodeJson(FrameType.Request, { id: 1000 + exec, ...command(exec, script) }))
+    yield* control.connection.write(
+      encodeJson(FrameType.Request, { id: 1000 + exec, ...command(exec, script), ...more })
+    )
     const connection = yield* place.connection
     const next = yield* reader(connection)
     expect(json(yield* next)).toEqual({ protocol: 1, kind: "exec", exec })
@@ -131,6 +134,16 @@ describe("the agent", () => {
         { ...command(1, "true"), tty: { cols: 70000, rows: 1 } },
         { op: "signal", exec: 1, signal: 65 },
         { op: "resize", exec: 1, cols: 1 },
+        { ...command(1, "true"), keep: 5 },
+        { ...command(1, "true"), keep: { name: "" } },
+        { ...command(1, "true"), keep: { name: "x".repeat(65) } },
+        { ...command(1, "true"), keep: { name: "a", from: -1 } },
+        { ...command(1, "true"), keep: { name: "a", from: 0.5 } },
+        { ...command(1, "true"), keep: { name: "a", hold_ms: 3_600_001 } },
+        { op: "reattach", exec: 1 },
+        { op: "reattach", name: "a" },
+        { op: "reattach", exec: 1, name: 1 },
+        { op: "reattach", exec: 1, name: "a", from: -1 },
         { op: "poweroff", signal: 15 },
         { op: "time", unix_ns: "x" }
       ]
@@ -185,6 +198,47 @@ describe("the agent", () => {
     })
   )
 
+  it.live("lets a kept process live on after malformed frames and wrong confirmations, and kills it on CLOSE", () =>
+    Effect.gen(function* () {
+      const transport = yield* rawAgent
+      const control = yield* rawControl(transport)
+      const { pid, ...first } = yield* rawExec(transport, control, 1, "echo x; exec sleep 1000", {
+        keep: { name: "a" }
+      })
+      expect((yield* first.next)!.type).toBe(FrameType.Data)
+      const again = (exec: number) =>
+        Effect.gen(function* () {
+          const place = yield* transport.exec(exec)
+          const reattach = { id: exec, op: "reattach", exec, name: "a", from: 0 }
+          yield* control.connection.write(encodeJson(FrameType.Request, reattach))
+          const connection = yield* place.connection
+          const next = yield* reader(connection)
+          expect(json(yield* next)).toMatchObject({ exec, from: 0, said: 2, unread: 0, stdin: true })
+          yield* connection.write(encodeJson(FrameType.Hello, { protocol: 1 }))
+          expect(json(yield* control.next)).toMatchObject({ id: exec, ok: true, pid })
+          expect((yield* next)!.payload.length).toBe(2)
+          return { connection, next }
+        })
+      const three = Uint8Array.of(3, 0, 0, 0)
+      const wrong = [
+        new TextEncoder().encode("garbage"),
+        encodeFrame(FrameType.Ack, 1, three),
+        encodeFrame(FrameType.Ack, 2, three),
+        encodeFrame(FrameType.Data, 1, three)
+      ]
+      for (const [index, bytes] of wrong.entries()) {
+        const { connection, next } = yield* again(100 + index)
+        yield* connection.write(bytes)
+        expect(yield* next).toBeUndefined()
+      }
+      const last = yield* again(200)
+      expect(existsSync(`/proc/${pid}`)).toBe(true)
+      yield* last.connection.write(encodeFrame(FrameType.Close, 0))
+      yield* gone(pid)
+      expect(yield* control.request({ op: "reattach", exec: 300, name: "a" })).toMatchObject({ error: "not_found" })
+    })
+  )
+
   it.live("ends the wait of an exec whose HELLO is wrong", () =>
     Effect.gen(function* () {
       const transport = yield* rawAgent
@@ -230,6 +284,19 @@ describe("the host's listener", () => {
       }
       const guest = connectGuest(transport).pipe(Effect.map((channel) => channel.hello.agent))
       expect(yield* Effect.scoped(guest)).toBe("0")
+    })
+  )
+
+  it.live("knows of an agent that keeps no commands, and says so", () =>
+    Effect.gen(function* () {
+      const path = join(yield* scratchDirectory, "guest.sock")
+      const transport = yield* unixListenerTransport(path)
+      const agent = yield* dial(path)
+      yield* say(agent, controlHello)
+      const guest = yield* connectGuest(transport)
+      expect(yield* guest.keeps).toBe(false)
+      const refused = yield* Effect.flip(guest.reattach("main", 0))
+      expect(refused).toMatchObject({ _tag: "ReattachRefused", reason: "unsupported" })
     })
   )
 
