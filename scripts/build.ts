@@ -64,7 +64,14 @@ await build({
   entrypoints: [source("compiled"), path.join(plugins, "compiledPlugins.js")],
   naming: "[name].[ext]",
   splitting: true,
-  compile: { outfile: aside },
+  compile: {
+    outfile: aside,
+    // Bun's habit of reading these from wherever it is started would run a stranger's code and take a stranger's settings.
+    autoloadBunfig: false,
+    autoloadDotenv: false,
+    autoloadPackageJson: false,
+    autoloadTsconfig: false
+  },
   bytecode: true
 })
 fs.rmSync(plugins, { recursive: true })

@@ -18,6 +18,7 @@ import type { ExecHandle, ExecEvent as GuestEvent, GuestRequests } from "../vm/G
 import { fileHandlers, KeeperFiles } from "./keeperFiles.ts"
 import { type MainCommand, mainExec } from "./mainCommand.ts"
 import type { Pausing } from "./pausing.ts"
+import type { Traffic } from "./ports.ts"
 import { KeeperStats, type Measured, sampleStats } from "./sandboxStats.ts"
 
 /** How a run ended. */
@@ -78,6 +79,8 @@ export interface KeptVm {
   /** True once somebody has said why. */
   readonly ending: () => boolean
   readonly use: VmUse
+  /** What its published ports carried since this process keeps it. */
+  readonly traffic: Traffic
   /** Says that the sandbox is used now: it does not count as idle. */
   readonly activity: () => void
   /** Records that it is about to end in order. */

@@ -27,6 +27,16 @@ export class Lease extends Schema.Class<Lease>("Lease")({
   expiresAt: Schema.Int
 }) {}
 
+/** A lease that is held, for whoever looks; its token is its holder's alone. */
+export class HeldLease extends Schema.Class<HeldLease>("HeldLease")({
+  /** `maintenance`: a task that one process at a time may do. `content`: content that is in use and is not collected. */
+  kind: Schema.Literals(["maintenance", "content"]),
+  /** Name of the task; digest of the content. */
+  name: Schema.String,
+  /** When it ends unless it is renewed, unix milliseconds. */
+  expiresAt: Schema.Int
+}) {}
+
 const milliseconds = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 86_400_000 }))
 const WithLeaseLost = Schema.Union([LeaseLost, ...DatabaseErrors.members])
 
@@ -65,7 +75,9 @@ export class LeaseProtocol extends RpcGroup.make(
     payload: { token: Schema.NonEmptyString, durationMs: milliseconds },
     error: DatabaseErrors
   }),
-  Rpc.make("DropContent", { payload: { token: Schema.NonEmptyString }, error: DatabaseErrors })
+  Rpc.make("DropContent", { payload: { token: Schema.NonEmptyString }, error: DatabaseErrors }),
+  /** What is held now: maintenance first, the first thousand content leases by name. */
+  Rpc.make("List", { success: Schema.Array(HeldLease), error: DatabaseErrors })
 ) {}
 
 /** Every statement that this actor runs; a test asks EXPLAIN QUERY PLAN about each. */
@@ -87,6 +99,10 @@ export const statements = {
   hold: "INSERT INTO content_lease (token, resource, expires_at) VALUES (?, ?, ?) ON CONFLICT (token, resource) DO UPDATE SET expires_at = excluded.expires_at",
   renewContent: "UPDATE content_lease SET expires_at = ? WHERE token = ?",
   dropContent: "DELETE FROM content_lease WHERE token = ?",
+  heldTasks:
+    "SELECT name, lease_expires_at AS expires_at FROM maintenance_lease WHERE lease_expires_at > ? ORDER BY name",
+  heldContent:
+    "SELECT resource AS name, max(expires_at) AS expires_at FROM content_lease WHERE expires_at > ? GROUP BY resource ORDER BY resource LIMIT 1000",
   held: "SELECT 1 AS held FROM content_lease WHERE resource = ? AND expires_at > ? LIMIT 1"
 } as const
 
@@ -159,7 +175,17 @@ const behaviour = Effect.gen(function* () {
     })
   })
 
+  const list = Effect.gen(function* () {
+    const now = yield* Clock.currentTimeMillis
+    const read = Effect.fnUntraced(function* (kind: HeldLease["kind"], sql: string) {
+      const rows = yield* db.all<{ readonly name: string; readonly expires_at: number }>(sql, [now])
+      return rows.map((row) => new HeldLease({ kind, name: row.name, expiresAt: row.expires_at }))
+    })
+    return [...(yield* read("maintenance", statements.heldTasks)), ...(yield* read("content", statements.heldContent))]
+  }).pipe(Effect.withSpan("LeaseManager.list"))
+
   return LeaseProtocol.of({
+    List: () => list,
     TryAcquire: tryAcquire,
     Renew: ({ lease, durationMs }) => renew(lease, durationMs),
     Complete: ({ lease }) => complete(lease),

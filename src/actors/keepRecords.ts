@@ -44,6 +44,7 @@ export const keepRecords = Effect.fnUntraced(function* (
   const ended = yield* Deferred.make<RunEnd>()
   let expected: RunEnd | undefined
   const use = { commands: 0, touches: 0 }
+  const traffic = { received: 0, sent: 0 }
   const paths = yield* Paths
   const console_ = yield* openConsole(paths.sandbox(info.name))
   const settle = settleDefinition(info)
@@ -80,6 +81,7 @@ export const keepRecords = Effect.fnUntraced(function* (
     expect: (end) => void (expected ??= end),
     ending: () => expected !== undefined,
     use,
+    traffic,
     activity: () => void (use.touches += 1),
     markDraining: Effect.asVoid(
       Effect.ignore(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, "draining", now)))
@@ -91,7 +93,8 @@ export const keepRecords = Effect.fnUntraced(function* (
       cpus: info.config.cpus,
       pid: vm.identity.pid,
       directory: paths.sandbox(info.name).directory,
-      guest: pausing.stats
+      guest: pausing.stats,
+      traffic
     }
   }
 })

@@ -31,7 +31,15 @@ export interface Published {
     readonly channel: GuestRequests
     readonly ended: Deferred.Deferred<RunEnd>
     readonly activity?: () => void
+    /** Counts what is carried. */
+    readonly traffic?: Traffic
   }) => Effect.Effect<void, never, Scope.Scope>
+}
+
+/** Bytes that a sandbox's network carried, seen from the guest; whoever carries adds to it. */
+export interface Traffic {
+  received: number
+  sent: number
 }
 
 const PortsFile = Schema.fromJsonString(Schema.Array(PublishedPort))
@@ -146,7 +154,8 @@ export const publishPorts = Effect.fn("Ports.publish")(function* (info: SandboxI
       for (const [socket] of waiting.splice(0)) socket.resetAndDestroy()
     })
   )
-  const open: Published["open"] = Effect.fnUntraced(function* ({ channel, ended, activity = () => {} }) {
+  const open: Published["open"] = Effect.fnUntraced(function* (vm) {
+    const { channel, ended, activity = () => {}, traffic = { received: 0, sent: 0 } } = vm
     if (servers.length === 0) return
     const slots = yield* Semaphore.make(Math.min(connectionsMax, channel.streamsMax))
     const run = Effect.runForkWith(yield* Effect.context<Scope.Scope>())
@@ -156,7 +165,7 @@ export const publishPorts = Effect.fn("Ports.publish")(function* (info: SandboxI
       if (held >= waitingMax) return void socket.resetAndDestroy()
       held += 1
       run(
-        carry(socket, channel.dial(port.guestPort), activity).pipe(
+        carry(socket, channel.dial(port.guestPort), { activity, traffic }).pipe(
           slots.withPermits(1),
           Effect.ensuring(Effect.sync(() => void (held -= 1))),
           Effect.forkIn(scope)
@@ -176,15 +185,22 @@ export const publishPorts = Effect.fn("Ports.publish")(function* (info: SandboxI
   return { open } satisfies Published
 })
 
+interface Observer {
+  readonly activity: () => void
+  readonly traffic: Traffic
+}
+
 /** Carries one connection to its end; one that does not end in order is reset. */
-const carry = <E>(socket: net.Socket, dial: Effect.Effect<DialedConnection, E, Scope.Scope>, activity: () => void) => {
+const carry = <E>(socket: net.Socket, dial: Effect.Effect<DialedConnection, E, Scope.Scope>, observer: Observer) => {
   let orderly = false
   const both = Effect.gen(function* () {
     const dialed = yield* dial
-    yield* Effect.forkScoped(upstream(socket, dialed, activity))
+    yield* Effect.forkScoped(upstream(socket, dialed, observer))
     yield* Stream.runForEach(dialed.incoming, (piece) => {
-      activity()
-      return piece === "End" ? Effect.sync(() => void socket.end()) : write(socket, piece)
+      observer.activity()
+      if (piece === "End") return Effect.sync(() => void socket.end())
+      observer.traffic.sent += piece.length
+      return write(socket, piece)
     })
     // The last bytes may still be on their way to the client.
     yield* finished(socket)
@@ -212,14 +228,19 @@ const broken = (socket: net.Socket): Effect.Effect<void> =>
   })
 
 /** Client to guest, one piece at a time: nothing is read while the guest has enough. */
-const upstream = Effect.fnUntraced(function* (socket: net.Socket, dialed: DialedConnection, activity: () => void) {
+const upstream = Effect.fnUntraced(function* (socket: net.Socket, dialed: DialedConnection, observer: Observer) {
   const run = Effect.runForkWith(yield* Effect.context<never>())
   yield* Effect.callback<void>((resume) => {
     socket.on("data", (bytes: Buffer) => {
-      activity()
+      observer.activity()
       socket.pause()
       const passed = Effect.andThen(
-        Effect.ignore(dialed.write(bytes)),
+        Effect.ignore(
+          Effect.andThen(
+            dialed.write(bytes),
+            Effect.sync(() => void (observer.traffic.received += bytes.length))
+          )
+        ),
         Effect.sync(() => void socket.resume())
       )
       run(passed)

@@ -13,6 +13,7 @@ import { diskUsage } from "../store/files.ts"
 import type { GuestStats } from "../vm/guestMessages.ts"
 import type { Unreachable } from "./Actor.ts"
 import type { KeeperAddress } from "./keepers.ts"
+import type { Traffic } from "./ports.ts"
 
 export const KeeperStats = RpcGroup.make(Rpc.make("Sample", { success: SandboxStats, error: ExecErrors }))
 
@@ -36,6 +37,7 @@ export interface Measured {
   readonly directory: string
   /** The guest's own numbers. */
   readonly guest: Effect.Effect<GuestStats, GuestChannelFailed>
+  readonly traffic: Traffic
 }
 
 /** Clock ticks of /proc/PID/stat: USER_HZ is 100 on every Linux that libkrun runs on. */
@@ -88,8 +90,8 @@ export const sampleStats = Effect.fn("Keeper.sample")(function* (measured: Measu
     guestDiskUsed: disk - (guest.disk_free ?? 0),
     guestDiskTotal: disk,
     hostDisk: diskUsage(directory),
-    networkReceived: 0,
-    networkSent: 0,
+    networkReceived: measured.traffic.received,
+    networkSent: measured.traffic.sent,
     commands
   }
 })

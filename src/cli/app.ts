@@ -196,7 +196,7 @@ export const runApp = async (program: Program, given: ReadonlyArray<string>): Pr
 }
 
 /**
- * The first SIGINT or SIGTERM belongs to a command in a guest when one is attached (see terminal.ts); otherwise, and at the second
+ * The first SIGINT or SIGTERM is terminal.ts's when a command in a guest is attached; otherwise, and at the second
  * one, this program is interrupted, which cleans up. Answers a function that tells the number of the signal that did it.
  */
 const interruptOnSecondSignal = (stop: AbortController): (() => number) => {

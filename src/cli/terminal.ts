@@ -19,10 +19,17 @@ export interface Attachment<E> {
   readonly shared?: boolean
 }
 
-/** Bytes of one input message: what one frame to the guest holds. */
+/** Bytes of one piece of input: what one frame to the guest holds; and pieces that wait, which make one message. */
 const inputBytes = 65_536
+const inputPiecesMax = 8
 
-const SIGNALS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1, SIGQUIT: 3, SIGUSR1: 10, SIGUSR2: 12 } as const
+/** Signals that a command gets in our place. */
+const passed = { SIGUSR1: 10, SIGUSR2: 12 } as const
+/**
+ * Those as well for a command without a terminal. With one they end us: what is meant for the command is typed, and shells do not
+ * heed SIGTERM.
+ */
+const ending = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGTERM: 15 } as const
 
 const windowSize = () => ({ cols: process.stdout.columns || 80, rows: process.stdout.rows || 24 })
 
@@ -46,7 +53,8 @@ export const attach = Effect.fn("Cli.attach")(function* <E>(options: Attachment<
   const tell = <E>(message: (exec: number) => Effect.Effect<unknown, E>) =>
     Effect.flatMap(Deferred.await(started), (exec) => Effect.ignore(message(exec)))
 
-  const left = yield* Deferred.make<void>()
+  /** With our exit code, or undefined when we are to leave the command alone. */
+  const left = yield* Deferred.make<number | undefined>()
   const modes = new TerminalModes()
   if (options.tty) yield* rawMode(modes)
   if (options.interactive) {
@@ -57,15 +65,21 @@ export const attach = Effect.fn("Cli.attach")(function* <E>(options: Attachment<
       return typed.detached ? Effect.andThen(sent, Deferred.succeed(left, undefined)) : sent
     }
     const end = options.shared === true ? Effect.void : tell((exec) => vms.CloseInput({ name, exec }))
-    yield* Effect.forkScoped(Stream.runForEach(stdin, send).pipe(Effect.andThen(end)))
+    // All that came while the last message was under way goes with the next.
+    const sendAll = (pieces: ReadonlyArray<Uint8Array>) =>
+      send(pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces))
+    yield* Effect.forkScoped(Stream.runForEachArray(stdin, sendAll).pipe(Effect.andThen(end)))
   }
   const own = yield* Effect.context<never>()
   const run = Effect.runForkWith(own)
   if (options.tty) {
     yield* listen(process.stdout, "resize", () => run(tell((exec) => vms.Resize({ name, exec, size: windowSize() }))))
   }
-  for (const [signal, number] of Object.entries(SIGNALS)) {
+  for (const [signal, number] of Object.entries(options.tty ? passed : { ...passed, ...ending })) {
     yield* listen(process, signal, () => run(tell((exec) => vms.Signal({ name, exec, signal: number }))))
+  }
+  for (const [signal, number] of Object.entries(options.tty ? ending : {})) {
+    yield* listen(process, signal, () => Deferred.doneUnsafe(left, Effect.succeed(128 + number)))
   }
 
   let code = 125
@@ -99,7 +113,7 @@ export const attach = Effect.fn("Cli.attach")(function* <E>(options: Attachment<
     Stream.runDrain,
     Effect.map((): number | undefined => code)
   )
-  return yield* Effect.raceFirst(whole, Effect.as(Deferred.await(left), undefined))
+  return yield* Effect.raceFirst(whole, Deferred.await(left))
 }, Effect.scoped)
 
 /** What is typed or piped, in pieces of one frame; stdin rests while the guest has enough to read. */
@@ -111,6 +125,9 @@ const stdin: Stream.Stream<Uint8Array> = Stream.callback<Uint8Array>(
         const pieces: Array<Uint8Array> = []
         for (let at = 0; at < chunk.length; at += inputBytes)
           pieces.push(new Uint8Array(chunk.subarray(at, at + inputBytes)))
+        // Synchronously while there is room: to pause and resume costs more than to carry the bytes.
+        while (pieces.length > 0 && Queue.sizeUnsafe(queue) < inputPiecesMax) Queue.offerUnsafe(queue, pieces.shift()!)
+        if (pieces.length === 0) return
         process.stdin.pause()
         run(
           Effect.andThen(
@@ -127,17 +144,26 @@ const stdin: Stream.Stream<Uint8Array> = Stream.callback<Uint8Array>(
       process.stdin.resume()
       return yield* Effect.never
     }),
-  { bufferSize: 8, strategy: "suspend" }
+  { bufferSize: inputPiecesMax, strategy: "suspend" }
 )
 
-/** Raw until the scope closes or the process ends; then the terminal is as it was, whatever the guest did to it. */
+/** Raw until the scope closes, or the process stops or ends; then the terminal is as it was, whatever the guest did to it. */
 const rawMode = (modes: TerminalModes): Effect.Effect<void, never, Scope.Scope> => {
   const restore = () => {
     const undo = modes.undo()
     if (undo !== "" && process.stdout.isTTY) lastBytes(undo)
     process.stdin.setRawMode(false)
   }
-  return Effect.acquireRelease(
+  const stop = () => {
+    restore()
+    process.kill(process.pid, "SIGSTOP")
+  }
+  const goOn = () => {
+    // A shell may have changed it meanwhile, and what is raw already is not made raw again.
+    process.stdin.setRawMode(false)
+    process.stdin.setRawMode(true)
+  }
+  const raw = Effect.acquireRelease(
     Effect.sync(() => {
       process.stdin.setRawMode(true)
       process.once("exit", restore)
@@ -148,6 +174,7 @@ const rawMode = (modes: TerminalModes): Effect.Effect<void, never, Scope.Scope> 
         restore()
       })
   )
+  return raw.pipe(Effect.andThen(listen(process, "SIGTSTP", stop)), Effect.andThen(listen(process, "SIGCONT", goOn)))
 }
 
 const listen = (

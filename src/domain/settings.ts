@@ -40,6 +40,8 @@ export interface Settings {
   /** `BUNKER_AGENT_TIMEOUT`: how long the agent of a sandbox may be mute before the sandbox is ended, like `60s`, its default. */
   readonly agentTimeout: string | undefined
   readonly path: string
+  /** `BUN_JSC_…`: options of the JavaScript engine that this program runs on; none but for odd machines. */
+  readonly runtime: Readonly<Record<string, string>>
 }
 
 /** Default of `BUNKER_AGENT_TIMEOUT`, in milliseconds. */
@@ -93,7 +95,12 @@ export const readSettings = (env: Environment, cwd: string, fallbackHome: string
     images: given(env["BUNKER_IMAGES"]),
     engine: given(env["BUNKER_ENGINE"]),
     agentTimeout: given(env["BUNKER_AGENT_TIMEOUT"]),
-    path: given(env["PATH"]) ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    path: given(env["PATH"]) ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    runtime: Object.fromEntries(
+      Object.entries(env).flatMap(([key, value]) =>
+        key.startsWith("BUN_JSC_") && value !== undefined ? [[key, value]] : []
+      )
+    )
   }
 }
 
@@ -101,6 +108,7 @@ export const readSettings = (env: Environment, cwd: string, fallbackHome: string
 export const settingsEnvironment = (settings: Settings): Readonly<Record<string, string>> =>
   Object.fromEntries(
     Object.entries({
+      ...settings.runtime,
       BUNKER_HOME: settings.home,
       BUNKER_LIBKRUN: settings.libkrun,
       BUNKER_LIBKRUNFW: settings.libkrunfw,

@@ -23,8 +23,9 @@ export const SandboxStats = Schema.Struct({
   guestDiskTotal: Schema.Int,
   /** Blocks of the host's disk under it: the writable disk and the logs. */
   hostDisk: Schema.Int,
-  /** Bytes that published ports and allowed connections brought to the guest. */
+  /** Payload bytes that published ports brought to the guest since its keeper looks after it: a sandbox has no other network. */
   networkReceived: Schema.Int,
+  /** The same of what came from the guest. */
   networkSent: Schema.Int,
   /** Commands that run in it, the main command included. */
   commands: Schema.Int

@@ -72,9 +72,11 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       InstallClear: "leases:install",
       HoldContent: "leases:write",
       RenewContent: "leases:write",
-      DropContent: "leases:write"
+      DropContent: "leases:write",
+      List: "leases:read"
     },
-    layer: () => LeaseManager.layer
+    layer: () => LeaseManager.layer,
+    routes: [{ method: "GET", path: "/v1/leases", message: "List" }]
   }),
   definePlugin({
     name: "sweeper",

@@ -5,7 +5,7 @@
 
 import fs from "node:fs"
 import path from "node:path"
-import { Effect } from "effect"
+import { Effect, Schedule } from "effect"
 import { DiskFull, HomeUnusable, StoreFailed } from "../domain/errors/store.ts"
 import { publishing } from "../domain/failpoint.ts"
 import { punchHole } from "../ffi/posix.ts"
@@ -171,6 +171,10 @@ export const writeAtomic = (
     { mode: options.mode ?? 0o600, ...(options.kind === undefined ? {} : { kind: options.kind }) }
   )
 
+/** A directory that somebody still writes into: milliseconds until the next try, and tries. */
+const removeAgainMs = 50
+const removeTimesMax = 40
+
 /**
  * Removes a directory below `root` and all that is in it, following no symbolic link; a missing one counts as removed.
  * Answers false when something in it could not be removed.
@@ -183,15 +187,22 @@ export const removeBelow = (root: string, directory: string): Effect.Effect<bool
         new StoreFailed({ operation: "remove", path: directory, reason: `it is not a child of ${root}` })
       )
     }
-    return Effect.sync(() => {
+    const attempt = Effect.sync((): boolean | "busy" => {
       try {
         // rmSync unlinks a symbolic link instead of following it, at the top and below.
         fs.rmSync(directory, { recursive: true, force: true })
         return !fs.existsSync(directory)
-      } catch {
-        return false
+      } catch (cause) {
+        return (cause as NodeJS.ErrnoException).code === "ENOTEMPTY" ? "busy" : false
       }
     })
+    // Whoever still writes into it, like a keeper that ends, is done soon.
+    const again = Effect.repeat(attempt, {
+      while: (done) => done === "busy",
+      schedule: Schedule.spaced(removeAgainMs),
+      times: removeTimesMax
+    })
+    return Effect.map(again, (done) => done === true)
   })
 
 /** Bytes that a file or tree occupies on the disk (blocks, not lengths); symbolic links are not followed; 0 when missing. */

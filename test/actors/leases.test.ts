@@ -36,6 +36,23 @@ describe("LeaseManager", () => {
     }).pipe(Effect.provide(environment))
   )
 
+  it.effect("shows what is held and by when it ends, without the secrets of the holders", () =>
+    Effect.gen(function* () {
+      const leases = yield* LeaseManager
+      expect(yield* leases.List()).toEqual([])
+      yield* leases.TryAcquire(claim)
+      yield* leases.HoldContent({ token: "t1", resources: ["sha256:b", "sha256:a"], durationMs: 5000 })
+      yield* leases.HoldContent({ token: "t2", resources: ["sha256:a"], durationMs: 9000 })
+      expect((yield* leases.List()).map((each) => ({ ...each }))).toEqual([
+        { kind: "maintenance", name: "sweep", expiresAt: 10_000 },
+        { kind: "content", name: "sha256:a", expiresAt: 9000 },
+        { kind: "content", name: "sha256:b", expiresAt: 5000 }
+      ])
+      yield* TestClock.adjust("9 seconds")
+      expect((yield* leases.List()).map(({ name }) => name)).toEqual(["sweep"])
+    }).pipe(Effect.provide(environment))
+  )
+
   it.effect("a renewed lease lives on, and one that ended can not be renewed", () =>
     Effect.gen(function* () {
       const leases = yield* LeaseManager

@@ -27,6 +27,7 @@ const fakeVm = Effect.fnUntraced(function* (
     expect: (reason) => void (expected ??= reason),
     ending: () => expected !== undefined,
     use,
+    traffic: { received: 0, sent: 0 },
     activity: () => void (use.touches += 1),
     markDraining: Effect.void,
     kill: Effect.asVoid(end),

@@ -4,7 +4,7 @@ import fs from "node:fs"
 import net from "node:net"
 import { Deferred, Effect, Exit, Schedule, Scope } from "effect"
 import type { RunEnd } from "../../src/actors/Keeper.ts"
-import { checkPorts, publishPorts, withPorts } from "../../src/actors/ports.ts"
+import { checkPorts, publishPorts, type Traffic, withPorts } from "../../src/actors/ports.ts"
 import { parsePort } from "../../src/domain/ports.ts"
 import type { PublishedPort, SandboxInfo } from "../../src/domain/sandbox.ts"
 import { Database } from "../../src/store/Database.ts"
@@ -42,12 +42,17 @@ const sandbox = Effect.fnUntraced(function* (name: string, ports: ReadonlyArray<
   return { ...info, config: { ...info.config, ports: parsed } } as SandboxInfo
 })
 
-const published = Effect.fnUntraced(function* (name: string, guestPort: number, activity = () => {}) {
+const published = Effect.fnUntraced(function* (
+  name: string,
+  guestPort: number,
+  activity = () => {},
+  traffic: Traffic = { received: 0, sent: 0 }
+) {
   const { guest } = yield* nativeAgent
   const info = yield* sandbox(name, [`0:${guestPort}`])
   const ended = yield* Deferred.make<RunEnd>()
   const ports = yield* publishPorts(info, false)
-  yield* ports.open({ channel: guest, ended, activity })
+  yield* ports.open({ channel: guest, ended, activity, traffic })
   const [port] = withPorts(yield* Paths, info).ports!
   return { port: port!.hostPort, info, ended }
 })
@@ -76,6 +81,24 @@ const client = (port: number, send: string | Uint8Array, half = true): Effect.Ef
 const sha256 = (bytes: Uint8Array): string => new Bun.CryptoHasher("sha256").update(bytes).digest("hex")
 
 describe("a published port", () => {
+  it.live("counts the bytes of each direction, of connections that break, too", () =>
+    Effect.gen(function* () {
+      const traffic = { received: 0, sent: 0 }
+      const answer = Buffer.alloc(300_000, "x")
+      const talkative = yield* service((socket) => {
+        socket.on("data", () => {})
+        socket.on("end", () => socket.end(answer))
+      })
+      const { port } = yield* published("counts", talkative, () => {}, traffic)
+      expect((yield* client(port, Buffer.alloc(70_000))).said.length).toBe(answer.length)
+      expect(traffic).toEqual({ received: 70_000, sent: answer.length })
+      const rude = yield* service((socket) => socket.once("data", () => socket.resetAndDestroy()))
+      const cut = yield* published("cut", rude, () => {}, traffic)
+      yield* client(cut.port, "12345", false)
+      expect(traffic).toEqual({ received: 70_005, sent: answer.length })
+    }).pipe(Effect.provide(freshHome))
+  )
+
   it.live("carries connections to the service in the guest, ends in order, and tells of traffic", () =>
     Effect.gen(function* () {
       let traffic = 0

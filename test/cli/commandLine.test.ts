@@ -72,7 +72,7 @@ suite("bunker", () => {
     await refused(["run", "--memory", "1m", "x"], {}, "--memory", "64")
     await refused(["run", "-d", "--timeout", "1s", "x"], {}, "--timeout")
     await refused(["run", "x"], { BUNKER_ENGINE: "vmware" }, "BUNKER_ENGINE", "krun")
-    await refused(["logs", "--since", "yesterday", "x"], {}, "--since", "10m")
+    await refused(["logs", "--since", "yesterday", "x"], {}, "--since", "1h30m")
     await refused(["exec", "nobody", "true"], {}, "nobody", "bunker ps")
   }, 30_000)
 
@@ -105,6 +105,37 @@ suite("bunker", () => {
     })
     expect(await child.exited).toBe(0)
     expect(existsSync(path.join(home.directory, "a home", "bunker.db"))).toBe(true)
+  })
+
+  test("nothing of the directory that it is started in is run or believed", async () => {
+    const directory = path.join(home.directory, "strange")
+    mkdirSync(directory)
+    const write = (name: string, text: string) => writeFileSync(path.join(directory, name), text)
+    const touch = (name: string) => `require("fs").writeFileSync(${JSON.stringify(path.join(directory, name))}, "")`
+    write("preload.js", touch("ran"))
+    write("bunfig.toml", 'preload = ["./preload.js"]\n')
+    write(".env", `BUNKER_HOME=${path.join(directory, "believed")}\n`)
+    write("package.json", '{ "imports": { "#x": "./preload.js" } }')
+    const child = Bun.spawn([program, "ps", "-q"], { cwd: directory, env: home.environment({}), stderr: "pipe" })
+    expect({ code: await child.exited, stderr: await new Response(child.stderr).text() }).toEqual({
+      code: 0,
+      stderr: ""
+    })
+    expect(existsSync(path.join(directory, "ran"))).toBe(false)
+    // Without a home of its own, or .env would have no say anyway.
+    const env: Record<string, string> = home.environment({ HOME: path.join(directory, "own") })
+    delete env["BUNKER_HOME"]
+    expect(await Bun.spawn([program, "ps", "-q"], { cwd: directory, env }).exited).toBe(0)
+    expect(existsSync(path.join(directory, "believed"))).toBe(false)
+    expect(existsSync(path.join(directory, "own/.bunker/bunker.db"))).toBe(true)
+  })
+
+  test("odd arguments arrive as they are", async () => {
+    const { code, stderr } = await home.bunker(["inspect", "a b", "", "ä\n"])
+    expect(code).toBe(125)
+    expect(stderr.split("\n")[0]).toStartWith('bunker: "a b" is not a name')
+    expect(stderr.split("\n")[1]).toStartWith('bunker: "" is not a name')
+    expect(stderr.split("\n")[2]).toStartWith('bunker: "ä " is not a name')
   })
 
   test("a database that is none is one line, and doctor tells what to do", async () => {

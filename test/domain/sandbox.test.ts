@@ -146,12 +146,16 @@ describe("settings", () => {
   test("reach a keeper process, and nothing else does", () => {
     const env = settingsEnvironment(
       readSettings(
-        { BUNKER_HOME: "/b", BUNKER_QEMU: "/q", SECRET: "x", BUNKER_REGISTRY_PASSWORD: "y", PATH: "/p" },
+        {
+          ...{ BUNKER_HOME: "/b", BUNKER_QEMU: "/q", SECRET: "x", BUNKER_REGISTRY_PASSWORD: "y", PATH: "/p" },
+          BUN_JSC_useJIT: "0"
+        },
         "/",
         "/r"
       )
     )
     expect(env).toEqual({
+      BUN_JSC_useJIT: "0",
       BUNKER_HOME: "/b",
       BUNKER_QEMU: "/q",
       DOCKER_CONFIG: "/r/.docker",

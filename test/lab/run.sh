@@ -2,16 +2,20 @@
 # Runs the VM suites under libkrun in the KVM lab (lab.sh) and answers with their exit code.
 # Installs nothing: it says what is missing. Downloads one Debian kernel with apt-get, once.
 #
-# usage: test/lab/run.sh [SUITE.test.ts...]     default: engine, behaviour, ioBehaviour and mounts of test/vm/
+# usage: test/lab/run.sh [SUITE.test.ts...]     default: the suites named below, in as many labs at a time as BUNKER_LAB_JOBS says
 #
+#   BUNKER_LAB_JOBS    labs at a time, each with a processor, 4 GiB and a home of its own; default 2 where the machine has
+#                      two processors and 10 GiB to spare, else 1; 1 for suites that are named
 #   BUNKER_LAB_CACHE   kernel and packed files, default ${XDG_CACHE_HOME:-$HOME/.cache}/bunker-lab
 #   LAB_KERNEL         an unpacked Debian kernel instead of the downloaded one
-#   BUNKER_LAB_TIMEOUT seconds for the whole run, default 1500
+#   BUNKER_LAB_TIMEOUT seconds for each lab, default 1500
 #   BUNKER_TEST_STREAM_MB  megabytes of the large streams in ioBehaviour, passed on
 #
 # In the lab a suite finds: BUNKER_TEST_ENGINE=krun, BUNKER_TEST_AGENT (the guest agent), BUNKER_TEST_RUNNER (a runner),
 # BUNKER_TEST_BUNKER (the compiled program, when dist/bunker exists), mke2fs and busybox in PATH, a home on a tmpfs.
-# Exit codes: those of `bun test`; 124 time ran out; 125 the lab could not be set up.
+# JavaScript is interpreted: each write of compiled code makes the emulator translate its page anew, which made a process
+# start four times slower.
+# Exit codes: the worst of the labs' (of `bun test`; 124 time ran out; 125 a lab could not be set up).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd) root=$(cd "$(dirname "$0")/../.." && pwd)
 cache=${BUNKER_LAB_CACHE:-${XDG_CACHE_HOME:-${HOME:?}/.cache}/bunker-lab}
@@ -39,15 +43,21 @@ take "$bun" "$kit/bin/bun"
 for f in "$libraries"/libkrun.so.* "$libraries"/libkrunfw.so.*; do take "$f" "$kit/node_modules/libkrun-linux-x64/runtime/${f##*/}"; done
 take "$libraries/mke2fs" "$kit/bin/mke2fs"   # needs nothing but glibc, unlike the system's
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/bunker-suite.XXXXXX"); trap 'rm -rf "$work"' EXIT
+work=$(mktemp -d "${TMPDIR:-/tmp}/bunker-suite.XXXXXX"); mkdir "$work/all"; trap 'rm -rf "$work"' EXIT
 # One suite a file, with everything it imports: the lab has no node_modules of ours.
-if [ $# -eq 0 ]; then
-  set -- "$root/test/vm/engine.test.ts"
-  for name in behaviour ioBehaviour mounts; do [ ! -f "$root/test/vm/$name.test.ts" ] || set -- "$@" "$root/test/vm/$name.test.ts"; done
+jobs=${BUNKER_LAB_JOBS:-}
+if [ $# -gt 0 ]; then
+  jobs=${jobs:-1}
+else
+  # Longest first: each goes to the lab that has least to do so far.
+  for name in behaviour robustness lifecycle pause mounts ioBehaviour models mute engine probe; do set -- "$@" "$root/test/vm/$name.test.ts"; done
 fi
+spare=$(awk '$1 == "MemAvailable:" { print int($2 / 1048576) }' /proc/meminfo)
+if [ -z "$jobs" ]; then if [ "$(nproc)" -ge 2 ] && [ "$spare" -ge 10 ]; then jobs=2; else jobs=1; fi; fi
+[ "$jobs" -le $# ] || jobs=$#
 for suite in "$@"; do
   [ -f "$suite" ] || { say "no suite $suite"; exit 125; }
-  "$bun" build --target bun --outfile "$work/$(basename "$suite" .ts).js" "$suite" > /dev/null || { say "$suite can not be bundled"; exit 125; }
+  "$bun" build --target bun --outfile "$work/all/$(basename "$suite" .ts).js" "$suite" > /dev/null || { say "$suite can not be bundled"; exit 125; }
 done
 "$bun" build --target bun --outfile "$work/runner.js" "$root/test/support/runnerEntry.ts" > /dev/null
 sh "$root/launcher/build.sh"; take "$root/launcher/build/launcher" "$work/launcher"
@@ -61,11 +71,37 @@ else
   say "no dist/bunker: suites that need the compiled program have to skip ('bun run build' makes it)"
 fi
 
+# --- the labs ---------------------------------------------------------------------------------------------------------
+# Seconds that a suite takes on a machine that does nothing else; what is not known counts as long.
+weight() {
+  case $1 in
+    engine|probe|mute) echo 20 ;; pause|models|ioBehaviour|mounts) echo 40 ;; lifecycle|robustness) echo 60 ;; *) echo 90 ;;
+  esac
+}
+busy=() shares=()
+for ((job = 0; job < jobs; job++)); do busy+=(0); shares+=(""); done
+for suite in "$@"; do
+  name=$(basename "$suite" .test.ts) least=0
+  for ((job = 1; job < jobs; job++)); do [ "${busy[job]}" -ge "${busy[least]}" ] || least=$job; done
+  busy[least]=$((busy[least] + $(weight "$name"))); shares[least]="${shares[least]} /suite/all/$name.test.js"
+done
+
+lab() { # SUITES...
+  "$here/lab.sh" --kernel "$kernel" --cache "$cache" --share "$kit:/kit" --share "$work:/suite" --mem 4096 --time \
+    --timeout "${BUNKER_LAB_TIMEOUT:-1500}" --cwd /suite ${environment[@]+"${environment[@]}"} \
+    --env PATH=/kit/bin:/bin:/sbin:/usr/bin --env HOME=/root --env TMPDIR=/tmp --env BUN_JSC_useBaselineJIT=0 --env BUN_JSC_thresholdForJITAfterWarmUp=100000 \
+    ${BUNKER_TEST_STREAM_MB:+--env "BUNKER_TEST_STREAM_MB=$BUNKER_TEST_STREAM_MB"} --env BUNKER_LAB=1 \
+    --env BUNKER_TEST_ENGINE=krun --env BUNKER_TEST_AGENT=/suite/agent --env BUNKER_TEST_STAGE=/suite/stage \
+    --env BUNKER_TEST_LAUNCHER=/suite/launcher --env BUNKER_TEST_RUNNER=/suite/runner.js \
+    -- /kit/bin/bun test --timeout 240000 "$@"
+}
+# Whole lines only, for labs that speak at the same time.
+pids=()
+for ((job = 0; job < jobs; job++)); do
+  # shellcheck disable=SC2086
+  { set -o pipefail; lab ${shares[job]} 2>&1 | sed -u '' >&2; } & pids+=($!)
+done
 status=0
-"$here/lab.sh" --kernel "$kernel" --cache "$cache" --share "$kit:/kit" --share "$work:/suite" --mem 4096 --time \
-  --timeout "${BUNKER_LAB_TIMEOUT:-1500}" --cwd /suite ${environment[@]+"${environment[@]}"} \
-  --env PATH=/kit/bin:/bin:/sbin:/usr/bin --env HOME=/root --env TMPDIR=/tmp \
-  ${BUNKER_TEST_STREAM_MB:+--env "BUNKER_TEST_STREAM_MB=$BUNKER_TEST_STREAM_MB"} --env BUNKER_LAB=1 --env BUNKER_TEST_ENGINE=krun --env BUNKER_TEST_AGENT=/suite/agent --env BUNKER_TEST_STAGE=/suite/stage --env BUNKER_TEST_LAUNCHER=/suite/launcher \
-  --env BUNKER_TEST_RUNNER=/suite/runner.js -- /kit/bin/bun test --timeout 240000 /suite || status=$?
+for pid in "${pids[@]}"; do ended=0; wait "$pid" || ended=$?; [ "$ended" -le "$status" ] || status=$ended; done
 say "suites ended with exit code $status"
 exit "$status"

@@ -48,7 +48,9 @@ describe("Database", () => {
         sandboxStatements.all,
         imageStatements.list,
         modelStatements.all,
-        modelStatements.cacheDirs
+        modelStatements.cacheDirs,
+        leaseStatements.heldTasks,
+        leaseStatements.heldContent
       ])
       const modules = [modelStatements, sandboxStatements, imageStatements, collectionStatements, leaseStatements]
       for (const sql of modules.flatMap((statements): ReadonlyArray<string> => Object.values(statements))) {

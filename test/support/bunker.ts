@@ -8,6 +8,12 @@ export const program = process.env["BUNKER_TEST_BUNKER"] ?? path.join(import.met
 /** Engine under test: `krun` in the lab, `qemu` on a host without usable KVM. */
 export const engine = process.env["BUNKER_TEST_ENGINE"] ?? "qemu"
 
+/** Options of Bun's engine, which the lab sets. */
+const runtime = Object.fromEntries(Object.entries(process.env).filter(([key]) => key.startsWith("BUN_JSC_"))) as Record<
+  string,
+  string
+>
+
 export interface Result {
   readonly code: number
   readonly stdout: string
@@ -30,6 +36,7 @@ export class Home {
       HOME: this.directory,
       BUNKER_HOME: this.directory,
       BUNKER_ENGINE: engine,
+      ...runtime,
       ...(process.env["LD_LIBRARY_PATH"] === undefined ? {} : { LD_LIBRARY_PATH: process.env["LD_LIBRARY_PATH"] }),
       ...extra
     }

@@ -30,9 +30,9 @@ suite(`sandboxes (${engine})`, () => {
     const archive = path.join(home.directory, "image.tar")
     writeFileSync(archive, busyboxArchive(busybox!))
     await home.must(["load", archive])
-    await home.must(["create", "--name", "m", image])
-    await home.must(["start", "m"])
     await home.serve()
+    await create("m")
+    await start("m")
   }, timeoutMs)
 
   afterAll(() => home.dispose(), timeoutMs)
@@ -49,6 +49,13 @@ suite(`sandboxes (${engine})`, () => {
       ...(user === undefined ? {} : { user })
     })
   }
+  const ask = async (method: string, where: string, body?: unknown) => {
+    const answer = await home.http(method, `/v1/sandboxes${where}`, body)
+    expect({ where, ok: answer.status < 300, body: answer.body }).toMatchObject({ where, ok: true })
+  }
+  const create = (name: string, config: object = {}) => ask("POST", "", { name, config: { image, ...config } })
+  const start = (name: string) => ask("POST", `/${name}/start`)
+  const remove = (name: string) => ask("DELETE", `/${name}`)
   const infoOf = async (name: string) => (await home.http("GET", `/v1/sandboxes/${name}`)).body
   const awaitEnd = async (name: string) => {
     for (let tries = 0; tries < 600 && (await infoOf(name)).status === "running"; tries += 1) await Bun.sleep(50)
@@ -84,7 +91,7 @@ suite(`sandboxes (${engine})`, () => {
       expect(await infoOf("d")).toMatchObject({ status: "stopped", exit_code: 3, termination_reason: "failed" })
       const { stdout, stderr } = await home.bunker(["logs", "d"])
       expect({ stdout, stderr }).toEqual({ stdout: "to the log\n", stderr: "aside\n" })
-      await home.must(["rm", "d"])
+      await remove("d")
     })
 
     it("a missing command ends with 127 and leaves nothing", async () => {
@@ -237,19 +244,19 @@ suite(`sandboxes (${engine})`, () => {
   describe("life", () => {
     it("keeps what was written without sync over a graceful stop", async () => {
       await sh("echo kept > /root/file")
-      await home.must(["stop", "m"])
+      await ask("POST", "/m/stop")
       expect(await infoOf("m")).toMatchObject({
         status: "stopped",
         termination_reason: "shutdown_requested"
       })
       const refused = await sh("true")
       expect(refused).toMatchObject({ code: 125, stderr: expect.stringContaining("bunker start m") })
-      await home.must(["start", "m"])
+      await start("m")
       expect((await sh("cat /root/file")).stdout).toBe("kept\n")
     })
 
     it("of two starts at once one wins", async () => {
-      await home.must(["create", "--name", "twice", image])
+      await create("twice")
       const [one, other] = await Promise.all([home.bunker(["start", "twice"]), home.bunker(["start", "twice"])])
       expect([one.code, other.code].toSorted()).toEqual([0, 125])
       expect((await infoOf("twice")).status).toBe("running")
@@ -263,7 +270,7 @@ suite(`sandboxes (${engine})`, () => {
     it("shows crashed after its process was killed, and starts again", async () => {
       process.kill(await pidOf(), "SIGKILL")
       expect((await awaitEnd("m")).status).toBe("crashed")
-      await home.must(["start", "m"])
+      await start("m")
       expect((await sh("cat /root/file")).stdout).toBe("kept\n")
     })
 
@@ -278,8 +285,8 @@ suite(`sandboxes (${engine})`, () => {
     })
 
     it("a kernel panic is a crash, and the console is kept", async () => {
-      await home.must(["create", "--name", "panics", "--memory", "128m", image])
-      await home.must(["start", "panics"])
+      await create("panics", { memory_mb: 128 })
+      await start("panics")
       // Root in the guest overwrites the code of PID 1, and a kernel without PID 1 panics.
       const overwrite = "dd if=/dev/zero of=/proc/1/mem bs=4096 seek=1024 count=9 conv=notrunc"
       const child = home.start(["exec", "panics", "sh", "-c", overwrite])
@@ -287,7 +294,7 @@ suite(`sandboxes (${engine})`, () => {
       // The last words may be lost: the machine resets at once.
       expect(await home.must(["logs", "--console", "panics"])).toMatch(/init\[1\]: segfault|Kernel panic/)
       expect(await child.exited).not.toBe(0)
-      await home.must(["rm", "panics"])
+      await remove("panics")
     })
 
     it("an interrupted run in the foreground takes its VM along", async () => {
@@ -299,7 +306,7 @@ suite(`sandboxes (${engine})`, () => {
       for (let tries = 0; tries < 100 && existsSync(`/proc/${info.pid}`); tries += 1) await Bun.sleep(50)
       expect(existsSync(`/proc/${info.pid}`)).toBe(false)
       expect((await infoOf("interrupted")).status).toBe("crashed")
-      await home.must(["rm", "interrupted"])
+      await remove("interrupted")
     })
   })
 
