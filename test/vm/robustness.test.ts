@@ -46,6 +46,10 @@ const processesOf = (directory: string): ReadonlyArray<string> =>
 
 const descriptorsOf = (pid: number | "self"): number => readdirSync(`/proc/${pid}/fd`).length
 
+/** Memory that is a process's own and no file's. */
+const anonymousMb = (pid: string): number =>
+  Math.round(Number(/RssAnon:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))![1]) / 1024)
+
 const entries = (home: Home) => ({
   sandboxes: readdirSync(path.join(home.directory, "sandboxes")),
   run: readdirSync(path.join(home.directory, "run")),
@@ -147,8 +151,19 @@ describe.skipIf(skipped)(`robustness (${engine})`, () => {
     const seconds = ((performance.now() - begun) / 1000).toFixed(1)
     const said = await Promise.all(names.map((name) => sh(name, "hostname")))
     expect(said.map(({ stdout }) => stdout.trim())).toEqual(names)
-    const sample = (await ok("GET", `/v1/sandboxes/${names[0]}/stats`))[0]
-    if (names.length > 3) console.log(`${names.length} up in ${seconds} s, ${sample.host_memory >> 20} MiB each`)
+    if (names.length > 3) {
+      const all = (await ok("GET", "/v1/sandboxes")) as ReadonlyArray<{ readonly pid: number }>
+      const keepers = readdirSync("/proc").filter((pid) => names.some((name) => isKeeperOf(pid, name)))
+      const sum = (pids: ReadonlyArray<string>, of: (pid: string) => number) =>
+        pids.reduce((all, pid) => all + of(pid), 0)
+      const vms = all.map(({ pid }) => String(pid))
+      const fds = [...vms, ...keepers].map((pid) => descriptorsOf(Number(pid)))
+      console.log(
+        `${names.length} up in ${seconds} s; anonymous memory of VMs ${sum(vms, anonymousMb)} MiB, of ${keepers.length} ` +
+          `keepers ${sum(keepers, anonymousMb)} MiB, of the server ${anonymousMb(String(home.serverPid))} MiB; descriptors ` +
+          `of the server ${descriptorsOf(home.serverPid)}, of any other at most ${Math.max(...fds)}`
+      )
+    }
     await home.must(["rm", "-f", ...names])
     expect(entries(home)).toEqual(nothing)
   })
