@@ -11,9 +11,11 @@ import { snakeCase } from "../domain/wire.ts"
 import type { PluginRoute } from "../plugin/Plugin.ts"
 import type { PluginHost, Reply } from "../plugin/PluginHost.ts"
 import { receiveBytes, type SpoolBody, sendBytes } from "./bytes.ts"
+import { docsHeaders, docsPage } from "./docs.ts"
 import { statusOf } from "./errors.ts"
 import { type Failure, failure } from "./failure.ts"
 import { RequestCounter, renderMetrics } from "./metrics.ts"
+import { type OpenApi, openApi } from "./openapi.ts"
 
 /** Most bytes in a request body. */
 const bodyBytesMax = 1024 * 1024
@@ -242,6 +244,10 @@ export const makeApp = (options: HttpOptions): Hono => {
     return c.body(exit.value, 200, { "content-type": "text/plain; version=0.0.4; charset=utf-8" })
   })
   app.get("/v1/version", (c) => c.json({ version: options.version, bun: Bun.version }))
+  let described: OpenApi | undefined
+  const description = () => (described ??= openApi(options.host.plugins, options.version))
+  app.get("/openapi.json", (c) => c.json(description()))
+  app.get("/docs", (c) => c.body(docsPage(description()), 200, docsHeaders))
   for (const plugin of options.host.plugins) {
     for (const route of plugin.routes) app.on(route.method, route.path, handler(plugin.name, route, options))
   }

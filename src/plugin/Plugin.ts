@@ -15,6 +15,8 @@ export interface PluginRoute<Tag extends string = string> {
   readonly method: "GET" | "POST" | "PUT" | "DELETE"
   readonly path: string
   readonly message: Tag
+  /** One line for people who read the API's description; absent: the message's name. */
+  readonly summary?: string
   /** Status of a good answer, 200 when absent. */
   readonly status?: number
   /** Payload (in the keys of the wire) under what the request says; objects in it are merged key by key. */
