@@ -38,12 +38,12 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
   afterAll(() => home.dispose(), timeoutMs)
 
   const inspect = async (name: string): Promise<Info> => JSON.parse(await home.must(["inspect", name]))[0]
-  const until = async (name: string, fits: (info: Info) => boolean): Promise<Info> => {
-    for (const end = Date.now() + 90_000; Date.now() < end; await Bun.sleep(pollMs)) {
-      const info = await inspect(name)
+  const until = async (name: string, fits: (info: Info) => boolean, ask = inspect): Promise<Info> => {
+    for (const end = Date.now() + 90_000; Date.now() < end; await Bun.sleep(ask === inspect ? pollMs : 100)) {
+      const info = await ask(name)
       if (fits(info)) return info
     }
-    throw new Error(`still ${JSON.stringify(await inspect(name))}`)
+    throw new Error(`still ${JSON.stringify(await ask(name))}`)
   }
   const keepersOf = (name: string) => keepers.keepersOf(home, name)
   const killKeepers = (name: string) => keepers.killKeepers(home, name)
@@ -60,6 +60,7 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
       } as RequestInit)
       return { status: response.status, text: await response.text() }
     }
+    const ask = async (name: string): Promise<Info> => JSON.parse((await call("GET", `/${name}`)).text)
     const serve = async () => {
       const child = home.start(["serve", "--listen", `unix:${socket}`])
       await child.stderr.getReader().read()
@@ -68,11 +69,11 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
     const first = await serve()
     expect((await call("POST", "", { name: "kept", config: { image, engine } })).status).toBe(201)
     expect((await call("POST", "/kept/start")).status).toBe(200)
-    const { pid } = await inspect("kept")
+    const { pid } = await ask("kept")
     first.kill("SIGKILL")
     await first.exited
     const second = await serve()
-    expect((await inspect("kept")).pid).toBe(pid)
+    expect((await ask("kept")).pid).toBe(pid)
     expect((await home.must(["exec", "kept", "echo", "here"])).trim()).toBe("here")
     // While it serves, its keeper is killed: it adopts the VM, and later calls find the new keeper.
     const [before] = keepersOf("kept")
@@ -81,7 +82,7 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
     for (let turn = 0; turn < 300 && (keepersOf("kept").length === 0 || keepersOf("kept")[0] === before); turn += 1)
       await Bun.sleep(100)
     expect((await call("POST", "/kept/touch")).status).toBe(204)
-    expect((await inspect("kept")).pid).toBe(pid)
+    expect((await ask("kept")).pid).toBe(pid)
     // It ends when it is told to, once everything else was looked at.
     const last = Bun.spawn([program, "exec", "-i", "kept", "sh", "-c", "echo on; read word; echo $word"], {
       env: home.environment(),
@@ -90,7 +91,7 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
     const output = last.stdout.getReader()
     await output.read()
     const drain = home.start(["stop", "--drain", "kept"])
-    await until("kept", (info) => info.status === "draining")
+    await until("kept", (info) => info.status === "draining", ask)
     const refused = await home.bunker(["exec", "kept", "true"])
     expect(refused).toMatchObject({ code: 125, stderr: expect.stringContaining("takes no new commands") })
     last.stdin.write("done\n")
@@ -98,7 +99,7 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
     expect(new TextDecoder().decode((await output.read()).value)).toBe("done\n")
     expect(await last.exited).toBe(0)
     expect(await drain.exited).toBe(0)
-    expect((await inspect("kept")).termination_reason).toBe("drain_requested")
+    expect((await ask("kept")).termination_reason).toBe("drain_requested")
     expect(lives(pid)).toBe(false)
     expect(state("kept")).toBe("stopped")
     second.kill("SIGTERM")
