@@ -5,7 +5,7 @@
 import { Clock, Deferred, Effect, Exit, Scope, Stream } from "effect"
 import type { FileFailed, FileNotFound, PortRefused } from "../domain/errors/guestIo.ts"
 import { ExecFailed, GuestChannelFailed, ReattachRefused } from "../domain/errors/vm.ts"
-import { type Answer, type GuestControl, openControl } from "./guestControl.ts"
+import { type Answer, type GuestControl, isHangUp, openControl } from "./guestControl.ts"
 import { type DialedConnection, dialGuest } from "./guestDial.ts"
 import { type ExecConnection, type ExecEvent, type Fate, openExecConnection } from "./guestExec.ts"
 import { type FileConnection, type FileOperation, openFile } from "./guestFiles.ts"
@@ -198,11 +198,30 @@ const unixNs = Effect.map(Clock.currentTimeMillis, (ms) => `${BigInt(Math.trunc(
 /** Numbers can not be guessed: any process in the guest can connect and claim to be an exec. */
 const execNumber = (): number => crypto.getRandomValues(new Uint32Array(1))[0]!
 
+/** Times that a guest may hang up before it was greeted, and milliseconds for it to call again. */
+const hungUpMax = 5
+const callAgainMs = 10_000
+
+/**
+ * The control connection. A guest whose HELLO was not answered for a second hangs up and calls again (guest/README.md): a host
+ * that was too busy takes the next call.
+ */
+const greetGuest = (transport: GuestTransport, again = 0): ReturnType<typeof openControl> =>
+  openControl(transport).pipe((opening) =>
+    transport.persistent === true || again === hungUpMax
+      ? opening
+      : Effect.catchIf(opening, isHangUp, (error) =>
+          greetGuest(transport, again + 1).pipe(
+            Effect.timeoutOrElse({ duration: callAgainMs, orElse: () => Effect.fail(error) })
+          )
+        )
+  )
+
 /** Completes on the agent's HELLO: the guest is ready. */
 export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
   transport: GuestTransport
 ): Effect.fn.Return<GuestChannel, GuestChannelFailed, Scope.Scope> {
-  const control = yield* openControl(transport)
+  const control = yield* greetGuest(transport)
 
   const ask = Effect.fnUntraced(function* (op: string, fields: Readonly<Record<string, unknown>>) {
     const answer = yield* control.request(op, fields)

@@ -12,6 +12,9 @@ export interface GuestConnection {
   readonly close: Effect.Effect<void>
 }
 
+/** Why a write fails after the other side has gone. */
+export const connectionClosed = "the connection is closed"
+
 /** Unread bytes above which the socket is not read, and below which it is read again. */
 const unreadBytesHigh = 262_144
 const unreadBytesLow = 131_072
@@ -129,7 +132,7 @@ export const socketConnection = (pipe: SocketPipe): GuestConnection => ({
   write: (bytes) =>
     Effect.callback((resume) => {
       const takeBack = pipe.send(bytes, (taken) =>
-        resume(taken ? Effect.void : Effect.fail(new GuestChannelFailed({ reason: "the connection is closed" })))
+        resume(taken ? Effect.void : Effect.fail(new GuestChannelFailed({ reason: connectionClosed })))
       )
       return Effect.sync(takeBack)
     }),

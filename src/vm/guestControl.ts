@@ -2,7 +2,7 @@
 import { Deferred, Effect, Fiber, Schedule, type Scope, Stream } from "effect"
 import { GuestChannelFailed } from "../domain/errors/vm.ts"
 import { encodeFrame, encodeJson, type Frame, FrameDecoder, FrameType, jsonPayload, protocolVersion } from "./frames.ts"
-import type { GuestConnection } from "./guestConnection.ts"
+import { connectionClosed, type GuestConnection } from "./guestConnection.ts"
 import {
   decodeGuestEvent,
   decodeGuestHello,
@@ -37,6 +37,11 @@ const pendingMax = 4096
 const knockMs = 250
 
 const failed = (reason: string) => new GuestChannelFailed({ reason })
+
+const controlEnded = "the control connection ended"
+/** True when the guest has closed the connection without having said anything wrong. */
+export const isHangUp = ({ reason }: GuestChannelFailed): boolean =>
+  reason === controlEnded || reason === connectionClosed
 
 /** Takes the guest's next control connection and completes on the agent's HELLO. */
 export const openControl = Effect.fn("GuestChannel.openControl")(function* (
@@ -99,7 +104,7 @@ export const openControl = Effect.fn("GuestChannel.openControl")(function* (
 
   yield* Effect.addFinalizer(() => end(failed("the channel was closed")))
   yield* Stream.runForEach(connection.incoming, take).pipe(
-    Effect.andThen(Effect.suspend(() => end(failed("the control connection ended")))),
+    Effect.andThen(Effect.suspend(() => end(failed(controlEnded)))),
     Effect.catch(end),
     Effect.forkScoped
   )

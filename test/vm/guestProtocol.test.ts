@@ -263,6 +263,21 @@ const say = (pipe: SocketPipe, bytes: Uint8Array) => Effect.sync(() => void pipe
 const controlHello = encodeJson(FrameType.Hello, { protocol: 1, kind: "control", agent: "0" })
 
 describe("the host's listener", () => {
+  it.live("takes the next call of a guest that hung up before a busy host answered", () =>
+    Effect.gen(function* () {
+      const path = join(yield* scratchDirectory, "guest.sock")
+      const transport = yield* unixListenerTransport(path)
+      const tired = yield* dial(path)
+      yield* say(tired, controlHello)
+      yield* Effect.sync(() => tired.end())
+      const guest = yield* Effect.forkChild(Effect.scoped(connectGuest(transport)), { startImmediately: true })
+      // The listener takes a second control connection once it knows that the first is gone.
+      const call = Effect.flatMap(dial(path), (agent) => Effect.as(say(agent, controlHello), agent))
+      yield* Effect.repeat(Effect.andThen(call, Effect.sleep(20)), { until: () => guest.pollUnsafe() !== undefined })
+      expect((yield* Fiber.join(guest)).hello.agent).toBe("0")
+    })
+  )
+
   it.live("refuses strangers: junk, a second control, an exec nobody asked for, another version", () =>
     Effect.gen(function* () {
       const path = join(yield* scratchDirectory, "guest.sock")

@@ -170,10 +170,12 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
     expect(run.code).toBe(124)
     expect(run.stderr).toContain("may live for 1s")
     expect(Date.now() - started).toBeLessThan(60_000)
-    await home.must(["create", "--name", "idle", "--idle-timeout", "2s", image])
+    // Long enough for a process to start.
+    const idleSeconds = process.env["BUNKER_LAB"] === undefined ? 2 : 6
+    await home.must(["create", "--name", "idle", "--idle-timeout", `${idleSeconds}s`, image])
     await home.must(["start", "idle"])
     // A command that runs is never idle.
-    await home.must(["exec", "idle", "sleep", "4"])
+    await home.must(["exec", "idle", "sleep", String(idleSeconds + 2)])
     expect((await inspect("idle")).status).toBe("running")
     await until("idle", (info) => info.status === "stopped")
     expect((await inspect("idle")).termination_reason).toBe("idle_timeout")
