@@ -174,11 +174,17 @@ const dispatch = async (
   body: Readonly<Record<string, unknown>>,
   release: Effect.Effect<void> = Effect.void
 ): Promise<Response> => {
+  const inPath: Record<string, string> = { ...c.req.param() }
+  const placed: Record<string, Readonly<Record<string, string>>> = {}
+  for (const [name, field] of Object.entries(route.within ?? {})) {
+    placed[field] = { ...placed[field], [name]: inPath[name]! }
+    delete inPath[name]
+  }
   const letter = {
     plugin,
     message: route.message,
-    payload: merge(route.defaults ?? {}, body),
-    text: { ...c.req.query(), ...c.req.param() }
+    payload: merge(merge(route.defaults ?? {}, body), placed),
+    text: { ...c.req.query(), ...inPath }
   }
   const exit = await options.run(
     options.host.send(letter).pipe(

@@ -168,12 +168,25 @@ const objectOf = (properties: Readonly<Record<string, JsonSchema>>, required: Re
   additionalProperties: false
 })
 
+/** What is left of the objects that take parameters of the path. */
+const withoutPlaced = (payload: JsonSchema | undefined, route: PluginRoute, components: Components) => {
+  if (payload === undefined || route.within === undefined) return payload
+  const { properties } = fieldsOf(payload, components)
+  const changed: Record<string, JsonSchema> = { ...properties }
+  for (const [name, field] of Object.entries(route.within)) {
+    const inner = fieldsOf(changed[field], components)
+    const { [name]: _taken, ...rest } = inner.properties
+    changed[field] = objectOf(rest, inner.required)
+  }
+  return { ...resolved(payload, components), properties: changed }
+}
+
 const operation = (plugin: Plugin, route: PluginRoute, components: Components): Operation => {
   const rpc = plugin.protocol.requests.get(route.message) as unknown as Rpc.AnyWithProps
   const { payloadSchema } = rpc
   const given = wireSchema(payloadSchema, components)
   const payload = given === undefined ? undefined : withDefaults(given, route.defaults ?? {}, components)
-  const { properties, required } = fieldsOf(payload, components)
+  const { properties, required } = fieldsOf(withoutPlaced(payload, route, components), components)
   const inPath = parametersOf(route.path)
   const others = Object.entries(properties).filter(([name]) => !inPath.has(name) && name !== route.upload)
   const inQuery = route.method === "GET" || route.method === "DELETE" || route.upload !== undefined

@@ -1,5 +1,10 @@
 /** One line for each message that has a route, for people who read the API's description. Holds nothing else. */
 export const summaries: Readonly<Record<string, string>> = {
+  "leases.List": "Leases that are held",
+  "leases.TryAcquire": "Take a maintenance lease; null when somebody has it, or it was completed too lately",
+  "leases.Renew": "Hold a lease for longer",
+  "leases.Complete": "Note that the work of a lease is done, and free it",
+  "leases.Release": "Free a lease without a note",
   "sweeper.Sweep": "Put records of dead sandboxes right and remove what they left",
   "images.List": "Images, the newest first",
   "images.Inspect": "An image's record, run configuration and layers",

@@ -19,6 +19,8 @@ export interface PluginRoute<Tag extends string = string> {
   readonly summary?: string
   /** Status of a good answer, 200 when absent. */
   readonly status?: number
+  /** Parameters of the path that stand in an object of the payload, by the name of its field: `{ name: "lease" }` makes `lease.name`. */
+  readonly within?: Readonly<Record<string, string>>
   /** Payload (in the keys of the wire) under what the request says; objects in it are merged key by key. */
   readonly defaults?: Readonly<Record<string, unknown>>
   /** Media type of an answer that is plain bytes: the message streams `Uint8Array`. */

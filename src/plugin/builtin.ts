@@ -76,7 +76,24 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       List: "leases:read"
     },
     layer: () => LeaseManager.layer,
-    routes: [{ method: "GET", path: "/v1/leases", message: "List" }]
+    routes: [
+      { method: "GET", path: "/v1/leases", message: "List" },
+      {
+        method: "POST",
+        path: "/v1/leases/:name/acquire",
+        message: "TryAcquire",
+        defaults: { duration_ms: 60_000, min_interval_ms: 0 }
+      },
+      {
+        method: "POST",
+        path: "/v1/leases/:name/renew",
+        message: "Renew",
+        within: { name: "lease" },
+        defaults: { duration_ms: 60_000 }
+      },
+      { method: "POST", path: "/v1/leases/:name/complete", message: "Complete", within: { name: "lease" } },
+      { method: "POST", path: "/v1/leases/:name/release", message: "Release", within: { name: "lease" } }
+    ]
   }),
   definePlugin({
     name: "sweeper",

@@ -117,6 +117,11 @@ const jsonOf = (value: unknown): string => (typeof value === "string" ? value : 
 /** A path with its parameters in it, and the fields that are left. */
 const fill = (route: PluginRoute, fields: Wire): readonly [path: string, rest: Wire] => {
   const rest: Record<string, unknown> = { ...fields }
+  for (const [name, field] of Object.entries(route.within ?? {})) {
+    const { [name]: value, ...others } = Object(rest[field]) as Record<string, unknown>
+    rest[name] = value
+    rest[field] = others
+  }
   const path = route.path.replace(/:([a-z_]+)(\{[^}]+\})?/g, (_, name: string, pattern?: string) => {
     const text = encodeURIComponent(jsonOf(rest[name] ?? ""))
     delete rest[name]

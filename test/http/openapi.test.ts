@@ -227,6 +227,32 @@ describe.skipIf(skipped)("a real server", () => {
     await conform(404, "GET", session, "/v1/sessions/s")
   }, 60_000)
 
+  test("answers as it is described, leases", async () => {
+    const lease = "/v1/leases/{name}"
+    const taken = await conform(200, "POST", `${lease}/acquire`, "/v1/leases/nightly/acquire", { duration_ms: 60_000 })
+    const { name, ...held } = taken
+    expect(name).toBe("nightly")
+    expect(await conform(200, "POST", `${lease}/acquire`, "/v1/leases/nightly/acquire", {})).toBeNull()
+    expect(await conform(200, "GET", "/v1/leases", "/v1/leases")).toContainEqual(
+      expect.objectContaining({ kind: "maintenance", name: "nightly" })
+    )
+    const { name: _same, ...longer } = await conform(200, "POST", `${lease}/renew`, "/v1/leases/nightly/renew", {
+      lease: held,
+      duration_ms: 120_000
+    })
+    // Another name in the path is another lease.
+    await conform(409, "POST", `${lease}/complete`, "/v1/leases/other/complete", { lease: longer })
+    await conform(204, "POST", `${lease}/complete`, "/v1/leases/nightly/complete", { lease: longer })
+    await conform(409, "POST", `${lease}/complete`, "/v1/leases/nightly/complete", { lease: longer })
+    const recent = { min_interval_ms: 60_000 }
+    expect(await conform(200, "POST", `${lease}/acquire`, "/v1/leases/nightly/acquire", recent)).toBeNull()
+    const { name: _again, ...next } = await conform(200, "POST", `${lease}/acquire`, "/v1/leases/nightly/acquire", {})
+    await conform(204, "POST", `${lease}/release`, "/v1/leases/nightly/release", { lease: next })
+    expect(await conform(200, "GET", "/v1/leases", "/v1/leases")).not.toContainEqual(
+      expect.objectContaining({ name: "nightly" })
+    )
+  }, 60_000)
+
   test("keeps the description and the page behind the token and the Host rule", async () => {
     for (const where of ["/openapi.json", "/docs"]) {
       expect((await fetch(`${server.options.url}${where}`)).status).toBe(401)
