@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test"
 import { Effect, Exit, Schema } from "effect"
+import { LibraryNotFound } from "../../src/domain/errors/vm.ts"
 import { exitCodeOf, mainCommand, mergeEnv } from "../../src/domain/exec.ts"
 import { parseName } from "../../src/domain/name.ts"
 import {
@@ -164,4 +165,11 @@ describe("settings", () => {
       LC_ALL: "C.UTF-8"
     })
   })
+})
+
+test("a library that was not found names a few places, however many there were", () => {
+  const say = (looked: ReadonlyArray<string>) =>
+    new LibraryNotFound({ library: "libkrun.so.1", looked, advice: "install it" }).message
+  expect(say(["/a", "/b"])).toBe("libkrun.so.1 was not found; looked at /a, /b; install it")
+  expect(say([..."abcdefghijk"])).toBe("libkrun.so.1 was not found; looked at a, b, c, d and 7 more; install it")
 })

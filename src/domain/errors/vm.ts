@@ -62,6 +62,9 @@ export class EngineUnavailable extends Schema.TaggedError<EngineUnavailable>()("
   }
 }
 
+/** Places that a message names; the error has them all. */
+const placesShown = 4
+
 /** A shared library was not found in any of the places looked at. */
 export class LibraryNotFound extends Schema.TaggedError<LibraryNotFound>()("LibraryNotFound", {
   library: Schema.String,
@@ -70,7 +73,8 @@ export class LibraryNotFound extends Schema.TaggedError<LibraryNotFound>()("Libr
   advice: Schema.String
 }) {
   override get message(): string {
-    return `${this.library} was not found; looked at ${this.looked.join(", ")}; ${this.advice}`
+    const [more, first] = [this.looked.length - placesShown, this.looked.slice(0, placesShown).join(", ")]
+    return `${this.library} was not found; looked at ${first}${more > 0 ? ` and ${more} more` : ""}; ${this.advice}`
   }
 }
 
