@@ -106,7 +106,8 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
           runDir: run.directory,
           consolePath: own.consoleLog,
           lockPath: own.lock,
-          dieWithParent: boot.dieWithParent
+          dieWithParent: boot.dieWithParent,
+          brief: boot.dieWithParent && info.ephemeral
         }
         const started = yield* startAndGreet(engine, config, info).pipe(
           Effect.mapError((error) => explain(error, info, own.consoleLog))

@@ -39,6 +39,8 @@ export interface VmConfig {
   readonly lockPath: string
   /** The kernel ends the VM when the thread that started it ends. For runs in the foreground. */
   readonly dieWithParent: boolean
+  /** For one command and soon gone: what makes it start sooner may cost it a little for as long as it runs. Default false. */
+  readonly brief?: boolean
   /** Runs once the VM's process is there and before the guest is; absent: nothing. For whoever keeps records. */
   readonly onProcess?: (process: ProcessIdentity) => Effect.Effect<void, StoreFailed>
 }

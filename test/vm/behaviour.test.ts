@@ -73,6 +73,15 @@ suite(`sandboxes (${engine})`, () => {
       expect(readdirSync(path.join(home.directory, "run"))).toHaveLength(1)
     })
 
+    it("boots without the local APIC's timer where that is quicker, and only for a run that is soon over", async () => {
+      const words = async (...command: ReadonlyArray<string>) =>
+        (await home.must([...command, "sh", "-c", "cat /proc/cmdline; sleep 0.05"])).split(/\s/)
+      const hasDeadlineTimer = engine === "krun" && readFileSync("/proc/cpuinfo", "utf8").includes("GenuineIntel")
+      expect((await words("run", image)).includes("nolapic_timer")).toBe(!hasDeadlineTimer)
+      expect(await words("exec", "m")).not.toContain("nolapic_timer")
+      expect(await words("run", "--cpus", "2", image)).not.toContain("nolapic_timer")
+    })
+
     it("passes the guest's code, keeps stdout and stderr apart, pipes stdin", async () => {
       const options = { stdin: "through the guest" }
       const { code, stdout, stderr } = await home.bunker(
