@@ -53,7 +53,15 @@ export const readLogs = (
         if (Date.now() >= untilMs) alive = false
       }
     })
-    const before = tail === undefined ? [] : yield* lastOf(log, tail, wanted)
+    let before: ReadonlyArray<LogEntry> = []
+    if (tail !== undefined) {
+      const last = yield* lastOf(log, tail, wanted)
+      if (rest && !alive) {
+        for (const entry of uncollected(paths.consoleLog).filter(wanted)) last.push(entry)
+        rest = false
+      }
+      before = last.entries
+    }
     const after = Stream.fromEffectRepeat(following).pipe(
       Stream.takeWhile((entries) => entries !== undefined),
       Stream.flatMap((entries) => Stream.fromIterable(entries.filter(wanted)))
@@ -69,7 +77,7 @@ const lastOf = Effect.fnUntraced(function* (log: LogFollower, count: number, wan
   for (let entries = yield* log.next; entries.length > 0; entries = yield* log.next) {
     for (const entry of entries) if (wanted(entry)) last.push(entry)
   }
-  return last.entries
+  return last
 })
 
 /** The end of a console that nobody collects any more; a collected start of it reads as zeros. */

@@ -10,19 +10,39 @@ const cursor = 25
 /** Longest piece of a sequence that is carried to the next piece of output. */
 const carriedMax = 32
 
-/** Follows the modes that output switches on and off. */
+/** What a terminal answers by typing: where the cursor is, how it is, what it is (DSR, DECXCPR, DA1 to DA3; ECMA-48, xterm's ctlseqs). */
+const questions = /\x1b\[(?:\??[56]n|[>=]?0?c)/g
+const answers = /\x1b\[[\d;?>]*[Rnc]/g
+/** A whole control sequence (ECMA-48, 5.4). */
+const sequence = /^\x1b\[[\x30-\x3f]*[\x20-\x2f]*[\x40-\x7e]/
+
+const count = (text: string, what: RegExp): number => text.match(what)?.length ?? 0
+
+/** Follows the modes that output switches on and off, and what it asks of the terminal. */
 export class TerminalModes {
   private readonly on = new Set<number>()
   private carried = ""
+  private asked = 0
 
   watch(data: Uint8Array): void {
     const text = this.carried + Buffer.from(data).toString("latin1")
     for (const [, numbers, what] of text.matchAll(/\x1b\[\?([\d;]{1,30})([hl])/g)) {
       for (const mode of numbers!.split(";").map(Number)) this.set(mode, what === "h")
     }
+    this.asked += count(text, questions)
     const last = text.lastIndexOf("\x1b")
-    const open = last >= 0 && text.length - last <= carriedMax && !/^\x1b\[\?[\d;]*[hl]/.test(text.slice(last))
+    const open = last >= 0 && text.length - last <= carriedMax && !sequence.test(text.slice(last))
     this.carried = open ? text.slice(last) : ""
+  }
+
+  /** What was typed; answers of the terminal are among it. */
+  typed(data: Uint8Array): void {
+    this.asked = Math.max(0, this.asked - count(Buffer.from(data).toString("latin1"), answers))
+  }
+
+  /** True while the terminal has not answered all that it was asked: whoever reads it next would get the answer. */
+  get awaitsAnswer(): boolean {
+    return this.asked > 0
   }
 
   /** What puts the terminal right; empty when nothing is wrong. */

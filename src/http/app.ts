@@ -89,8 +89,16 @@ const readBody = async (c: Context): Promise<Readonly<Record<string, unknown>> |
 
 type Values = Extract<Reply, { readonly _tag: "Many" }>["values"]
 
+/** Time in which a message that may be silent can still fail with a status of its own, in milliseconds. */
+const silentMs = 1000
+
 /** Events as they come. A failure before the first one has its own status, as every other answer. */
-const streamEvents = async (c: Context, values: Values, options: HttpOptions): Promise<Response> => {
+const streamEvents = async (
+  c: Context,
+  values: Values,
+  options: HttpOptions,
+  mayBeSilent = false
+): Promise<Response> => {
   const gone = new AbortController()
   const leave = () => gone.abort()
   c.req.raw.signal.addEventListener("abort", leave)
@@ -103,10 +111,12 @@ const streamEvents = async (c: Context, values: Values, options: HttpOptions): P
       await sse.writeSSE({ event: "message", data: JSON.stringify(data) })
     })
   const ended = options.run(Stream.runForEach(values, send), gone.signal)
-  const first = await Promise.race([begun.promise, ended])
-  if (first !== "begun" && Exit.isFailure(first)) return toResponse(c, first.cause, options)
+  const first = await Promise.race([begun.promise, ended, ...(mayBeSilent ? [Bun.sleep(silentMs)] : [])])
+  if (typeof first === "object" && Exit.isFailure(first)) return toResponse(c, first.cause, options)
   return streamSSE(c, async (sse) => {
     sse.onAbort(leave)
+    // A comment: Bun sends the head of an answer with the first bytes of its body.
+    if (first === undefined) await sse.write(":\n\n")
     opened.resolve(sse)
     const exit = await ended
     if (gone.signal.aborted) return
@@ -206,7 +216,7 @@ const dispatch = async (
       return sendBytes(bytes, route.download, options.run, c.req.raw.signal, failed)
     }
     const wantsEvents = (c.req.header("accept") ?? "").includes("text/event-stream")
-    if (wantsEvents) return streamEvents(c, reply.values, options)
+    if (wantsEvents) return streamEvents(c, reply.values, options, route.mayBeSilent)
     return route.answers === "last" ? lastEvent(c, reply.values, options) : collectEvents(c, reply.values, options)
   }
   return reply.value === undefined ? c.body(null, 204) : c.json(reply.value as object, (route.status ?? 200) as 200)

@@ -32,6 +32,11 @@ export interface PluginRoute<Tag extends string = string> {
   readonly upload?: string
   /** What a message that streams answers to those who take no events: all of them, or the last one alone. Default `all`. */
   readonly answers?: "all" | "last"
+  /**
+   * For a message that may stream nothing for long: the answer with events begins after a second without one, and a failure after
+   * that is an event, where else it would have a status of its own. Default false.
+   */
+  readonly mayBeSilent?: boolean
   /** With `upload`: most bytes of a body, and then every body is one, JSON, too. Absent: any length. */
   readonly uploadBytesMax?: number
 }

@@ -236,7 +236,8 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
         method: "GET",
         path: "/v1/sandboxes/:name/logs",
         message: "Logs",
-        defaults: { source: "main", follow: false }
+        defaults: { source: "main", follow: false },
+        mayBeSilent: true
       },
       { method: "GET", path: "/v1/sandboxes/:name/stats", message: "Stats", defaults: { watch: false } }
     ]

@@ -147,6 +147,9 @@ suite("a run in the foreground", () => {
     const [, name] = /'bunker logs --console (\S+)'/.exec(failed.stderr) ?? []
     await home.must(["sweep"])
     expect(await home.must(["ps", "-a"])).toContain("boot_failed")
+    // A part of it, or another log, is not what is kept for.
+    expect(await home.must(["logs", name!])).toBe("")
+    expect(await home.must(["logs", "--console", "-n", "0", name!])).toBe("")
     expect(await home.must(["logs", "--console", name!])).toBe("guest: no such disk\n")
     await nothingLeft()
     rmSync(fake)

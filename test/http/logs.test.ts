@@ -41,6 +41,8 @@ describe.skipIf(mustSkip("logs over HTTP"))("GET /v1/sandboxes/NAME/logs", () =>
       const parts = text.split("\n\n")
       text = parts.pop()!
       for (const part of parts) {
+        // A comment.
+        if (part.startsWith(":")) continue
         const event = /^event: (.*)$/m.exec(part)?.[1]
         yield { event, data: JSON.parse(/^data: (.*)$/m.exec(part)![1]!) as Line }
       }
@@ -82,7 +84,12 @@ describe.skipIf(mustSkip("logs over HTTP"))("GET /v1/sandboxes/NAME/logs", () =>
       leaving.abort()
       while (openLogs() > 2) await Bun.sleep(20)
 
+      // One that has nothing to say answers all the same.
+      const silent = await follow("floods", "&source=exec&tail=0")
+      expect(silent.status).toBe(200)
       await home.must(["exec", "floods", "touch", "/go"])
+      expect((await events(silent).next()).value).toMatchObject({ data: { stream: "start", text: "touch", exec: 1 } })
+      while (openLogs() > 2) await Bun.sleep(20)
       let said = 0
       let ending = ""
       const framing: Array<string> = []
