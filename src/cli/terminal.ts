@@ -31,6 +31,10 @@ const passed = { SIGUSR1: 10, SIGUSR2: 12 } as const
  */
 const ending = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGTERM: 15 } as const
 
+/** Turns of 10 ms in which a terminal is waited for that was asked something (its cursor's place) and has not answered. */
+const answerTurns = 25
+const escape = 0x1b
+
 const windowSize = () => ({ cols: process.stdout.columns || 80, rows: process.stdout.rows || 24 })
 
 /** Says which of our flags can not be met here. */
@@ -56,10 +60,14 @@ export const attach = Effect.fn("Cli.attach")(function* <E>(options: Attachment<
   /** With our exit code, or undefined when we are to leave the command alone. */
   const left = yield* Deferred.make<number | undefined>()
   const modes = new TerminalModes()
+  let over = false
   if (options.tty) yield* rawMode(modes)
   if (options.interactive) {
     const keys = options.shared === true && options.tty ? new DetachKeys() : undefined
     const send = (data: Uint8Array) => {
+      modes.typed(data)
+      // What a person types now is not for the command any more.
+      if (over && data[0] !== escape) return Effect.void
       const typed = keys?.push(data) ?? { data, detached: false }
       const sent = typed.data.length === 0 ? Effect.void : tell((exec) => vms.Input({ name, exec, data: typed.data }))
       return typed.detached ? Effect.andThen(sent, Deferred.succeed(left, undefined)) : sent
@@ -113,7 +121,13 @@ export const attach = Effect.fn("Cli.attach")(function* <E>(options: Attachment<
     Stream.runDrain,
     Effect.map((): number | undefined => code)
   )
-  return yield* Effect.raceFirst(whole, Deferred.await(left))
+  const end = yield* Effect.raceFirst(whole, Deferred.await(left))
+  over = true
+  // The shell that reads the terminal after us would take the answer for typed.
+  for (let turn = 0; options.interactive && modes.awaitsAnswer && turn < answerTurns; turn += 1) {
+    yield* Effect.sleep("10 millis")
+  }
+  return end
 }, Effect.scoped)
 
 /** What is typed or piped, in pieces of one frame; stdin rests while the guest has enough to read. */

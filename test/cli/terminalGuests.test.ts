@@ -160,6 +160,8 @@ describe.skipIf(skipped)("at a terminal", () => {
     process.kill(clientOf("run -q -it"), "SIGKILL")
     await screen.sees("code=137")
     while (existsSync(`/proc/${pid}`)) await Bun.sleep(20)
+    // Raw, the shell wants Ctrl-J for Enter; the first ends what the terminal may have typed (the place of its cursor).
+    screen.keys("C-j")
     screen.keys("-l", "stty sane")
     screen.keys("C-j")
     await screen.isWhole()
