@@ -188,9 +188,18 @@ const agree: (
     return problemsOf(home, name, loaded)
   })
 
+/** The stamp of a definition that can not even be looked at is no stamp of any. */
+const stampNow = (file: string): string | undefined => {
+  try {
+    return fileStamp(file)
+  } catch {
+    return "out of reach"
+  }
+}
+
 /** True when neither file nor row changed since they were compared. */
 const isFresh = (home: Home, name: SafeName, record: SandboxRecord | undefined): boolean => {
-  const stamp = fileStamp(home.sandbox(name).machineFile)
+  const stamp = stampNow(home.sandbox(name).machineFile)
   if (record === undefined) return stamp === undefined
   if (record.info.ephemeral) return true
   return stamp !== undefined && record.configStamp === `${persistedState(record.info.status)}:${stamp}`

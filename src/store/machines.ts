@@ -96,7 +96,12 @@ export const loadMachine = Effect.fn("Machines.load")(function* (
   const { machineFile: file } = home.sandbox(name)
   const invalid = (reason: string, lineNumber: number | null = null) =>
     new MachineConfigInvalid({ name, path: file, lineNumber, reason })
-  const read = yield* attemptFile("read", file, () => readFile(file))
+  // One that can not be read concerns its own sandbox and no other.
+  const read = yield* attemptFile("read", file, () => readFile(file)).pipe(
+    Effect.mapError((error) =>
+      invalid(error._tag === "DiskFull" ? error.message : `it can not be read: ${error.reason}`)
+    )
+  )
   if (read === undefined) return yield* new SandboxNotFound({ name })
   if ("problem" in read) return yield* invalid(read.problem)
   const text = decodeText(read.bytes)

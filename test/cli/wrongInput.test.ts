@@ -162,6 +162,28 @@ describe.skipIf(mustSkip("wrong input"))("wrong input", () => {
   )
 
   test(
+    "a sandbox's directory that can not be entered",
+    async () => {
+      const link = path.join(home.directory, "sandboxes/loop")
+      symlinkSync("loop", link)
+      for (const args of [
+        ["create", "--name", "loop", image],
+        ["inspect", "loop"],
+        ["start", "loop"],
+        ["rm", "-f", "loop"]
+      ]) {
+        const { code, stderr } = await home.bunker(args)
+        expect({ args, code }).toEqual({ args, code: 125 })
+        expect(one(stderr)).toContain("loop")
+      }
+      expect((await home.bunker(["ps", "-a"])).code).toBe(0)
+      rmSync(link)
+      await nothingLeft()
+    },
+    timeoutMs
+  )
+
+  test(
     "two programs that want the same at once: one has it, the other hears why",
     async () => {
       const tries = await Promise.all(

@@ -269,6 +269,12 @@ rlimits = ["nofile=10:20"]
         fs.mkdirSync(home.sandbox(web).directory)
         Bun.spawnSync(["mkfifo", home.sandbox(web).machineFile])
         expect(yield* Effect.flip(loadMachine(home, web))).toMatchObject({ reason: "it is no file" })
+        fs.mkdirSync(home.sandbox("round" as SafeName).directory)
+        fs.symlinkSync("config.toml", home.sandbox("round" as SafeName).machineFile)
+        expect(yield* Effect.flip(loadMachine(home, "round" as SafeName))).toMatchObject({
+          _tag: "MachineConfigInvalid",
+          reason: "it can not be read: ELOOP"
+        })
         const versioned = path.join(home.home, "versioned.toml")
         fs.writeFileSync(versioned, least("linked"))
         fs.mkdirSync(home.sandbox("linked" as SafeName).directory)
