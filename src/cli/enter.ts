@@ -6,13 +6,17 @@ import fs from "node:fs"
 import { version } from "../../package.json"
 import { lateCompiling } from "../domain/lateCompiling.ts"
 import { execAgain } from "../ffi/execAgain.ts"
+import { rememberedOptions } from "../plugin/rememberedOptions.ts"
 
-/** Commands that no config file has a say in. One that is missing here starts slower, with the modules that plugins import. */
+/** Commands that need no plugin of the owner's. One that is missing here starts slower, with the modules that plugins import. */
 const plain: ReadonlySet<string> = new Set(
   "__keeper run create start exec stop kill pause unpause touch rm ps inspect logs wait pull load save import images image login logout df prune session sweep migrate".split(
     " "
   )
 )
+
+/** Those of them for which the options in a config file count; they run the file when it has changed. */
+const configured: ReadonlySet<string> = new Set("run create pull load import image session sweep prune".split(" "))
 
 /** Commands that are over soon, or mostly wait for somebody. The others move and check much data. */
 const brief: ReadonlySet<string> = new Set(
@@ -28,11 +32,11 @@ export const enter = (loadApp: (plugins: boolean) => Promise<unknown>): void => 
   if (brief.has(first) && process.env[lateCompiling.name] === undefined) {
     execAgain(lateCompiling.name, lateCompiling.value)
   }
-  void loadApp(!plain.has(first) && hasConfig())
+  const config = configFile()
+  const asks = !plain.has(first) || (configured.has(first) && rememberedOptions(config) === undefined)
+  void loadApp(asks && fs.existsSync(config))
 }
 
 /** Looks at the default place, too, as domain/settings.ts does: wrongly yes only costs time, and so does a home that is odd. */
-const hasConfig = (): boolean => {
-  const home = process.env["BUNKER_HOME"] || `${process.env["HOME"] ?? ""}/.bunker`
-  return fs.existsSync(`${home}/bunker.config.ts`)
-}
+const configFile = (): string =>
+  `${process.env["BUNKER_HOME"] || `${process.env["HOME"] ?? ""}/.bunker`}/bunker.config.ts`

@@ -5,7 +5,7 @@
 
 import fs from "node:fs"
 import path from "node:path"
-import { Effect, Layer } from "effect"
+import { Effect, Layer, Result, Schema } from "effect"
 import { AgentTimeoutMs } from "../actors/agentWatch.ts"
 import type { ImageStore } from "../actors/ImageStore.ts"
 import type { LeaseManager } from "../actors/LeaseManager.ts"
@@ -22,7 +22,9 @@ import { builtIn } from "../store/migrations.ts"
 import { Paths } from "../store/Paths.ts"
 import { Engines } from "../vm/Engine.ts"
 import { builtInPlugins } from "./builtin.ts"
+import type { Plugin } from "./Plugin.ts"
 import { PluginHost } from "./PluginHost.ts"
+import { type PluginOptions, rememberedOptions, rememberOptions } from "./rememberedOptions.ts"
 import { type LoadedConfig, loadConfig, noConfig, openAudit, type SharedModules } from "./userConfig.ts"
 
 /** What the program that embeds Bunker knows of itself. */
@@ -35,6 +37,8 @@ export interface Program {
   readonly stagePath: string
   /** The runner in C of this build; empty where it could not be compiled. */
   readonly launcherPath?: string
+  /** True for a program that has options of its own: the home's config is not asked. */
+  readonly ignoresConfig?: boolean
   /** What plugins import, by name; absent in a build that loads no config file. */
   readonly sharedModules?: () => Promise<SharedModules>
 }
@@ -75,7 +79,8 @@ export const bunkerLayer = (settings: Settings, program: Program, choice: Plugin
           keeperEnv: { ...settingsEnvironment(settings), [lateCompiling.name]: lateCompiling.value }
         }
       })
-      const config = choice === "all" ? yield* readConfig(userConfig, program) : noConfig
+      const config =
+        choice === "all" ? yield* readConfig(userConfig, program) : yield* ownConfig(userConfig, program, own)
       const audit =
         config.auditFile === undefined ? {} : { audit: yield* openAudit(path.resolve(home, config.auditFile)) }
       const { options, policy } = config
@@ -90,7 +95,40 @@ export const bunkerLayer = (settings: Settings, program: Program, choice: Plugin
 
 /** The owner's config; nothing when there is none. */
 export const readConfig = (file: string, program: Program): Effect.Effect<LoadedConfig, PluginInvalid> =>
-  fs.existsSync(file) ? loadConfig(file, program.sharedModules) : Effect.succeed(noConfig)
+  fs.existsSync(file)
+    ? Effect.tap(loadConfig(file, program.sharedModules), ({ options }) =>
+        Effect.sync(() => rememberOptions(file, options))
+      )
+    : Effect.succeed(noConfig)
+
+/**
+ * What the owner's config says to Bunker's own plugins: its options, and nothing else of it. Whatever is wrong with it is said, and left
+ * out, so that nothing in the home stops a command.
+ */
+const ownConfig = Effect.fnUntraced(function* (file: string, program: Program, own: ReadonlyArray<Plugin>) {
+  if (program.ignoresConfig === true || !fs.existsSync(file)) return noConfig
+  const leaveOut = (what: string) => Effect.logError(`${what}; these options do not count until that is mended`)
+  const known = rememberedOptions(file)
+  // A build without the modules that a config imports can not run one: cli/enter.ts takes another build for what needs it.
+  if (known === undefined && program.sharedModules === undefined) return noConfig
+  const given =
+    known ??
+    (yield* readConfig(file, program).pipe(
+      Effect.map((config) => config.options),
+      Effect.catchTag("PluginInvalid", (error) => Effect.as(leaveOut(error.message), {} as PluginOptions))
+    ))
+  const options: Record<string, unknown> = {}
+  for (const plugin of own) {
+    const value = given[plugin.name]
+    if (value === undefined) continue
+    const checked = Schema.decodeUnknownResult(plugin.options as Schema.Codec<unknown>)(value, {
+      onExcessProperty: "error"
+    })
+    if (Result.isSuccess(checked)) options[plugin.name] = value
+    else yield* leaveOut(`${file}: options of ${plugin.name}: ${checked.failure.message.replace(/\s+/g, " ")}`)
+  }
+  return { ...noConfig, options }
+})
 
 /** The engines alone: for what needs neither home nor database. */
 export const enginesLayer = (settings: Settings, program: Program) =>

@@ -34,6 +34,7 @@ export {
 
 /** This checkout as the program that runners and keepers are started from. */
 const program: Program = {
+  ignoresConfig: true,
   command: [process.execPath, path.join(import.meta.dirname, "../cli/main.ts")],
   agentPath: path.join(import.meta.dirname, "../../guest/build/agent"),
   stagePath: path.join(import.meta.dirname, "../../stage/build/stage"),
