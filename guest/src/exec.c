@@ -13,7 +13,7 @@
 #include "pump.h"
 
 /* One DATA frame is read while another waits, and an EXIT always fits. */
-enum { OUT_ROOM = 2 * (FRAME_HEADER + FRAME_DATA_MAX) + 4096 };
+enum { OUT_ROOM = 2 * (FRAME_HEADER + FRAME_DATA_MAX) + 4096, FAREWELL_LOOK_MS = 2 };
 
 struct exec execs[EXEC_MAX];
 
@@ -335,4 +335,26 @@ int exec_living(void) {
 void exec_signal_all(int signal) {
   for (int i = 0; i < EXEC_MAX; i++)
     if (execs[i].state != EXEC_FREE && execs[i].pid > 0 && !execs[i].reaped) kill(-execs[i].pid, signal);
+}
+
+static bool has_last_words(const struct exec *e) {
+  if (e->kind == EXEC_DIAL || e->conn.state != CONN_OPEN || !e->conn.greeted) return false;
+  return e->state == EXEC_RUNNING || (e->state == EXEC_FLUSHING && (e->conn.out_length || e->kept));
+}
+
+void exec_farewell(int64_t ms) {
+  bool waiting = true;
+  for (int64_t until = now_ms() + ms; waiting && now_ms() < until;) {
+    waiting = false;
+    for (int i = 0; i < EXEC_MAX; i++) {
+      struct pollfd polls[EXEC_POLLS];
+      int timeout = -1;
+      if (!has_last_words(&execs[i])) continue;
+      exec_poll(&execs[i], polls, &timeout);
+      poll(polls, EXEC_POLLS, 0);
+      exec_service(&execs[i], polls);
+      waiting |= has_last_words(&execs[i]);
+    }
+    if (waiting) poll(NULL, 0, FAREWELL_LOOK_MS);
+  }
 }

@@ -76,6 +76,8 @@ void exec_give_up(struct exec *e, const char *why);
 void exec_release(struct exec *e);
 /** How many processes that were asked for have not ended. */
 int exec_living(void);
+/** Moves their last words for at most `ms`; of kept ones, until the host has their end. */
+void exec_farewell(int64_t ms);
 /** Sends a signal to the process group of each of them. */
 void exec_signal_all(int signal);
 

@@ -51,6 +51,7 @@ _Noreturn void power_quit(void) {
 }
 
 static _Noreturn void end(void) {
+  exec_farewell(FAREWELL_MS);
   if (!agent.native) boot_unmount();
   control_reply_ok(asked, asked_on, NULL);
   control_farewell(FAREWELL_MS);

@@ -6,7 +6,7 @@
  * directory and row go with it.
  */
 import { Clock, Deferred, Effect, Fiber, type Scope } from "effect"
-import type { LeasedImage } from "../domain/image.ts"
+import type { RunDefaults } from "../domain/image.ts"
 import { predecessors, type SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import type { FileError } from "../store/files.ts"
@@ -34,7 +34,7 @@ export interface VmHandle {
 /** Marks the sandbox running, or paused when that is how it was found, and, in the background of the scope, records how it ends. */
 export const keepRecords = Effect.fnUntraced(function* (
   info: SandboxInfo,
-  image: LeasedImage,
+  image: RunDefaults,
   vm: VmHandle,
   channel: GuestRequests,
   pausing: Pausing
@@ -76,7 +76,7 @@ export const keepRecords = Effect.fnUntraced(function* (
     ephemeral: info.ephemeral,
     channel,
     config: info.config,
-    image: image.config,
+    image,
     ended,
     expect: (end) => void (expected ??= end),
     ending: () => expected !== undefined,

@@ -16,7 +16,7 @@ import {
   SupervisorUnreachable,
   WrongState
 } from "../domain/errors/vm.ts"
-import type { LeasedImage } from "../domain/image.ts"
+import type { LeasedImage, RunDefaults } from "../domain/image.ts"
 import { type Mount, predecessors, type SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { attemptFile, ensureDirectory } from "../store/files.ts"
@@ -109,7 +109,7 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
           dieWithParent: boot.dieWithParent,
           brief: boot.dieWithParent && info.ephemeral
         }
-        const started = yield* startAndGreet(engine, config, info).pipe(
+        const started = yield* startAndGreet(engine, config, boot).pipe(
           Effect.mapError((error) => explain(error, info, own.consoleLog))
         )
         yield* prepareGuest(started.channel, info, mounts.guest).pipe(
@@ -119,14 +119,14 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
       })
     )
     const pausing = yield* makePausing({ info, process: vm.identity, channel, paused: false })
-    const kept = yield* keepRecords(info, boot.image, vm, channel, pausing)
+    const kept = yield* keepRecords(info, boot.image.config, vm, channel, pausing)
     yield* ports.open(kept)
     return kept
   }).pipe(Effect.onError((cause) => recordBootFailure(info, cause)))
 })
 
 /** Takes over a VM that lives while its keeper is gone: the agent calls again by itself, that of a paused VM once it runs on. */
-export const adoptVm = Effect.fn("Keeper.adopt")(function* (boot: Boot, { info, process }: Adopted) {
+export const adoptVm = Effect.fn("Keeper.adopt")(function* (image: RunDefaults, { info, process }: Adopted) {
   const run = yield* Effect.map(Paths, (paths) => paths.run(info.id))
   yield* claimKeeper(run.keeperLock, info)
   const ports = yield* publishPorts(info, true)
@@ -160,7 +160,7 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (boot: Boot, { info, 
           })
       })
     )
-    const kept = yield* keepRecords(info, boot.image, vm, channel, yield* makePausing({ ...own, channel }))
+    const kept = yield* keepRecords(info, image, vm, channel, yield* makePausing({ ...own, channel }))
     yield* ports.open(kept)
     return kept
   }
@@ -172,7 +172,7 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (boot: Boot, { info, 
     return vm.kill
   })
   const pausing = yield* makePausing({ ...own, channel, mute: { answerMs: timeoutMs, act } })
-  const kept: KeptVm = yield* keepRecords(info, boot.image, vm, channel, pausing)
+  const kept: KeptVm = yield* keepRecords(info, image, vm, channel, pausing)
   yield* Effect.forkScoped(Effect.andThen(pausing.running, Deferred.into(greeting, greeted)))
   yield* ports.open(kept)
   return kept
@@ -215,15 +215,15 @@ const chooseEngine = Effect.fnUntraced(function* (info: SandboxInfo) {
 })
 
 /** Starts the VM and waits for its agent. The one transient failure of libkrun is tried again, once. */
-const startAndGreet = Effect.fnUntraced(function* (engine: Engine, config: VmConfig, info: SandboxInfo) {
+const startAndGreet = Effect.fnUntraced(function* (engine: Engine, config: VmConfig, { info, image }: Boot) {
   const db = yield* Database
   const paths = yield* Paths
   const record = (process: ProcessIdentity) =>
     Effect.gen(function* () {
       const startedAt = yield* Clock.currentTimeMillis
       yield* insertRun(db, info.id, engine.kind, process, startedAt)
-      if (!info.ephemeral)
-        yield* saveProcess(paths, info.name, { sandboxId: info.id, engine: engine.kind, startedAt }, process)
+      const run = { sandboxId: info.id, engine: engine.kind, startedAt, image: image.config }
+      if (!info.ephemeral) yield* saveProcess(paths, info.name, run, process)
     }).pipe(
       Effect.mapError(
         (error) => new StoreFailed({ operation: "record the process of", path: info.name, reason: error.message })

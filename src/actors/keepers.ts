@@ -15,6 +15,7 @@ import { attemptFile, ensureDirectory } from "../store/files.ts"
 import { leaseToken } from "../store/leaseToken.ts"
 import { isLocked } from "../store/lock.ts"
 import { openLog } from "../store/logs.ts"
+import { savedImage } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
 import { findSandbox } from "../store/sandboxes.ts"
@@ -219,7 +220,7 @@ export const hostVm = Effect.fnUntraced(function* (
   const leases = yield* LeaseManager
   const token = leaseToken()
   const vm: KeptVm = yield* Effect.gen(function* () {
-    const image = yield* images.Lease({
+    const lease = images.Lease({
       reference: info.config.image,
       token,
       durationMs: contentLeaseMs,
@@ -227,12 +228,14 @@ export const hostVm = Effect.fnUntraced(function* (
       sandboxId: info.id
     })
     const { dieWithParent, restartAt } = how
-    const boot = { info, image, dieWithParent, ...(restartAt === undefined ? {} : { restartAt }) }
-    if (!how.adopt) return yield* bootVm(boot)
+    const more = restartAt === undefined ? {} : { restartAt }
+    if (!how.adopt) return yield* bootVm({ info, image: yield* lease, dieWithParent, ...more })
     const record = yield* findSandbox(db, info.name)
     if (record?.process === undefined)
       return yield* new SupervisorUnreachable({ name: info.name, reason: "its process is gone" })
-    return yield* adoptVm(boot, { info: record.info, process: record.process })
+    // Its disks are open and its records hold them: only a definition of an older build, or none, has to ask.
+    const image = savedImage(paths, info.name) ?? (yield* lease).config
+    return yield* adoptVm(image, { info: record.info, process: record.process })
   }).pipe(Effect.catchTag("RpcClientError", Effect.die), Effect.ensuring(Effect.ignore(leases.DropContent({ token }))))
   const { mainLog, execLog } = paths.sandbox(info.name)
   const records = { main: makeMainCommand(yield* openLog(mainLog)), execs: yield* openLog(execLog) }

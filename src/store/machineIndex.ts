@@ -8,6 +8,7 @@
 import fs from "node:fs"
 import { Clock, Effect, Option, Result, Schema } from "effect"
 import type { AlreadyExists, MachineConfigInvalid, SandboxNotFound } from "../domain/errors/vm.ts"
+import { RunDefaults } from "../domain/image.ts"
 import { type Machine, MachineProblem, persistedState } from "../domain/machine.ts"
 import type { SafeName } from "../domain/name.ts"
 import { canonicalReference, parseReference } from "../domain/reference.ts"
@@ -53,7 +54,9 @@ const SavedProcess = Schema.Struct({
   pid: Schema.Int,
   startTicks: Schema.Int,
   bootId: Schema.String,
-  startedAt: Schema.Int
+  startedAt: Schema.Int,
+  /** What its image says of how it is run; absent in files of older builds. */
+  image: Schema.optionalKey(RunDefaults)
 })
 const decodeProcess = Schema.decodeUnknownResult(Schema.fromJsonString(SavedProcess))
 const encodeProcess = Schema.encodeSync(Schema.fromJsonString(SavedProcess))
@@ -65,7 +68,12 @@ const encodeProcess = Schema.encodeSync(Schema.fromJsonString(SavedProcess))
 export const saveProcess = (
   home: Home,
   name: SafeName,
-  run: { readonly sandboxId: number; readonly engine: string; readonly startedAt: number },
+  run: {
+    readonly sandboxId: number
+    readonly engine: string
+    readonly startedAt: number
+    readonly image?: RunDefaults
+  },
   process: ProcessIdentity
 ) => {
   const { directory, processFile } = home.sandbox(name)
@@ -86,6 +94,9 @@ const livingProcess = (home: Home, name: SafeName): typeof SavedProcess.Type | u
   const saved = decodeProcess(text)
   return Result.isSuccess(saved) && isAlive(saved.success) ? saved.success : undefined
 }
+
+/** What the image of a machine's living VM says of how it is run; known also where the database was lost and the image with it. */
+export const savedImage = (home: Home, name: SafeName): RunDefaults | undefined => livingProcess(home, name)?.image
 
 const problemsOf = (home: Home, name: SafeName, loaded: LoadedMachine): ReadonlyArray<MachineProblem> => {
   const { machineFile: path } = home.sandbox(name)

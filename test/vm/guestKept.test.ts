@@ -295,6 +295,22 @@ describe("a kept command", () => {
     })
   )
 
+  it.live("has its last words heard when the machine ends", () =>
+    Effect.gen(function* () {
+      const { host, child } = yield* agent
+      const { guest, start } = yield* host
+      // Its own end is the last thing that the machine waits for.
+      const begun = yield* start("trap 'seq 1 100000; exit 9' TERM; echo up; while :; do :; done")
+      yield* read(begun, 3)
+      const reading = yield* Effect.forkChild(read(begun))
+      yield* guest.poweroff({ signal: 15, graceMs: 10_000 })
+      const { Stdout, end } = yield* Fiber.join(reading)
+      expect(end).toBe(9)
+      expect(Stdout).toBe(Array.from({ length: 100_000 }, (_, index) => `${index + 1}\n`).join(""))
+      expect(yield* Effect.promise(() => child.exited)).toBe(0)
+    })
+  )
+
   it.live("holds a machine up that would idle without a host, until it ends", () =>
     Effect.gen(function* () {
       const { host, child } = yield* agent

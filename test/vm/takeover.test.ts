@@ -201,4 +201,22 @@ describe.skipIf(skipped)(`a main command (${engine})`, () => {
       fs.renameSync(moved, home.directory)
     }
   })
+
+  it("is taken over where the database was lost, and stopped in order", async () => {
+    await run("refound", "i=0; trap 'echo stopping; exit' TERM; while :; do i=$((i+1)); echo $i; sleep 0.1; done")
+    await counted("refound", 3)
+    for (const file of fs.readdirSync(home.directory).filter((each) => each.startsWith("bunker.db")))
+      fs.rmSync(path.join(home.directory, file))
+    await home.must(["ps"])
+    await killKeeper("refound")
+    const before = lastNumber(await home.must(["logs", "refound"]))
+    await counted("refound", before + 5)
+    // What the image says is known, though the image is not.
+    expect(await home.must(["exec", "refound", "sh", "-c", "echo $PATH"])).toContain("/bin")
+    await home.must(["stop", "-t", "30", "refound"])
+    expect(await ended("refound")).toMatchObject({ termination_reason: "shutdown_requested" })
+    const lines = (await home.must(["logs", "refound"])).trimEnd().split("\n")
+    expect(lines.pop()).toBe("stopping")
+    expect(lines).toEqual(lines.map((_, index) => String(index + 1)))
+  })
 })
