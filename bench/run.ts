@@ -33,6 +33,10 @@ const benches: Readonly<Record<string, { readonly about: string; readonly run: (
     about: "installs of models from disk and over HTTP against cp, curl and sha256sum; a quick look at 20,000 files",
     run: async () => (await import("./models/models.ts")).benchModels()
   },
+  streams: {
+    about: "100 MB through a command and as a file, in and out of a running sandbox, and one word (2 minutes)",
+    run: async () => (await import("./streams/streams.ts")).benchStreams()
+  },
   cli: {
     about: "start-up time and memory of the compiled program and of ./bunker",
     run: async () => (await import("./cli/cli.ts")).benchCli()
