@@ -50,7 +50,7 @@ if [ $# -gt 0 ]; then
   jobs=${jobs:-1}
 else
   # Longest first: each goes to the lab that has least to do so far.
-  for name in behaviour robustness lifecycle pause mounts ioBehaviour models mute engine probe; do set -- "$@" "$root/test/vm/$name.test.ts"; done
+  for name in behaviour robustness lifecycle takeover pause mounts ioBehaviour models mute engine probe; do set -- "$@" "$root/test/vm/$name.test.ts"; done
 fi
 spare=$(awk '$1 == "MemAvailable:" { print int($2 / 1048576) }' /proc/meminfo)
 if [ -z "$jobs" ]; then if [ "$(nproc)" -ge 2 ] && [ "$spare" -ge 10 ]; then jobs=2; else jobs=1; fi; fi
@@ -75,7 +75,7 @@ fi
 # Seconds that a suite takes on a machine that does nothing else; what is not known counts as long.
 weight() {
   case $1 in
-    engine|probe|mute) echo 20 ;; pause|models|ioBehaviour|mounts) echo 40 ;; lifecycle|robustness) echo 60 ;; *) echo 90 ;;
+    engine|probe|mute) echo 20 ;; pause|models|ioBehaviour|mounts) echo 40 ;; lifecycle|robustness|takeover) echo 60 ;; *) echo 90 ;;
   esac
 }
 busy=() shares=()

@@ -1,6 +1,6 @@
 /**
  * Main commands that outlive the process that looks after their sandbox, for both engines: on the host under qemu, in the KVM lab
- * under krun. Real VMs, real SIGKILLs. BUNKER_TEST_TAKEOVERS (4): how often the keeper of the counting command is killed.
+ * under krun. Real VMs, real SIGKILLs. BUNKER_TEST_TAKEOVERS (4, in the lab 2): how often the keeper of the counting command is killed.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import fs from "node:fs"
@@ -13,7 +13,7 @@ const skipped = mustSkip("commands that outlive their keeper")
 const timeoutMs = 600_000
 const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
 const image = "test/busybox:1"
-const takeovers = Number(process.env["BUNKER_TEST_TAKEOVERS"] ?? 4)
+const takeovers = Number(process.env["BUNKER_TEST_TAKEOVERS"] ?? (process.env["BUNKER_LAB"] === undefined ? 4 : 2))
 
 interface Info {
   readonly pid: number
