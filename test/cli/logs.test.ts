@@ -1,11 +1,13 @@
 /** What `bunker logs` shows of a log, and what it refuses. The log is written here, in the format of store/logs.ts. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { mkdirSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { Home, program } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
 import { have, run } from "../support/mount.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
+
+setDefaultTimeout(60_000)
 
 const image = "test/busybox:1"
 const noon = Date.parse("2024-03-04T12:00:00.000Z")

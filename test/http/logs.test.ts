@@ -144,5 +144,5 @@ describe.skipIf(mustSkip("logs over HTTP"))("GET /v1/sandboxes/NAME/logs", () =>
     const all = await Array.fromAsync(events(await follow("box")))
     expect(all.map(({ event }) => event)).toEqual(["end"])
     expect((await home.http("GET", "/v1/sandboxes/box/logs")).body).toEqual([])
-  })
+  }, 30_000)
 })

@@ -1,5 +1,5 @@
 /** The log's writer on disks that are slow or full. */
-import { expect } from "bun:test"
+import { expect, setDefaultTimeout } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
 import { Effect, Exit, Scope } from "effect"
@@ -7,6 +7,8 @@ import { decodeLine, type LogEntry, type LogWriter, openLog } from "../../src/st
 import { temporaryDirectory } from "../support/home.ts"
 import { it } from "../support/it.ts"
 import { have, run } from "../support/mount.ts"
+
+setDefaultTimeout(30_000)
 
 const entriesOf = (text: string): ReadonlyArray<LogEntry> =>
   text
