@@ -11,7 +11,7 @@ import { version } from "../../package.json"
 import { ExecFailed } from "../domain/errors/vm.ts"
 import { readSettings } from "../domain/settings.ts"
 import type { Program } from "../plugin/bunker.ts"
-import { separateGuestCommand } from "./arguments.ts"
+import { isShell, separateGuestCommand } from "./arguments.ts"
 import * as Attach from "./commands/attach.ts"
 import { logs } from "./commands/logs.ts"
 import * as Manage from "./commands/manage.ts"
@@ -67,6 +67,9 @@ const prepareArguments = (given: ReadonlyArray<string>): Prepared => {
   if (first === undefined) return { argv: ["--help"], debug: false }
   if (first === "help") return { argv: [...rest, "--help"], debug: false }
   if (first === "version" && rest.length === 0) return { argv: ["--version"], debug: false }
+  if (first === "completion" && isShell(rest[0]) && rest.length === 1) {
+    return { argv: ["--completions", rest[0]!], debug: false }
+  }
   const valued = guestCommands[first]
   const argv = valued === undefined ? given : [first, ...separateGuestCommand(rest, valued)]
   const end = argv.includes("--") ? argv.indexOf("--") : argv.length

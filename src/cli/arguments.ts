@@ -122,3 +122,7 @@ export const readLabels = Effect.fnUntraced(function* (
   }
   return labels
 })
+
+/** Shells that there are completions for. */
+export const shells = ["bash", "zsh", "fish"] as const
+export const isShell = (word: string | undefined): boolean => shells.some((shell) => shell === word)

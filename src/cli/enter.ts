@@ -10,7 +10,7 @@ import { rememberedOptions } from "../plugin/rememberedOptions.ts"
 
 /** Commands that need no plugin of the owner's. One that is missing here starts slower, with the modules that plugins import. */
 const plain: ReadonlySet<string> = new Set(
-  "__keeper run create start exec stop kill pause unpause touch rm ps inspect logs wait pull load save import images image login logout df prune session sweep migrate".split(
+  "__keeper run create start exec stop kill pause unpause touch rm ps inspect logs wait pull load save import images image login logout df prune session sweep migrate completion".split(
     " "
   )
 )

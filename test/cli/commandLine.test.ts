@@ -56,6 +56,18 @@ suite("bunker", () => {
     expect((await home.bunker(["help", "run"])).stdout).toBe((await home.bunker(["run", "--help"])).stdout)
   }, 30_000)
 
+  test("completions are scripts that the shell understands", async () => {
+    for (const shell of ["bash", "zsh", "fish"]) {
+      const script = await home.must(["completion", shell])
+      for (const word of ["unpause", "image", "idle-timeout"]) expect(script).toContain(word)
+      if (Bun.which(shell) === null) continue
+      const check = Bun.spawnSync([shell, "-n"], { stdin: Buffer.from(script) })
+      expect({ shell, code: check.exitCode, said: check.stderr.toString() }).toEqual({ shell, code: 0, said: "" })
+    }
+    await refused(["completion", "tcsh"], {}, "shell")
+    await refused(["completion"], {}, "shell")
+  }, 30_000)
+
   test("version in each spelling is the same line", async () => {
     for (const word of ["--version", "-V", "-v", "version"]) {
       expect(await home.bunker([word])).toEqual({ code: 0, stdout: "0.1.0\n", stderr: "" })

@@ -27,5 +27,6 @@ export const others = [
   System.doctor,
   System.serve,
   System.sweep,
+  System.completion,
   migrate
 ] as const

@@ -2,10 +2,11 @@
 
 import path from "node:path"
 import { Effect, Option, Schedule } from "effect"
-import { Command, Flag } from "effect/cli"
+import { Argument, Command, Flag } from "effect/cli"
 import { version } from "../../../package.json"
 import { Sweeper } from "../../actors/Sweeper.ts"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
+import { shells } from "../arguments.ts"
 import { diagnose, type Finding } from "../doctor.ts"
 import { ExitWith, print, say } from "../output.ts"
 import { Session, withBunker } from "../session.ts"
@@ -107,4 +108,18 @@ export const sweep = Command.make(
 ).pipe(
   Command.withDescription("Put records of dead sandboxes right and remove what they left."),
   Command.withShortDescription("Clean up after crashes")
+)
+
+export const completion = Command.make(
+  "completion",
+  { shell: Argument.Literals("shell", shells).pipe(Argument.withDescription("bash, zsh or fish")) },
+  // The library writes it for the whole program: see app.ts, which asks it to.
+  Effect.fn("Cli.completion")(() => Effect.void)
+).pipe(
+  Command.withDescription("Print a script that completes commands and flags in a shell."),
+  Command.withShortDescription("Complete commands in a shell"),
+  Command.withExamples([
+    { command: "source <(bunker completion bash)", description: "In ~/.bashrc" },
+    { command: "bunker completion fish > ~/.config/fish/completions/bunker.fish", description: "For fish" }
+  ])
 )
