@@ -1,7 +1,7 @@
 /**
  * Kills, floods, full disks and many sandboxes. Short by default; longer by the environment, to be run now and then:
  * BUNKER_TEST_CYCLES (100) create and remove, BUNKER_TEST_BOOTS (2) boot and remove, BUNKER_TEST_MANY (3) at once,
- * BUNKER_TEST_FLOOD_MB (5) of output. The lab does less of what takes long, and nothing that is the same for every engine.
+ * BUNKER_TEST_FLOOD_MB (2) of output. The lab does less of what takes long, and nothing that is the same for every engine.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
@@ -170,7 +170,7 @@ describe.skipIf(skipped)(`robustness (${engine})`, () => {
 
   it("a flood of output stays bounded on disk and in memory, on the console and from commands", async () => {
     await make("loud")
-    const bytes = amount("FLOOD_MB", inLab ? 1 : 5) * 1_000_000
+    const bytes = amount("FLOOD_MB", inLab ? 1 : 2) * 1_000_000
     const flood = (count: number) => `yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c ${count}`
     // An emulated console takes less than a megabyte a second.
     const onConsole = bytes / 20
