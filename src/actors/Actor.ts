@@ -6,12 +6,9 @@
  * `capacity` messages wait, further senders wait; a defect fails its own message only, and restarts the behaviour with
  * fresh state before the next message.
  */
-import * as NodeSocket from "@effect/platform-node-shared/NodeSocket"
-import * as NodeSocketServer from "@effect/platform-node-shared/NodeSocketServer"
-import { Context, Effect, Layer, Scope, ScopedRef, Semaphore, Stream } from "effect"
-import { Rpc, RpcClient, type RpcGroup, RpcSchema, RpcSerialization, RpcServer } from "effect/rpc"
+import { Context, Effect, Layer, ScopedRef, Semaphore, Stream } from "effect"
+import { Rpc, RpcClient, type RpcGroup, RpcSchema, RpcServer } from "effect/rpc"
 import type { RpcClientError } from "effect/rpc/RpcClientError"
-import { Socket, SocketServer } from "effect/socket"
 
 /** What a message to an actor elsewhere may fail with besides its own errors: the connection broke. */
 export type Unreachable = RpcClientError
@@ -132,83 +129,3 @@ export const layerLater = <Self, Rpcs extends Rpc.Any, R>(
   )
 
 type AnyMessage = (...given: ReadonlyArray<unknown>) => unknown
-
-/** Frames on actor sockets: Effect's binary encoding, at most 16 MiB each. */
-const wire = RpcSerialization.layerSchemaBinary()
-
-/**
- * Serves an actor that already has an address on a unix socket. Each message is forwarded to the address, so remote and local
- * senders share its mailbox. The caller removes a stale socket file first and owns the mode of its directory.
- */
-export const serveUnix = <Rpcs extends Rpc.Any>(
-  address: Address<Rpcs>,
-  protocol: RpcGroup.RpcGroup<Rpcs>,
-  socketPath: string
-) => {
-  const forward = Object.fromEntries(
-    [...protocol.requests.keys()].map((tag) => [
-      tag,
-      (payload: unknown) => (address as unknown as Record<string, (payload: unknown) => unknown>)[tag]!(payload)
-    ])
-  )
-  return RpcServer.layer(protocol, { disableFatalDefects: true }).pipe(
-    Layer.provide(protocol.toLayer(Effect.succeed(forward as never))),
-    Layer.provide(RpcServer.layerProtocolSocketServer),
-    Layer.provide([wire, Layer.effect(SocketServer.SocketServer, listen(socketPath))])
-  )
-}
-
-/** Listens; a sender that goes without reading what it was told (ECONNRESET) has ended its connection, and that is no error. */
-const listen = (socketPath: string) =>
-  Effect.map(NodeSocketServer.make({ path: socketPath }), (server) =>
-    SocketServer.SocketServer.of({
-      ...server,
-      run: (handler) => server.run((socket) => handler({ ...socket, reader: Effect.map(socket.reader, endWhenReset) }))
-    })
-  )
-
-const endWhenReset = (reader: Socket.Reader): Socket.Reader => ({
-  ...reader,
-  pull: Effect.mapError(reader.pull, (error) =>
-    error.reason._tag === "SocketReadError"
-      ? new Socket.SocketError({ reason: new Socket.SocketCloseError({ code: 1006 }) })
-      : error
-  )
-})
-
-/**
- * The place "another process of this machine": an address over a unix socket, in the current scope. Messages that stream have a
- * connection each: a reader that stalls holds up its own stream, and no other sender. Connects when it is first needed.
- */
-export const connectUnix = <Rpcs extends Rpc.Any>(protocol: RpcGroup.RpcGroup<Rpcs>, socketPath: string) =>
-  Effect.gen(function* () {
-    const scope = yield* Effect.scope
-    const connect = connection(protocol, socketPath)
-    const shared = yield* Effect.cached(Effect.uninterruptible(Scope.provide(connect, scope)))
-    const messages = [...protocol.requests].map(([tag, rpc]) => {
-      const { successSchema } = rpc as unknown as Rpc.AnyWithProps
-      const send = RpcSchema.isStreamSchema(successSchema)
-        ? (payload: unknown) =>
-            Stream.unwrap(Effect.map(connect, (own) => own[tag]!(payload) as Stream.Stream<unknown>))
-        : (payload: unknown) => Effect.flatMap(shared, (all) => all[tag]!(payload) as Effect.Effect<unknown>)
-      return [tag, send]
-    })
-    return Object.fromEntries(messages) as unknown as Address<Rpcs>
-  })
-
-/**
- * How often a connection is asked whether it lives: never. The kernel says when a process of this machine has gone, and one whose answers
- * nobody reads yet can not see the answer to a question.
- */
-const pingInterval = "20 days"
-
-const connection = <Rpcs extends Rpc.Any>(protocol: RpcGroup.RpcGroup<Rpcs>, socketPath: string) =>
-  Effect.gen(function* () {
-    const context = yield* Layer.build(
-      RpcClient.layerProtocolSocket({ retryTransientErrors: false, pingInterval }).pipe(
-        Layer.provide([wire, NodeSocket.layerNet({ path: socketPath })])
-      )
-    )
-    const client = yield* RpcClient.make(protocol).pipe(Effect.provideContext(context))
-    return client as unknown as Readonly<Record<string, (payload: unknown) => unknown>>
-  })

@@ -20,7 +20,7 @@ import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
 import { findSandbox } from "../store/sandboxes.ts"
 import type { Engines } from "../vm/Engine.ts"
-import { type Address, connectUnix, local, serveUnix, supervised } from "./Actor.ts"
+import { type Address, local, supervised } from "./Actor.ts"
 import { watchAgent } from "./agentWatch.ts"
 import { ImageStore } from "./ImageStore.ts"
 import { KeeperProtocol, type KeptVm, keeperBehaviour, type Records } from "./Keeper.ts"
@@ -48,6 +48,9 @@ const decodeReport = Schema.decodeUnknownEffect(Schema.fromJsonString(KeeperRepo
 
 /** Longest wait of somebody who can do without for a new keeper, in milliseconds. */
 const ensureMs = 10_000
+
+/** Time that a run in the foreground has for itself before it listens to other processes. */
+const serveAfter = "250 millis"
 
 /** Longest report line, in bytes. */
 const reportBytesMax = 65_536
@@ -150,6 +153,7 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
       return yield* new SupervisorUnreachable({ name: info.name, reason: "nobody listens on its socket" })
     }
     const own = yield* Scope.fork(scope)
+    const { connectUnix } = yield* sockets
     const address = yield* Scope.provide(connectUnix(KeeperProtocol, keeperSocket), own)
     return yield* remember(info, address, own, socket)
   })
@@ -242,7 +246,9 @@ export const hostVm = Effect.fnUntraced(function* (
   const address: KeeperAddress = yield* startKeeperActor(vm, records)
   const { keeperSocket } = paths.run(info.id)
   yield* attemptFile("remove", keeperSocket, () => fs.rmSync(keeperSocket, { force: true }))
-  yield* serve(address, keeperSocket)
+  // Others who want something of a run in the foreground meanwhile find its keeper's lock, and wait.
+  if (how.dieWithParent) yield* Effect.forkScoped(Effect.delay(serve(address, keeperSocket), serveAfter))
+  else yield* serve(address, keeperSocket)
   const startedAt = (yield* findSandbox(db, info.name))?.info.startedAt
   yield* Effect.forkScoped(watchAgent(vm))
   yield* Effect.forkScoped(enforceLimits(vm, startedAt ?? (yield* Clock.currentTimeMillis)))
@@ -254,7 +260,11 @@ const startKeeperActor = Effect.fnUntraced(function* (vm: KeptVm, records: Recor
   return yield* local(KeeperProtocol, { name: "bunker/Keeper" }).pipe(Effect.provideContext(handlers))
 })
 
+/** A run that is over at once has nothing to do with another process. */
+const sockets = Effect.promise(() => import("./unixSocket.ts"))
+
 const serve = Effect.fnUntraced(function* (address: KeeperAddress, socket: string) {
+  const { serveUnix } = yield* sockets
   yield* Effect.orDie(Layer.build(serveUnix(address, KeeperProtocol, socket)))
 })
 

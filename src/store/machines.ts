@@ -15,7 +15,7 @@ import { SafeName as SafeNameSchema } from "../domain/name.ts"
 import { attemptFile, type FileError, isLeftover, writeAtomic } from "./files.ts"
 import { fileLock, unlinkHeldLock } from "./lock.ts"
 import type { Paths } from "./Paths.ts"
-import { editToml, isTomlIssue, lineOfKey, parseToml, type TomlTable, writeToml } from "./tomlEdit.ts"
+import type { TomlTable } from "./tomlEdit.ts"
 
 type Home = Paths["Service"]
 
@@ -78,6 +78,9 @@ const readFile = (file: string) => {
   }
 }
 
+/** Loaded with the first definition: most commands read and write none. */
+const toml = Effect.promise(() => import("./tomlEdit.ts"))
+
 const utf8 = new TextDecoder("utf-8", { fatal: true })
 
 const decodeText = (bytes: Uint8Array): string | undefined => {
@@ -106,6 +109,7 @@ export const loadMachine = Effect.fn("Machines.load")(function* (
   if ("problem" in read) return yield* invalid(read.problem)
   const text = decodeText(read.bytes)
   if (text === undefined) return yield* invalid("it is no UTF-8 text")
+  const { isTomlIssue, lineOfKey, parseToml } = yield* toml
   const document = parseToml(text)
   if (isTomlIssue(document)) return yield* invalid(document.reason, document.line)
   const found = readMachine(document, read.born)
@@ -194,6 +198,7 @@ const replace = Effect.fnUntraced(function* (home: Home, before: LoadedMachine, 
   const file = target(home.sandbox(machine.name).machineFile)
   const nowMs = yield* Clock.currentTimeMillis
   yield* attemptFile("clear", path.dirname(file), () => clearLeftovers(path.dirname(file), nowMs))
+  const { editToml } = yield* toml
   yield* writeAtomic(file, editToml(before.text, before.document, document as TomlTable))
   return `${machine.state}:${fileStamp(file)}`
 })
@@ -201,6 +206,7 @@ const replace = Effect.fnUntraced(function* (home: Home, before: LoadedMachine, 
 const write = Effect.fnUntraced(function* (home: Home, machine: Machine) {
   const { machineFile } = home.sandbox(machine.name)
   const document = machineDocument(machine) as TomlTable
+  const { writeToml } = yield* toml
   yield* writeAtomic(machineFile, writeToml(head, { ...document, created_at: new Date(machine.createdAt) }))
   return `${machine.state}:${fileStamp(machineFile)}`
 })

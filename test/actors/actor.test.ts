@@ -5,15 +5,8 @@ import { tmpdir } from "node:os"
 import path from "node:path"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Logger, Schema, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
-import {
-  type Address,
-  connectUnix,
-  layerLater,
-  layerLocal,
-  local,
-  serveUnix,
-  supervised
-} from "../../src/actors/Actor.ts"
+import { type Address, layerLater, layerLocal, local, supervised } from "../../src/actors/Actor.ts"
+import { connectUnix, serveUnix } from "../../src/actors/unixSocket.ts"
 import { it } from "../support/it.ts"
 
 class Overdrawn extends Schema.TaggedError<Overdrawn>()("Overdrawn", { balance: Schema.Int }) {}
