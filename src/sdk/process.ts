@@ -142,7 +142,7 @@ export class Process implements AsyncIterable<Output>, AsyncDisposable {
       )
       // Input that is not taken means that the command has ended, and its own words say how; anything else would leave it waiting.
       if (failure !== undefined && !hasEnded(failure.error)) this.stop.abort(failure.error)
-      if (next.done === true || failure !== undefined) return void source.return()
+      if (next.done === true || failure !== undefined) return void source.return().catch(() => undefined)
     }
   }
 

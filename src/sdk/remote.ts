@@ -4,7 +4,8 @@
  * `UnknownMessage`.
  *
  * Invariants: whoever stops waiting for an answer, or leaves a stream, ends the request, and the server what only it wanted; output is
- * read at the pace of its reader; the token goes to the one server and into no error.
+ * read at the pace of its reader; the token goes to the one server and into no error; a name leads to no other route than its own; of an
+ * answer that is no stream at most `answerBytesMax` are held.
  */
 import { Context, Effect, Layer, Redacted, type Schema, SchemaAST, type Scope, Stream } from "effect"
 import { type Rpc, RpcSchema } from "effect/rpc"
@@ -35,20 +36,25 @@ export type Actors = ImageStore | ModelCache | SessionStore | Sweeper | VmSuperv
 
 type Wire = Readonly<Record<string, unknown>>
 
+/** Longest answer that is no stream. */
+const answerBytesMax = 64 * 1024 * 1024
+
+/** A step `.` or `..` in a path, with whatever comes after the question mark passed over: URLs resolve it, `%2e` as well. */
+const dotStep = /^[^?]*\/\.{1,2}(?=[/?]|$)/
+
 /** How one server is asked. */
 class Connection {
   private readonly base: string
   private readonly unix: string | undefined
   private readonly token: Redacted.Redacted<string> | undefined
 
-  constructor(private readonly options: ServerOptions) {
-    const { url, token } = options
+  constructor({ url, token }: ServerOptions) {
     this.unix = url.startsWith("unix:") ? url.slice("unix:".length).replace(/^\/\/(?=\/)/, "") : undefined
     const parsed = this.unix === undefined ? URL.parse(url) : URL.parse("http://bunker")
     if (parsed === null || !/^https?:$/.test(parsed.protocol) || this.unix === "") {
       throw new InvalidSpec({
         field: "url",
-        reason: `"${url}" is no server; write http://HOST:PORT or unix:/path/of/bunker.sock`
+        reason: `"${url.replace(/\/\/[^/]*@/, "//")}" is no server; write http://HOST:PORT or unix:/path/of/bunker.sock`
       })
     }
     this.base = `${parsed.origin}${parsed.pathname.replace(/\/$/, "")}`
@@ -59,7 +65,8 @@ class Connection {
     const { code, message } = Object(cause) as { readonly code?: unknown; readonly message?: unknown }
     const words = typeof message === "string" ? message : String(cause)
     return new ServerUnreachable({
-      url: this.options.url,
+      // Without the user and the password that one may have in it.
+      url: this.unix === undefined ? this.base : `unix:${this.unix}`,
       reason: typeof code === "string" ? `${code}: ${words}` : words
     })
   }
@@ -70,6 +77,9 @@ class Connection {
       const stop = new AbortController()
       yield* Effect.addFinalizer(() => Effect.sync(() => stop.abort()))
       const { accept, body, contentType, method, path } = request
+      if (dotStep.test(path)) {
+        return yield* new InvalidSpec({ field: "name", reason: `no name has the step "." or "..", as in ${path}` })
+      }
       const answer = yield* Effect.tryPromise({
         try: () =>
           fetch(`${this.base}${path}`, {
@@ -90,8 +100,24 @@ class Connection {
         catch: this.unreachable
       })
       if (answer.ok) return answer
-      const text = yield* Effect.tryPromise({ try: () => answer.text(), catch: this.unreachable })
-      return yield* Effect.fail(errorOf(answer.status, parsed(text)))
+      return yield* Effect.fail(errorOf(answer.status, parsed(yield* this.textOf(answer))))
+    })
+  }
+
+  /** The whole of an answer. */
+  textOf(answer: Response): Effect.Effect<string, ServerUnreachable> {
+    return Effect.tryPromise({
+      try: async () => {
+        const pieces: Array<Uint8Array> = []
+        let held = 0
+        for await (const bytes of answer.body ?? []) {
+          held += bytes.length
+          if (held > answerBytesMax) throw new Error(`its answer has more than ${answerBytesMax} bytes`)
+          pieces.push(bytes)
+        }
+        return Buffer.concat(pieces).toString()
+      },
+      catch: this.unreachable
     })
   }
 }
@@ -170,8 +196,7 @@ const messageOf = (connection: Connection, route: PluginRoute, rpc: Rpc.AnyWithP
     return Effect.fnUntraced(function* (payload: unknown) {
       const answer = yield* connection.ask(request(payload))
       if (SchemaAST.isVoid(successSchema.ast) || answer.status === 204) return undefined
-      const text = yield* Effect.tryPromise({ try: () => answer.text(), catch: connection.unreachable })
-      return yield* read(successSchema, parsed(text))
+      return yield* read(successSchema, parsed(yield* connection.textOf(answer)))
     }, Effect.scoped)
   }
   const { success } = successSchema

@@ -3,8 +3,10 @@
  * the actors do.
  */
 import { Deferred, Effect, Stream } from "effect"
+import type { Unreachable } from "../actors/Actor.ts"
 import { ImageStore } from "../actors/ImageStore.ts"
 import { VmSupervisor } from "../actors/VmSupervisor.ts"
+import type { ReachError } from "../domain/errors/groups.ts"
 import { ExecFailed } from "../domain/errors/vm.ts"
 import type { LogLine, LogRequest } from "../domain/logs.ts"
 import type { SandboxInfo } from "../domain/sandbox.ts"
@@ -244,12 +246,17 @@ export interface Server {
 }
 
 /** Runs the main command in the background of this process, and answers when it runs; nothing when there is none. */
-const runMain = Effect.fnUntraced(function* (vms: VmSupervisor["Service"], name: string, options: SandboxOptions) {
+export const runMain = Effect.fnUntraced(function* (
+  vms: Pick<VmSupervisor["Service"], "RunMain">,
+  name: string,
+  options: Pick<SandboxOptions, "command" | "openStdin" | "tty">
+) {
   if ((options.command ?? []).length === 0) return
-  const started = yield* Deferred.make<void, ExecFailed>()
+  const started = yield* Deferred.make<void, ReachError | Unreachable>()
   const how = { tty: options.tty === true ? firstSize : null, stdin: options.openStdin === true }
   const main = Stream.runForEach(vms.RunMain({ name, how }), () => Deferred.succeed(started, undefined)).pipe(
-    Effect.catchTag("ExecFailed", (error) => Deferred.fail(started, error)),
+    // However it ends: nobody waits for ever.
+    Effect.onExit((exit) => Deferred.done(started, exit)),
     Effect.ignore
   )
   yield* Effect.forkDetach(main)

@@ -79,6 +79,49 @@ test("an answer that is no error of ours is one, too", () => {
   expect(refused).toMatchObject({ _tag: "ServerRefused", status: 401, code: "Unauthorized", reason: "no token" })
 })
 
+test("a name is sent to its own route or nowhere", async () => {
+  const asked: Array<string> = []
+  using server = Bun.serve({
+    port: 0,
+    fetch: (request) => {
+      asked.push(`${request.method} ${new URL(request.url).pathname}`)
+      return new Response(null, { status: 204 })
+    }
+  })
+  const options = { url: `http://127.0.0.1:${server.port}` }
+  await using images = new Images({ server: options })
+  for (const reference of ["../sandboxes/box", "a/../../sandboxes/box", "..", ".", "a/./b"]) {
+    await expect(images.remove(reference)).rejects.toMatchObject({ _tag: "InvalidSpec" })
+  }
+  await expect(Sandbox.get("..", { server: options })).rejects.toMatchObject({ _tag: "InvalidSpec" })
+  expect(asked).toEqual([])
+  await images.remove("test/a..b:1.2")
+  await images.remove("%2e%2e/x?y#z").catch(() => undefined)
+  expect(asked).toEqual(["DELETE /v1/images/test/a..b%3A1.2", "DELETE /v1/images/%252e%252e/x%3Fy%23z"])
+})
+
+test("an answer without an end is given up", async () => {
+  const piece = new Uint8Array(1024 * 1024).fill(0x20)
+  for (const status of [200, 500]) {
+    using server = Bun.serve({
+      port: 0,
+      fetch: () => new Response(new ReadableStream({ pull: (to) => to.enqueue(piece) }), { status })
+    })
+    await expect(Sandbox.list({ server: { url: `http://127.0.0.1:${server.port}` } })).rejects.toMatchObject({
+      _tag: "ServerUnreachable",
+      reason: expect.stringContaining("more than")
+    })
+  }
+})
+
+test("a password in a URL is in no error", async () => {
+  for (const url of ["http://user:hunter2@127.0.0.1:1", "ftp://user:hunter2@host"]) {
+    const error = await Sandbox.list({ server: { url } }).catch((cause: unknown) => cause as Error)
+    expect(error).toBeInstanceOf(Error)
+    expect(JSON.stringify([error, (error as Error).message])).not.toContain("hunter2")
+  }
+})
+
 describe.skipIf(!existsSync(program) || busybox === undefined)("a server", () => {
   const home = mkdtempSync(path.join(tmpdir(), "bk-"))
   let server: TestServer
@@ -121,7 +164,7 @@ describe.skipIf(!existsSync(program) || busybox === undefined)("a server", () =>
     expect(bytes).toBeGreaterThan(100_000)
     await images.remove(image!.reference)
     await expect(images.inspect(image!.reference)).rejects.toBeInstanceOf(Errors.ImageNotFound)
-  })
+  }, 60_000)
 
   test("is refused, unreachable or none, by name, without the token in the words", async () => {
     const failed = (given: ServerOptions) =>
