@@ -11,9 +11,9 @@ import path from "node:path"
 /** Options of plugins, by plugin name. */
 export type PluginOptions = Readonly<Record<string, unknown>>
 
-/** What a config may not use to be remembered; words in its comments count, too. */
+/** What a config may not use to be remembered, Effect's modules included; words in its comments count, too. */
 const changing =
-  /\b(process|Bun|globalThis|require|await|import\s*\(|import\.meta|Date|Math|fetch|eval|Function|performance|crypto)\b/
+  /\b(import\s*\(|(import\.meta|process|Bun|globalThis|self|require|await|Date|DateTime|Temporal|Intl|Math|Random|Clock|Config|fetch|eval|Function|performance|crypto)\b)/
 const imports = /\b(?:import|export)\b[^;"']*?\bfrom\s*["']([^"']+)["']|\bimport\s*["']([^"']+)["']/g
 const steady: ReadonlySet<string> = new Set(["bunker/plugin", "effect"])
 
