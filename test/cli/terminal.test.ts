@@ -5,7 +5,7 @@ import path from "node:path"
 import { Home, program } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
-import { Screen, screenMissing } from "../support/screen.ts"
+import { atTerminal, Screen, screenMissing } from "../support/screen.ts"
 
 const skipped = mustSkip("sandboxes at a terminal", screenMissing)
 const timeoutMs = 120_000
@@ -41,19 +41,7 @@ describe.skipIf(skipped)("at a terminal", () => {
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)
 
-  const it = (name: string, body: (screen: Screen) => Promise<void>) =>
-    test(
-      name,
-      async () => {
-        const screen = new Screen(home)
-        try {
-          await body(screen)
-        } finally {
-          screen.close()
-        }
-      },
-      timeoutMs
-    )
+  const it = atTerminal(() => home, timeoutMs)
 
   it("run -it gives a shell with colours, size, Ctrl-C, Ctrl-Z and Ctrl-D", async (screen) => {
     screen.line(`'${program}' run -q -it ${image} sh; echo "code=$?"`)

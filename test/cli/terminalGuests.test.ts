@@ -1,11 +1,11 @@
 /** Guests and clients that put a terminal to the test: full-screen programs, pastes, and every way in which either side may go. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { afterAll, beforeAll, describe, expect } from "bun:test"
 import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { Home, program } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
-import { Screen, screenMissing } from "../support/screen.ts"
+import { atTerminal, type Screen, screenMissing } from "../support/screen.ts"
 
 const skipped = mustSkip("guests at a terminal", screenMissing)
 const timeoutMs = 120_000
@@ -23,19 +23,7 @@ describe.skipIf(skipped)("at a terminal", () => {
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)
 
-  const it = (name: string, body: (screen: Screen) => Promise<void>) =>
-    test(
-      name,
-      async () => {
-        const screen = new Screen(home)
-        try {
-          await body(screen)
-        } finally {
-          screen.close()
-        }
-      },
-      timeoutMs
-    )
+  const it = atTerminal(() => home, timeoutMs)
 
   /** The client that runs in a terminal with these arguments. */
   const clientOf = (words: string) => {

@@ -1,5 +1,5 @@
 /** A person's terminal, as tmux draws it. */
-import { expect } from "bun:test"
+import { expect, test } from "bun:test"
 import type { Home } from "./bunker.ts"
 
 /** What tests at a terminal need of a machine, for `mustSkip`. */
@@ -89,3 +89,20 @@ export class Screen {
     return stdout.toString()
   }
 }
+
+/** Tests each of which has a terminal of its own. */
+export const atTerminal =
+  (home: () => Home, timeoutMs: number) =>
+  (name: string, body: (screen: Screen) => Promise<void>): void =>
+    test(
+      name,
+      async () => {
+        const screen = new Screen(home())
+        try {
+          await body(screen)
+        } finally {
+          screen.close()
+        }
+      },
+      timeoutMs
+    )

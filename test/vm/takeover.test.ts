@@ -7,6 +7,7 @@ import fs from "node:fs"
 import path from "node:path"
 import { engine, Home } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
+import * as keepers from "../support/keepers.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
 
 const skipped = mustSkip("commands that outlive their keeper")
@@ -68,19 +69,7 @@ describe.skipIf(skipped)(`a main command (${engine})`, () => {
       fs.readFileSync(file, "latin1").includes(words) ? true : undefined
     )
   }
-  const keepersOf = (name: string): ReadonlyArray<number> =>
-    fs
-      .readdirSync("/proc")
-      .filter((pid) => {
-        try {
-          const words = fs.readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0")
-          const ours = fs.readFileSync(`/proc/${pid}/environ`, "utf8").includes(`BUNKER_HOME=${home.directory}\0`)
-          return ours && words.includes("__keeper") && words.includes(name)
-        } catch {
-          return false
-        }
-      })
-      .map(Number)
+  const keepersOf = (name: string) => keepers.keepersOf(home, name)
   const killKeeper = async (name: string) => {
     // One that came too late to adopt it may be about to end.
     const keeper = await until("one keeper", () => (keepersOf(name).length === 1 ? keepersOf(name)[0] : undefined))
