@@ -33,9 +33,10 @@ const askTerminal = (question: string, secret: boolean): Effect.Effect<string, N
     return Effect.sync(() => process.stdin.off("data", onData))
   })
   return Effect.acquireUseRelease(
+    // In this order: whoever answers as soon as the question is there must not see a secret echoed.
     Effect.andThen(
-      writeAll(2, question),
-      Effect.sync(() => void process.stdin.setRawMode(secret))
+      Effect.sync(() => void process.stdin.setRawMode(secret)),
+      writeAll(2, question)
     ),
     () => typed,
     () =>
