@@ -28,7 +28,16 @@ import { ExecEvent, ExecRequest, MainRequest, TerminalSize } from "../domain/exe
 import { LogLine, LogQuery, type LogRequest } from "../domain/logs.ts"
 import { MachineProblem } from "../domain/machine.ts"
 import { parseName } from "../domain/name.ts"
-import { EndTimeoutMs, isLive, isTerminal, SandboxConfig, SandboxInfo, type Status } from "../domain/sandbox.ts"
+import {
+  answering,
+  EndTimeoutMs,
+  isLive,
+  isTerminal,
+  SandboxConfig,
+  SandboxInfo,
+  type Status,
+  up
+} from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { indexMachines } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
@@ -112,10 +121,6 @@ export class VmProtocol extends RpcGroup.make(
   Rpc.make("Problems", { success: Schema.Array(MachineProblem), error: StoreErrors })
 ).merge(SandboxFiles, SandboxStatsMessages) {}
 
-/** States in which a guest answers, and in which there is one. */
-const running: ReadonlyArray<Status> = ["running", "draining"]
-const up: ReadonlyArray<Status> = [...running, "paused"]
-
 const wrongState = ({ name, status }: SandboxInfo, operation: string) =>
   new WrongState({
     name,
@@ -183,7 +188,11 @@ const make = (options: KeeperOptions) =>
     })
 
     /** The keeper of a sandbox that must be running, or in one of the states named. */
-    const reach = Effect.fnUntraced(function* (text: string, operation: string, from: ReadonlyArray<Status> = running) {
+    const reach = Effect.fnUntraced(function* (
+      text: string,
+      operation: string,
+      from: ReadonlyArray<Status> = answering
+    ) {
       const { info } = yield* find(text)
       if (!from.includes(info.status)) return yield* wrongState(info, operation)
       return yield* keepers.address(info)

@@ -7,7 +7,7 @@ import { Clock, Effect, Schema, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import { ExecErrors, type ReachError, ReachErrors } from "../domain/errors/groups.ts"
 import { type GuestChannelFailed, SupervisorUnreachable } from "../domain/errors/vm.ts"
-import type { Status } from "../domain/sandbox.ts"
+import { type Status, up } from "../domain/sandbox.ts"
 import { SandboxStats } from "../domain/stats.ts"
 import { diskUsage } from "../store/files.ts"
 import type { GuestStats } from "../vm/guestMessages.ts"
@@ -97,9 +97,6 @@ export const sampleStats = Effect.fn("Keeper.sample")(function* (measured: Measu
 })
 
 type Reach = (text: string, operation: string, from?: ReadonlyArray<Status>) => Effect.Effect<KeeperAddress, ReachError>
-
-/** What has numbers. */
-const up: ReadonlyArray<Status> = ["running", "draining", "paused"]
 
 /** The supervisor's part of it. */
 export const statsHandlers = (reach: Reach) => ({

@@ -41,6 +41,12 @@ export const isTerminal = (status: Status): boolean => status === "stopped" || s
 /** States in which a VM may exist. */
 export const isLive = (status: Status): boolean => !isTerminal(status) && status !== "created"
 
+/** States in which a guest answers. */
+export const answering: ReadonlyArray<Status> = ["running", "draining"]
+
+/** States in which there is a guest, with numbers and an end of its own. */
+export const up: ReadonlyArray<Status> = [...answering, "paused"]
+
 /** States from which `to` may be reached, for conditional updates. */
 export const predecessors = (to: Status): ReadonlyArray<Status> =>
   (Object.keys(transitions) as Array<Status>).filter((from) => canTransition(from, to))
