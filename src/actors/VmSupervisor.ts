@@ -6,17 +6,9 @@
  * removed.
  */
 import os from "node:os"
-import { Context, Effect, Exit, Option, Result, Schedule, Schema, Semaphore, Stream } from "effect"
-import { Rpc, RpcGroup } from "effect/rpc"
-import {
-  CreateErrors,
-  type ReachError,
-  ReachErrors,
-  RestartErrors,
-  SandboxLookupErrors,
-  StartErrors,
-  StoreErrors
-} from "../domain/errors/groups.ts"
+import { Context, Effect, Exit, Option, Result, Schedule, Semaphore, Stream } from "effect"
+import { Rpc, type RpcGroup } from "effect/rpc"
+import type { ReachError } from "../domain/errors/groups.ts"
 import {
   AlreadyRunning,
   type ExecFailed,
@@ -24,20 +16,10 @@ import {
   SupervisorUnreachable,
   WrongState
 } from "../domain/errors/vm.ts"
-import { ExecEvent, ExecRequest, MainRequest, TerminalSize } from "../domain/exec.ts"
-import { LogLine, LogQuery, type LogRequest } from "../domain/logs.ts"
-import { MachineProblem } from "../domain/machine.ts"
+import type { ExecEvent } from "../domain/exec.ts"
+import type { LogRequest } from "../domain/logs.ts"
 import { parseName } from "../domain/name.ts"
-import {
-  answering,
-  EndTimeoutMs,
-  isLive,
-  isTerminal,
-  SandboxConfig,
-  SandboxInfo,
-  type Status,
-  up
-} from "../domain/sandbox.ts"
+import { answering, isLive, isTerminal, type SandboxInfo, type Status, up } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { indexMachines } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
@@ -52,74 +34,13 @@ import { type CreateRequest, makeRecords } from "./records.ts"
 import { makeRecovery } from "./recovery.ts"
 import { makeRoutes } from "./routes.ts"
 import { Sweeper } from "./Sweeper.ts"
-import { SandboxFiles, sandboxFileHandlers } from "./sandboxFiles.ts"
+import { sandboxFileHandlers } from "./sandboxFiles.ts"
 import { readLogs } from "./sandboxLogs.ts"
-import { SandboxStatsMessages, statsHandlers } from "./sandboxStats.ts"
+import { statsHandlers } from "./sandboxStats.ts"
+import { VmProtocol } from "./vmProtocol.ts"
 
 /** Time for a sandbox that is replaced to end in order, in milliseconds. */
 const replaceTimeoutMs = 10_000
-
-const Named = { name: Schema.String }
-const Command = { ...Named, exec: Schema.Int }
-
-export class VmProtocol extends RpcGroup.make(
-  /** Records a sandbox over an image that is here; absent name: one is made up. */
-  Rpc.make("Create", {
-    payload: {
-      name: Schema.optionalKey(Schema.String),
-      ephemeral: Schema.Boolean,
-      config: SandboxConfig,
-      /** A sandbox of the same name is stopped and removed first, once everything else was checked. */
-      replace: Schema.optionalKey(Schema.Boolean)
-    },
-    success: SandboxInfo,
-    error: CreateErrors
-  }),
-  /** Boots it. `detached`: kept by a process of its own; else by this one, with which it ends. */
-  Rpc.make("Start", { payload: { ...Named, detached: Schema.Boolean }, success: SandboxInfo, error: StartErrors }),
-  Rpc.make("Exec", {
-    payload: { ...Named, request: ExecRequest },
-    success: ExecEvent,
-    error: ReachErrors,
-    stream: true
-  }),
-  /** Runs the main command of a sandbox that this process hosts; the sender owns it. It is exec 0. */
-  Rpc.make("RunMain", {
-    payload: { ...Named, how: MainRequest },
-    success: ExecEvent,
-    error: ReachErrors,
-    stream: true
-  }),
-  /** Follows the running main command; leaving the stream leaves it alone. */
-  Rpc.make("Attach", { payload: Named, success: ExecEvent, error: ReachErrors, stream: true }),
-  Rpc.make("Logs", { payload: { ...Named, ...LogQuery }, success: LogLine, error: SandboxLookupErrors, stream: true }),
-  Rpc.make("Input", { payload: { ...Command, data: Schema.Uint8Array }, error: ReachErrors }),
-  Rpc.make("CloseInput", { payload: Command, error: ReachErrors }),
-  Rpc.make("Signal", { payload: { ...Command, signal: Schema.Int }, error: ReachErrors }),
-  Rpc.make("Resize", { payload: { ...Command, size: TerminalSize }, error: ReachErrors }),
-  Rpc.make("Stop", { payload: { ...Named, timeoutMs: EndTimeoutMs }, success: RunEnd, error: ReachErrors }),
-  Rpc.make("Kill", { payload: Named, success: RunEnd, error: ReachErrors }),
-  /** Takes no new commands, and stops when the last one has ended; answers then. */
-  Rpc.make("Drain", { payload: { ...Named, timeoutMs: EndTimeoutMs }, success: RunEnd, error: ReachErrors }),
-  /** Makes a running sandbox stand still, with all that it holds. */
-  Rpc.make("Pause", { payload: Named, error: ReachErrors }),
-  /** Lets a paused one run on; answers when its clock is right again. */
-  Rpc.make("Unpause", { payload: Named, error: ReachErrors }),
-  /** Says that a sandbox is used: its idle time begins anew. */
-  Rpc.make("Touch", { payload: Named, error: ReachErrors }),
-  /** Stops it in order when it runs, and boots it in the background. */
-  Rpc.make("Restart", { payload: { ...Named, timeoutMs: EndTimeoutMs }, success: SandboxInfo, error: RestartErrors }),
-  /** The main command of a foreground run has ended: ends the sandbox, which records the code. */
-  Rpc.make("Finish", { payload: { ...Named, exitCode: Schema.Int }, success: RunEnd, error: ReachErrors }),
-  Rpc.make("Wait", { payload: Named, success: RunEnd, error: ReachErrors }),
-  Rpc.make("Remove", { payload: { ...Named, force: Schema.Boolean }, error: ReachErrors }),
-  Rpc.make("Inspect", { payload: Named, success: SandboxInfo, error: SandboxLookupErrors }),
-  Rpc.make("List", { success: Schema.Array(SandboxInfo), error: StoreErrors }),
-  /** Puts everything right that crashes left: adopts VMs without keepers, records dead ones, starts again what its policy says. */
-  Rpc.make("Recover", { error: StoreErrors }),
-  /** What a person should look at in the definitions that are broken or were changed since they were last looked at. */
-  Rpc.make("Problems", { success: Schema.Array(MachineProblem), error: StoreErrors })
-).merge(SandboxFiles, SandboxStatsMessages) {}
 
 const wrongState = ({ name, status }: SandboxInfo, operation: string) =>
   new WrongState({
