@@ -25,6 +25,16 @@ const again = Schedule.spaced("200 millis").pipe(Schedule.upTo({ times: 10 }))
 const failedEnd = (exitCode: number | null, detail: string) =>
   new RunEnd({ exitCode, exitSignal: null, reason: "failed", detail })
 
+/**
+ * The end of a command whose connection broke. Nobody will hear of it again, so the VM ends with it; where the guest does not answer
+ * either, there is none: the VM is gone, or about to be.
+ */
+const lostEnd = Effect.fnUntraced(function* (vm: KeptVm, error: { readonly message: string }) {
+  yield* Effect.logWarning(error.message)
+  const end = failedEnd(null, `its command is lost: ${error.message}`)
+  return yield* Effect.orElseSucceed(Effect.as(vm.channel.ping, end), () => undefined)
+})
+
 /** Runs what owns the command in the scope until its end, and the VM's when it ends with it. Answers when it runs, or can not. */
 const own = Effect.fnUntraced(function* (
   vm: KeptVm,
@@ -66,7 +76,7 @@ export const keepMain = Effect.fn("Keeper.main")(function* (vm: KeptVm, main: Ma
       Effect.as(undefined),
       Effect.catchTags({
         ExecFailed: (error: ExecFailed) => Effect.succeed(failedEnd(error.exitCode, error.message)),
-        GuestChannelFailed: (error: GuestChannelFailed) => Effect.as(Effect.logWarning(error.message), undefined)
+        GuestChannelFailed: (error: GuestChannelFailed) => lostEnd(vm, error)
       })
     )
   )
@@ -93,13 +103,7 @@ export const resumeMain = Effect.fn("Keeper.resumeMain")(function* (vm: KeptVm, 
       Effect.as(undefined),
       Effect.catch((error) => {
         unstarted = error._tag === "ReattachRefused" && error.reason === "not_found"
-        if (unstarted) return Effect.succeed(undefined)
-        // Where the channel is gone, the VM is too, or about to be.
-        const lost = failedEnd(null, `its command is lost: ${error.message}`)
-        return Effect.andThen(
-          Effect.logWarning(error.message),
-          Effect.orElseSucceed(Effect.as(vm.channel.ping, lost), () => undefined)
-        )
+        return unstarted ? Effect.succeed(undefined) : lostEnd(vm, error)
       })
     )
   )

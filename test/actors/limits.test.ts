@@ -2,40 +2,10 @@
 import { describe, expect } from "bun:test"
 import { Deferred, Effect, Fiber } from "effect"
 import { TestClock } from "effect/testing"
-import type { KeptVm, RunEnd } from "../../src/actors/Keeper.ts"
+import type { KeptVm } from "../../src/actors/Keeper.ts"
 import { enforceLimits } from "../../src/actors/limits.ts"
-import type { SandboxConfig } from "../../src/domain/sandbox.ts"
+import { fakeVm } from "../support/fakeVm.ts"
 import { it } from "../support/it.ts"
-import { config } from "../support/sandboxes.ts"
-
-/** A VM that ends when it is asked to, unless it is deaf. */
-const fakeVm = Effect.fnUntraced(function* (
-  limits: Partial<SandboxConfig>,
-  deaf = false,
-  state: { paused: boolean } = { paused: false }
-) {
-  const ended = yield* Deferred.make<RunEnd>()
-  const use = { commands: 0, touches: 0 }
-  let expected: RunEnd | undefined
-  const end = Effect.suspend(() => Deferred.succeed(ended, expected as RunEnd))
-  const vm: KeptVm = {
-    ephemeral: false,
-    channel: { poweroff: () => (deaf ? Effect.never : Effect.asVoid(end)) } as unknown as KeptVm["channel"],
-    config: { ...config, ...limits },
-    image: { env: [], entrypoint: [], cmd: [], workingDir: "", user: "" } as unknown as KeptVm["image"],
-    ended,
-    expect: (reason) => void (expected ??= reason),
-    ending: () => expected !== undefined,
-    use,
-    traffic: { received: 0, sent: 0 },
-    activity: () => void (use.touches += 1),
-    markDraining: Effect.void,
-    kill: Effect.asVoid(end),
-    pausing: { paused: () => state.paused, thaw: Effect.void } as KeptVm["pausing"],
-    measured: {} as KeptVm["measured"]
-  }
-  return vm
-})
 
 const isUp = (vm: KeptVm) => Effect.map(Deferred.isDone(vm.ended), (done) => !done)
 const pass = (ms: number) => TestClock.adjust(ms)

@@ -1,0 +1,35 @@
+/** A VM without a machine, for what a keeper decides by itself. */
+import { Deferred, Effect } from "effect"
+import type { KeptVm, RunEnd } from "../../src/actors/Keeper.ts"
+import type { SandboxConfig } from "../../src/domain/sandbox.ts"
+import { config } from "./sandboxes.ts"
+
+/** A VM that ends when it is asked to, unless it is deaf. */
+export const fakeVm = Effect.fnUntraced(function* (
+  limits: Partial<SandboxConfig>,
+  deaf = false,
+  state: { paused: boolean } = { paused: false },
+  channel: Partial<KeptVm["channel"]> = {}
+) {
+  const ended = yield* Deferred.make<RunEnd>()
+  const use = { commands: 0, touches: 0 }
+  let expected: RunEnd | undefined
+  const end = Effect.suspend(() => Deferred.succeed(ended, expected as RunEnd))
+  const vm: KeptVm = {
+    ephemeral: false,
+    channel: { poweroff: () => (deaf ? Effect.never : Effect.asVoid(end)), ...channel } as unknown as KeptVm["channel"],
+    config: { ...config, ...limits },
+    image: { env: [], entrypoint: [], cmd: [], workingDir: "", user: "" } as unknown as KeptVm["image"],
+    ended,
+    expect: (reason) => void (expected ??= reason),
+    ending: () => expected !== undefined,
+    use,
+    traffic: { received: 0, sent: 0 },
+    activity: () => void (use.touches += 1),
+    markDraining: Effect.void,
+    kill: Effect.asVoid(end),
+    pausing: { paused: () => state.paused, thaw: Effect.void } as KeptVm["pausing"],
+    measured: {} as KeptVm["measured"]
+  }
+  return vm
+})
