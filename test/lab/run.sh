@@ -9,6 +9,7 @@
 #   BUNKER_LAB_CACHE   kernel and packed files, default ${XDG_CACHE_HOME:-$HOME/.cache}/bunker-lab
 #   LAB_KERNEL         an unpacked Debian kernel instead of the downloaded one
 #   BUNKER_LAB_TIMEOUT seconds for each lab, default 1500
+#   BUNKER_LAB_ALL     set: also the cases that no engine can change, which are left to the host else (3 minutes more)
 #   BUNKER_TEST_STREAM_MB  megabytes of the large streams in ioBehaviour, passed on
 #
 # In the lab a suite finds: BUNKER_TEST_ENGINE=krun, BUNKER_TEST_AGENT (the guest agent), BUNKER_TEST_RUNNER (a runner),
@@ -75,7 +76,8 @@ fi
 # Seconds that a suite takes on a machine that does nothing else; what is not known counts as long.
 weight() {
   case $1 in
-    engine|probe|mute) echo 20 ;; pause|models|ioBehaviour|mounts) echo 40 ;; lifecycle|robustness|takeover) echo 60 ;; *) echo 90 ;;
+    probe) echo 15 ;; engine) echo 20 ;; mounts) echo 30 ;; pause) echo 40 ;; mute|models) echo 50 ;; lifecycle|ioBehaviour) echo 65 ;;
+    robustness) echo 85 ;; takeover) echo 110 ;; *) echo 120 ;;
   esac
 }
 busy=() shares=()
@@ -91,6 +93,7 @@ lab() { # SUITES...
     --timeout "${BUNKER_LAB_TIMEOUT:-1500}" --cwd /suite ${environment[@]+"${environment[@]}"} \
     --env PATH=/kit/bin:/bin:/sbin:/usr/bin --env HOME=/root --env TMPDIR=/tmp --env BUN_JSC_useBaselineJIT=0 --env BUN_JSC_thresholdForJITAfterWarmUp=100000 \
     ${BUNKER_TEST_STREAM_MB:+--env "BUNKER_TEST_STREAM_MB=$BUNKER_TEST_STREAM_MB"} --env BUNKER_LAB=1 \
+    ${BUNKER_LAB_ALL:+--env BUNKER_LAB_ALL=1} \
     --env BUNKER_TEST_ENGINE=krun --env BUNKER_TEST_AGENT=/suite/agent --env BUNKER_TEST_STAGE=/suite/stage \
     --env BUNKER_TEST_LAUNCHER=/suite/launcher --env BUNKER_TEST_RUNNER=/suite/runner.js \
     -- /kit/bin/bun test --timeout 240000 "$@"

@@ -1,23 +1,18 @@
 /** One suite for both engines: on the host under qemu, in the KVM lab under krun (`bun run test:lab`). */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { afterAll, beforeAll, describe, expect } from "bun:test"
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { engine, Home, type Options, program, type Result } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
+import { inLab, vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("the behaviour of sandboxes")
 const suite = describe.skipIf(skipped)
 
 /** Emulated machines are slow, and the lab is an emulation in an emulation. */
 const timeoutMs = 240_000
-const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
-/** The lab is slow, processes that start above all: there commands and questions go over HTTP where the CLI is not the point. */
-const inLab = process.env["BUNKER_LAB"] !== undefined
-/** What no engine can change runs on the host only. */
-const itOnHost = !inLab
-  ? it
-  : (name: string) => test.skip(`${name} (the same for every engine: runs on the host)`, () => {})
+const { it, itOnHost } = vmCases(timeoutMs)
 
 const image = "test/busybox:1"
 const sha256 = (bytes: Uint8Array | string): string => new Bun.CryptoHasher("sha256").update(bytes).digest("hex")

@@ -1,11 +1,12 @@
 /** Files, ports, limits and large streams of one sandbox, for both engines: on the host under qemu, in the KVM lab under krun. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { afterAll, beforeAll, describe, expect } from "bun:test"
 import fs from "node:fs"
 import net from "node:net"
 import path from "node:path"
 import { engine, Home } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
+import { vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("files and ports of sandboxes")
 const suite = describe.skipIf(skipped)
@@ -17,12 +18,7 @@ const streamMegabytes = Number(askedMegabytes ?? 100)
 const fileMegabytes = Number(askedMegabytes ?? (process.env["BUNKER_LAB"] === undefined ? 20 : 5))
 
 const timeoutMs = 600_000
-const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
-/** The lab is slow: what no engine can change runs on the host only. */
-const itOnHost =
-  process.env["BUNKER_LAB"] === undefined
-    ? it
-    : (name: string) => test.skip(`${name} (the same for every engine: runs on the host)`, () => {})
+const { it, itOnHost } = vmCases(timeoutMs)
 
 const image = "test/busybox:1"
 const guestPort = 7000

@@ -1,5 +1,5 @@
 /** How sandboxes live on and come back when what looks after them is killed. Real VMs, real kills; few boots. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { afterAll, beforeAll, describe, expect } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
 import { engine, Home, program } from "../support/bunker.ts"
@@ -7,13 +7,14 @@ import { busyboxArchive } from "../support/busyboxImage.ts"
 import * as keepers from "../support/keepers.ts"
 import { lives } from "../support/keepers.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
+import { vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("the life of sandboxes")
 
 const timeoutMs = 240_000
 /** In the lab a question takes half a second of the processor that the answer is waiting for. */
 const pollMs = process.env["BUNKER_LAB"] === undefined ? 100 : 800
-const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
+const { it, itOnHost } = vmCases(timeoutMs)
 const image = "test/busybox:1"
 
 interface Info {
@@ -106,7 +107,7 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
     await second.exited
   })
 
-  it("a crash is recorded and the policy applies, with the keeper there and without", async () => {
+  itOnHost("a crash is recorded and the policy applies, with the keeper there and without", async () => {
     await home.must(["create", "--name", "again", "--restart", "on-failure:3", image])
     await home.must(["start", "again"])
     const first = await inspect("again")
@@ -139,7 +140,7 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
     expect(state("again")).toBe("stopped")
   })
 
-  it("a command that fails is run again until its policy gives up", async () => {
+  itOnHost("a command that fails is run again until its policy gives up", async () => {
     await home.must([
       "run",
       "-d",
@@ -164,7 +165,7 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
     await home.must(["rm", "fails"])
   })
 
-  it("limits end sandboxes, and the records say why", async () => {
+  itOnHost("limits end sandboxes, and the records say why", async () => {
     const started = Date.now()
     const run = await home.bunker(["run", "-q", "--max-duration", "1s", image, "sleep", "1000"])
     expect(run.code).toBe(124)
@@ -182,32 +183,35 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
     await home.must(["rm", "idle"])
   })
 
-  it("a start uses what was edited; without the database the machine that runs goes on, and is reached", async () => {
-    const definition = path.join(home.directory, "sandboxes/kept/config.toml")
-    const edited = fs
-      .readFileSync(definition, "utf8")
-      .replace("disk_gb = 4", 'disk_gb = 6 # grown\nenv = ["BY_HAND=yes"]')
-      .replace("memory_mb = 512", "memory_mb = 300")
-    fs.writeFileSync(definition, edited)
-    await home.must(["start", "kept"])
-    const script = "echo $BY_HAND; grep MemTotal /proc/meminfo; df -k / | tail -n 1"
-    const [byHand, memory, disk] = (await home.must(["exec", "kept", "sh", "-c", script])).split("\n")
-    expect(byHand).toBe("yes")
-    // libkrun puts its kernel into memory of its own, which the guest counts, too.
-    expect(Number(/\d+/.exec(memory!)![0])).toBeLessThan(350 * 1024)
-    expect(Number(disk!.split(/ +/)[1])).toBeGreaterThan(5 * 1024 * 1024)
-    expect(fs.readFileSync(definition, "utf8")).toContain("disk_gb = 6 # grown")
-    const before = await inspect("kept")
-    for (const name of fs.readdirSync(home.directory).filter((each) => each.startsWith("bunker.db")))
-      fs.rmSync(path.join(home.directory, name))
-    expect(await inspect("kept")).toMatchObject({ id: before.id, pid: before.pid, status: "running" })
-    expect((await home.must(["exec", "kept", "echo", "here"])).trim()).toBe("here")
-    const again = await home.bunker(["start", "kept"])
-    expect(again).toMatchObject({ code: 125, stderr: expect.stringContaining("running already") })
-    await home.must(["kill", "kept"])
-    // The keeper's own records are those of the lost database: what is here is put right by whoever looks.
-    expect((await until("kept", (info) => info.status !== "running")).restart_at).toBeNull()
-    expect(lives(before.pid)).toBe(false)
-    expect(state("kept")).toBe("stopped")
-  })
+  itOnHost(
+    "a start uses what was edited; without the database the machine that runs goes on, and is reached",
+    async () => {
+      const definition = path.join(home.directory, "sandboxes/kept/config.toml")
+      const edited = fs
+        .readFileSync(definition, "utf8")
+        .replace("disk_gb = 4", 'disk_gb = 6 # grown\nenv = ["BY_HAND=yes"]')
+        .replace("memory_mb = 512", "memory_mb = 300")
+      fs.writeFileSync(definition, edited)
+      await home.must(["start", "kept"])
+      const script = "echo $BY_HAND; grep MemTotal /proc/meminfo; df -k / | tail -n 1"
+      const [byHand, memory, disk] = (await home.must(["exec", "kept", "sh", "-c", script])).split("\n")
+      expect(byHand).toBe("yes")
+      // libkrun puts its kernel into memory of its own, which the guest counts, too.
+      expect(Number(/\d+/.exec(memory!)![0])).toBeLessThan(350 * 1024)
+      expect(Number(disk!.split(/ +/)[1])).toBeGreaterThan(5 * 1024 * 1024)
+      expect(fs.readFileSync(definition, "utf8")).toContain("disk_gb = 6 # grown")
+      const before = await inspect("kept")
+      for (const name of fs.readdirSync(home.directory).filter((each) => each.startsWith("bunker.db")))
+        fs.rmSync(path.join(home.directory, name))
+      expect(await inspect("kept")).toMatchObject({ id: before.id, pid: before.pid, status: "running" })
+      expect((await home.must(["exec", "kept", "echo", "here"])).trim()).toBe("here")
+      const again = await home.bunker(["start", "kept"])
+      expect(again).toMatchObject({ code: 125, stderr: expect.stringContaining("running already") })
+      await home.must(["kill", "kept"])
+      // The keeper's own records are those of the lost database: what is here is put right by whoever looks.
+      expect((await until("kept", (info) => info.status !== "running")).restart_at).toBeNull()
+      expect(lives(before.pid)).toBe(false)
+      expect(state("kept")).toBe("stopped")
+    }
+  )
 })

@@ -1,15 +1,16 @@
 /** Models in real sandboxes: on the host under qemu, in the KVM lab under krun. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { afterAll, beforeAll, describe, expect } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
 import { engine, Home } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
+import { vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("models in sandboxes")
 const suite = describe.skipIf(skipped)
 const timeoutMs = 240_000
-const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
+const { it, itOnHost } = vmCases(timeoutMs)
 
 const image = "test/busybox:1"
 
@@ -58,27 +59,30 @@ suite(`models in sandboxes (${engine})`, () => {
     expect(await home.must(["model", "status", "tiny", "--verify"])).toContain("installed")
   })
 
-  it("a policy of never refuses what is not here, another target is taken, what is no mount is refused", async () => {
-    await home.must([
-      "model",
-      "add",
-      "manual",
-      "--source",
-      `dir:${path.join(scratch, "one")}`,
-      "--pull-policy",
-      "never"
-    ])
-    const refused = await home.bunker(["run", "--model", "manual", image, "true"])
-    expect({ code: refused.code, lines: refused.stderr.trim().split("\n").length }).toEqual({ code: 125, lines: 1 })
-    expect(refused.stderr).toContain("bunker model pull manual")
-    const unknown = await home.bunker(["run", "--model", "nobody", image, "true"])
-    expect({ code: unknown.code, says: unknown.stderr.includes("nobody") }).toEqual({ code: 125, says: true })
-    await home.must(["model", "pull", "manual"])
-    expect(await home.must(["run", "--model", "manual:/m", image, "--", "cat", "/m/sub/config.json"])).toBe('"one"')
-    for (const wrong of ["a b", "tiny:relative", "tiny:/a:ro"]) {
-      expect((await home.bunker(["run", "--model", wrong, image, "true"])).stderr).toContain("--model")
+  itOnHost(
+    "a policy of never refuses what is not here, another target is taken, what is no mount is refused",
+    async () => {
+      await home.must([
+        "model",
+        "add",
+        "manual",
+        "--source",
+        `dir:${path.join(scratch, "one")}`,
+        "--pull-policy",
+        "never"
+      ])
+      const refused = await home.bunker(["run", "--model", "manual", image, "true"])
+      expect({ code: refused.code, lines: refused.stderr.trim().split("\n").length }).toEqual({ code: 125, lines: 1 })
+      expect(refused.stderr).toContain("bunker model pull manual")
+      const unknown = await home.bunker(["run", "--model", "nobody", image, "true"])
+      expect({ code: unknown.code, says: unknown.stderr.includes("nobody") }).toEqual({ code: 125, says: true })
+      await home.must(["model", "pull", "manual"])
+      expect(await home.must(["run", "--model", "manual:/m", image, "--", "cat", "/m/sub/config.json"])).toBe('"one"')
+      for (const wrong of ["a b", "tiny:relative", "tiny:/a:ro"]) {
+        expect((await home.bunker(["run", "--model", wrong, image, "true"])).stderr).toContain("--model")
+      }
     }
-  })
+  )
 
   it("a running sandbox keeps its files when a new revision comes; its model can not be removed", async () => {
     await home.must(["create", "--name", "box", "--model", "tiny", image])

@@ -5,6 +5,7 @@ import path from "node:path"
 import { engine, Home } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
+import { vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("mounts of sandboxes")
 const suite = describe.skipIf(skipped)
@@ -12,10 +13,8 @@ const timeoutMs = 240_000
 const it = Object.assign((name: string, body: () => Promise<void>) => test(name, body, timeoutMs), {
   skipIf: (skip: boolean) => (name: string, body: () => Promise<void>) => test.skipIf(skip)(name, body, timeoutMs)
 })
-const itOnHost = (name: string, body: () => Promise<void>) =>
-  process.env["BUNKER_LAB"] === undefined
-    ? it(name, body)
-    : test.skip(`${name} (the same for every engine: runs on the host)`, () => {})
+
+const { itOnHost } = vmCases(timeoutMs)
 
 const image = "test/busybox:1"
 

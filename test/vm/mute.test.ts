@@ -1,10 +1,11 @@
 /** VMs that live and say nothing, made by stopping their process: found while they run and when they are taken over. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { afterAll, beforeAll, describe, expect } from "bun:test"
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { Home } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
+import { vmCases } from "../support/vmCases.ts"
 
 const image = "test/busybox:1"
 const timeoutMs = 240_000
@@ -13,7 +14,7 @@ const env = { BUNKER_AGENT_TIMEOUT: "4s" }
 
 describe.skipIf(mustSkip("mute VMs"))("a VM that lives and does not answer", () => {
   let home: Home
-  const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
+  const { it, itOnHost } = vmCases(timeoutMs)
   const infoOf = async (name: string) => JSON.parse(await home.must(["inspect", name], { env }))[0]
   const make = async (name: string, ...flags: ReadonlyArray<string>) => {
     await home.must(["create", "--name", name, "--memory", "96m", ...flags, image], { env })
@@ -69,7 +70,7 @@ describe.skipIf(mustSkip("mute VMs"))("a VM that lives and does not answer", () 
     })
   })
 
-  it("is ended by whoever finds it without a keeper", async () => {
+  itOnHost("is ended by whoever finds it without a keeper", async () => {
     const pid = await make("lost")
     const keeper = keeperOf("lost")!
     // The agent is process 1 of the guest: no signal stops it, a cgroup does.

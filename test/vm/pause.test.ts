@@ -1,15 +1,16 @@
 /** What a paused sandbox refuses, keeps and survives. Real VMs of either engine, a real keeper that is killed. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { afterAll, beforeAll, describe, expect } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
 import { engine, Home, program } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
 import { keepersOf, killKeepers, lives, processState } from "../support/keepers.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
+import { vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("pause")
 const timeoutMs = 240_000
-const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
+const { it, itOnHost } = vmCases(timeoutMs)
 const image = "test/busybox:1"
 
 describe.skipIf(skipped)(`a paused sandbox (${engine})`, () => {
@@ -114,7 +115,7 @@ describe.skipIf(skipped)(`a paused sandbox (${engine})`, () => {
     expect((await run(["ps"])).stdout).toContain("sleep 1000")
   })
 
-  it("is found paused, not mute, when somebody else stopped its process", async () => {
+  itOnHost("is found paused, not mute, when somebody else stopped its process", async () => {
     const { pid } = await inspect("p")
     killKeepers(home, "p")
     process.kill(pid, "SIGSTOP")

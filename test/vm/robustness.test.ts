@@ -14,9 +14,9 @@ import { engine, Home } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
 import { mountMissing } from "../support/mount.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
+import { inLab, vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("robustness")
-const inLab = process.env["BUNKER_LAB"] !== undefined
 const noLoop = inLab
   ? "the lab has neither loop devices nor e2fsck"
   : mountMissing?.includes("EROFS") === true
@@ -59,9 +59,7 @@ const nothing = { sandboxes: [], run: [], temporary: [] }
 
 describe.skipIf(skipped)(`robustness (${engine})`, () => {
   let home: Home
-  const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
-  const itOnHost = (name: string, body: () => Promise<void>) =>
-    inLab ? test.skip(`${name} (the same for every engine: runs on the host)`, () => {}) : it(name, body)
+  const { it, itOnHost } = vmCases(timeoutMs)
   const load = async (into: Home) => {
     const archive = path.join(into.directory, "image.tar")
     writeFileSync(archive, busyboxArchive(busybox!))

@@ -2,19 +2,19 @@
  * Main commands that outlive the process that looks after their sandbox, for both engines: on the host under qemu, in the KVM lab
  * under krun. Real VMs, real SIGKILLs. BUNKER_TEST_TAKEOVERS (4, in the lab 2): how often the keeper of the counting command is killed.
  */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { afterAll, beforeAll, describe, expect } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
 import { engine, Home } from "../support/bunker.ts"
 import { busyboxArchive } from "../support/busyboxImage.ts"
 import * as keepers from "../support/keepers.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
+import { inLab, vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("commands that outlive their keeper")
 const timeoutMs = 600_000
-const it = (name: string, body: () => Promise<void>) => test(name, body, timeoutMs)
+const { it, itOnHost } = vmCases(timeoutMs)
 const image = "test/busybox:1"
-const inLab = process.env["BUNKER_LAB"] !== undefined
 const takeovers = Number(process.env["BUNKER_TEST_TAKEOVERS"] ?? (inLab ? 2 : 4))
 /** Lines of numbers: 5 MB, and in the lab 1.1, which is still more than waits in the guest. */
 const floodLines = inLab ? 180_000 : 800_000
@@ -127,7 +127,7 @@ describe.skipIf(skipped)(`a main command (${engine})`, () => {
     expect(lines.length).toBeGreaterThan(20)
   })
 
-  it("that ends while nobody looks after it is recorded with its code, and its policy applies", async () => {
+  itOnHost("that ends while nobody looks after it is recorded with its code, and its policy applies", async () => {
     // Once it is over, the console says so.
     const script = "echo begin; sleep 2; echo last; (sleep 0.3; echo OVER >/dev/console) & exit 7"
     await run("ends", script, "--restart", "on-failure:1")
@@ -167,7 +167,7 @@ describe.skipIf(skipped)(`a main command (${engine})`, () => {
     expect(await home.must(["logs", "typed"])).toBe("begin\ngot hello\ngot end\n")
   })
 
-  it("is stopped with its VM when the home directory is removed under its keeper", async () => {
+  itOnHost("is stopped with its VM when the home directory is removed under its keeper", async () => {
     await run("homeless", "trap 'echo BYE >/dev/console; exit' TERM; echo begin; while :; do sleep 0.1; done")
     await logged("homeless", "begin")
     const { pid } = await inspect("homeless")
@@ -194,7 +194,7 @@ describe.skipIf(skipped)(`a main command (${engine})`, () => {
     }
   })
 
-  it("is taken over where the database was lost, and stopped in order", async () => {
+  itOnHost("is taken over where the database was lost, and stopped in order", async () => {
     await run("refound", "i=0; trap 'echo stopping; exit' TERM; while :; do i=$((i+1)); echo $i; sleep 0.1; done")
     await counted("refound", 3)
     for (const file of fs.readdirSync(home.directory).filter((each) => each.startsWith("bunker.db")))
