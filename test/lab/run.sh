@@ -51,7 +51,7 @@ if [ $# -gt 0 ]; then
   jobs=${jobs:-1}
 else
   # Longest first: each goes to the lab that has least to do so far.
-  for name in behaviour robustness lifecycle takeover pause mounts ioBehaviour models mute engine probe; do set -- "$@" "$root/test/vm/$name.test.ts"; done
+  for name in behaviour takeover robustness lifecycle ioBehaviour models mute pause mounts engine probe; do set -- "$@" "$root/test/vm/$name.test.ts"; done
 fi
 spare=$(awk '$1 == "MemAvailable:" { print int($2 / 1048576) }' /proc/meminfo)
 if [ -z "$jobs" ]; then if [ "$(nproc)" -ge 2 ] && [ "$spare" -ge 10 ]; then jobs=2; else jobs=1; fi; fi
