@@ -28,7 +28,8 @@ peer() { timer "$1" "$times" msb run --cpus 1 --memory 512M "$image" -- /bin/hel
 round() { ! wants bare || again bare "$1bare"; ! wants bunker || again ours "$1bunker"; ! wants microsandbox || again peer "$1microsandbox"; }
 
 # Proportional memory, in KiB, of every process that is not a kernel thread and not named in $quiet.
-processes() { for p in /proc/[0-9]*; do [ -s "$p/cmdline" ] && echo "${p#/proc/}"; done; }
+# By its first byte: files of /proc have no size.
+processes() { for p in /proc/[0-9]*; do [ -n "$(head -c 1 "$p/cmdline" 2> /dev/null)" ] && echo "${p#/proc/}"; done; }
 memory() { # LABEL : of the processes that were not there before
   for p in $(processes); do
     case " $quiet " in *" $p "*) continue ;; esac
