@@ -125,19 +125,21 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
   })
 
   it("a stop that lost its keeper half-way is finished by the next", async () => {
-    const { pid } = await inspect("again")
-    const [keeper] = keepersOf("again")
+    await home.must(["create", "--name", "halfway", "--restart", "on-failure:3", image])
+    await home.must(["start", "halfway"])
+    const { pid } = await inspect("halfway")
+    const [keeper] = keepersOf("halfway")
     // The VM stands still, so that the guest hears nothing; what its keeper was about to do is in the record.
     process.kill(pid, "SIGSTOP")
-    const stop = home.start(["stop", "-t", "60", "again"])
-    await until("again", (info) => info.status === "draining")
+    const stop = home.start(["stop", "-t", "60", "halfway"])
+    await until("halfway", (info) => info.status === "draining")
     process.kill(keeper!, "SIGKILL")
     process.kill(pid, "SIGCONT")
     await stop.exited
-    const ended = await until("again", (info) => info.status === "stopped")
+    const ended = await until("halfway", (info) => info.status === "stopped")
     expect(ended).toMatchObject({ termination_reason: "shutdown_requested", restart_at: null })
     expect(lives(pid)).toBe(false)
-    expect(state("again")).toBe("stopped")
+    expect(state("halfway")).toBe("stopped")
   })
 
   itOnHost("a command that fails is run again until its policy gives up", async () => {
