@@ -6,7 +6,7 @@
  * `capacity` messages wait, further senders wait; a defect fails its own message only, and restarts the behaviour with
  * fresh state before the next message.
  */
-import { Context, Effect, Layer, ScopedRef, Semaphore, Stream } from "effect"
+import { Context, Effect, Layer, type Scope, ScopedRef, Semaphore, Stream } from "effect"
 import { Rpc, RpcClient, type RpcGroup, RpcSchema, RpcServer } from "effect/rpc"
 import type { RpcClientError } from "effect/rpc/RpcClientError"
 
@@ -112,20 +112,32 @@ export const layerLater = <Self, Rpcs extends Rpc.Any, R>(
       // Whoever loads it loads it for all: a sender that is interrupted meanwhile must not take it from the others.
       const actor = yield* Effect.promise(load).pipe(
         Effect.flatMap((layer) => Layer.buildWithScope(layer, scope)),
-        Effect.map((built) => Context.get(built, address) as unknown as Record<string, AnyMessage>),
+        Effect.map((built) => Context.get(built, address) as unknown as Messages),
         Effect.provideContext(context),
         Effect.uninterruptible,
         Effect.cached
       )
-      const messages = [...protocol.requests].map(([tag, rpc]) => {
-        const { successSchema } = rpc as unknown as Rpc.AnyWithProps
-        const send: AnyMessage = RpcSchema.isStreamSchema(successSchema)
-          ? (...given) => Stream.unwrap(Effect.map(actor, (each) => each[tag]!(...given) as Stream.Stream<unknown>))
-          : (...given) => Effect.flatMap(actor, (each) => each[tag]!(...given) as Effect.Effect<unknown>)
-        return [tag, send]
-      })
-      return Object.fromEntries(messages) as Address<Rpcs>
+      return forwarding(protocol, actor, actor)
     })
   )
+
+/** The messages of an actor whose address takes an effect to get: `streams` gives it to messages that stream, `others` to the rest. */
+export const forwarding = <Rpcs extends Rpc.Any, E, E2>(
+  protocol: RpcGroup.RpcGroup<Rpcs>,
+  streams: Effect.Effect<Messages, E, Scope.Scope>,
+  others: Effect.Effect<Messages, E2>
+) =>
+  Object.fromEntries(
+    [...protocol.requests].map(([tag, rpc]) => {
+      const { successSchema } = rpc as unknown as Rpc.AnyWithProps
+      const send: AnyMessage = RpcSchema.isStreamSchema(successSchema)
+        ? (...given) => Stream.unwrap(Effect.map(streams, (each) => each[tag]!(...given) as Stream.Stream<unknown>))
+        : (...given) => Effect.flatMap(others, (each) => each[tag]!(...given) as Effect.Effect<unknown>)
+      return [tag, send]
+    })
+  ) as unknown as Address<Rpcs>
+
+/** An address with its types erased. */
+export type Messages = Readonly<Record<string, AnyMessage>>
 
 type AnyMessage = (...given: ReadonlyArray<unknown>) => unknown

@@ -4,10 +4,10 @@
  */
 import * as NodeSocket from "@effect/platform-node-shared/NodeSocket"
 import * as NodeSocketServer from "@effect/platform-node-shared/NodeSocketServer"
-import { Effect, Layer, Scope, Stream } from "effect"
-import { type Rpc, RpcClient, type RpcGroup, RpcSchema, RpcSerialization, RpcServer } from "effect/rpc"
+import { Effect, Layer, Scope } from "effect"
+import { type Rpc, RpcClient, type RpcGroup, RpcSerialization, RpcServer } from "effect/rpc"
 import { Socket, SocketServer } from "effect/socket"
-import type { Address } from "./Actor.ts"
+import { type Address, forwarding, type Messages } from "./Actor.ts"
 
 /** Frames on actor sockets: Effect's binary encoding, at most 16 MiB each. */
 const wire = RpcSerialization.layerSchemaBinary()
@@ -61,15 +61,7 @@ export const connectUnix = <Rpcs extends Rpc.Any>(protocol: RpcGroup.RpcGroup<Rp
     const scope = yield* Effect.scope
     const connect = connection(protocol, socketPath)
     const shared = yield* Effect.cached(Effect.uninterruptible(Scope.provide(connect, scope)))
-    const messages = [...protocol.requests].map(([tag, rpc]) => {
-      const { successSchema } = rpc as unknown as Rpc.AnyWithProps
-      const send = RpcSchema.isStreamSchema(successSchema)
-        ? (payload: unknown) =>
-            Stream.unwrap(Effect.map(connect, (own) => own[tag]!(payload) as Stream.Stream<unknown>))
-        : (payload: unknown) => Effect.flatMap(shared, (all) => all[tag]!(payload) as Effect.Effect<unknown>)
-      return [tag, send]
-    })
-    return Object.fromEntries(messages) as unknown as Address<Rpcs>
+    return forwarding(protocol, connect, shared)
   })
 
 /**
@@ -86,5 +78,5 @@ const connection = <Rpcs extends Rpc.Any>(protocol: RpcGroup.RpcGroup<Rpcs>, soc
       )
     )
     const client = yield* RpcClient.make(protocol).pipe(Effect.provideContext(context))
-    return client as unknown as Readonly<Record<string, (payload: unknown) => unknown>>
+    return client as unknown as Messages
   })
