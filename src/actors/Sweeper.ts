@@ -11,13 +11,21 @@ import { Clock, Context, Effect, Option, Result, Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import { DatabaseErrors } from "../domain/errors/groups.ts"
 import { SafeName } from "../domain/name.ts"
-import { isLive, isTerminal, type SandboxInfo, type Status, type TerminationReason } from "../domain/sandbox.ts"
+import {
+  isLive,
+  isTerminal,
+  type SandboxInfo,
+  type Status,
+  statusAfter,
+  type TerminationReason
+} from "../domain/sandbox.ts"
 import { Database, type DatabaseError } from "../store/Database.ts"
 import { removeBelow } from "../store/files.ts"
 import { hasForgottenRoot } from "../store/imageCollection.ts"
 import { isLocked } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
+import { savedEnd } from "../store/runFile.ts"
 import {
   activeSandboxes,
   deleteEphemeral,
@@ -122,10 +130,12 @@ export const decide = (
   record: Pick<SandboxRecord, "info" | "process" | "hasRunningRun">,
   alive: boolean,
   nowMs: number,
-  selfEnd: () => TerminationReason | undefined = () => undefined
+  selfEnd: () => TerminationReason | undefined = () => undefined,
+  saved?: Termination
 ): { readonly to: "stopped" | "crashed"; readonly end: Termination } | undefined => {
   const { status, updatedAt } = record.info
   if (!isLive(status) || alive) return undefined
+  if (saved !== undefined) return { to: statusAfter(saved.reason), end: saved }
   const stopped = { to: "stopped", end: { ...crashed, reason: "shutdown_requested" } } as const
   if (status === "draining") return stopped
   if (record.hasRunningRun) {
@@ -160,6 +170,10 @@ const selfEnded = (consoleLog: string): TerminationReason | undefined => {
   }
 }
 
+/** How a run ended whose keeper had no records to write that into any more. */
+export const lastWords = (paths: Paths["Service"], { info, process }: SandboxRecord): Termination | undefined =>
+  process === undefined || info.ephemeral ? undefined : savedEnd(paths, info.name, process)
+
 const make = (options: SweeperOptions) =>
   Effect.gen(function* () {
     const db = yield* Database
@@ -176,8 +190,10 @@ const make = (options: SweeperOptions) =>
       const { info } = record
       const now = yield* Clock.currentTimeMillis
       const alive = record.process !== undefined && isAlive(record.process)
-      const decision = decide(record, alive, now, () => selfEnded(paths.sandbox(info.name).consoleLog))
-      if (decision === undefined || isLocked(paths.run(info.id).keeperLock)) return false
+      const saved = alive ? undefined : lastWords(paths, record)
+      const decision = decide(record, alive, now, () => selfEnded(paths.sandbox(info.name).consoleLog), saved)
+      // A keeper that has written down the end there will record it nowhere else.
+      if (decision === undefined || (saved === undefined && isLocked(paths.run(info.id).keeperLock))) return false
       return dryRun || (yield* terminate(db, info.id, [info.status], decision.to, decision.end, now))
     })
 

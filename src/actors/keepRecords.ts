@@ -7,13 +7,14 @@
  */
 import { Clock, Deferred, Effect, Fiber, type Scope } from "effect"
 import type { RunDefaults } from "../domain/image.ts"
-import { predecessors, type SandboxInfo } from "../domain/sandbox.ts"
+import { predecessors, type SandboxInfo, statusAfter } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import type { FileError } from "../store/files.ts"
 import { footingOf } from "../store/footing.ts"
 import { settleMachine } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
 import type { ProcessIdentity } from "../store/processes.ts"
+import { saveEnd } from "../store/runFile.ts"
 import { terminate, transition } from "../store/sandboxes.ts"
 import type { GuestRequests } from "../vm/GuestChannel.ts"
 import type { VmExit } from "../vm/startRunner.ts"
@@ -53,10 +54,14 @@ export const keepRecords = Effect.fnUntraced(function* (
   yield* Effect.orDie(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, found, now)))
   const record = Effect.fn("Keeper.record")(function* (exit: VmExit) {
     const end = expected ?? unexpectedEnd(exit)
-    const to = end.reason === "internal_error" || end.reason === "agent_unresponsive" ? "crashed" : "stopped"
+    const to = statusAfter(end.reason)
     yield* console_.collect
-    // These records are not anybody's any more, and what has their paths now may be somebody else's: whoever looks puts it right.
-    if (footing() !== "whole") return yield* Effect.asVoid(Deferred.succeed(ended, end))
+    // These records are not anybody's any more: whoever looks puts it right, and finds beside the definition how it ended.
+    const standing = footing()
+    if (standing !== "whole") {
+      if (standing !== "gone" && !info.ephemeral) yield* Effect.ignore(saveEnd(paths, info.name, vm.identity, end))
+      return yield* Effect.asVoid(Deferred.succeed(ended, end))
+    }
     const now = yield* Clock.currentTimeMillis
     yield* terminate(db, info.id, [...predecessors(to)], to, end, now).pipe(
       Effect.catchCause((cause) => Effect.logError(`the end of ${info.name} was not recorded`, cause))

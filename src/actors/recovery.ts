@@ -2,41 +2,56 @@
  * Finds out how sandboxes truly are, whatever their records say, and puts right what crashes left: ends that nobody recorded, VMs
  * without a keeper, restarts that nobody waits for. Part of VmSupervisor; waits for none of what it starts.
  *
- * Invariants: a VM that lives is adopted or ended, never started twice; a VM that somebody keeps is left to that keeper.
+ * Invariants: a VM that lives is adopted or ended, never started twice; a VM that somebody keeps is left to that keeper, unless it said its last word.
  */
-import { Effect } from "effect"
-import { isLive } from "../domain/sandbox.ts"
+import { Clock, Effect } from "effect"
+import type { SafeName } from "../domain/name.ts"
+import { isLive, predecessors } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { indexMachines, settleMachine } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive, signalProcess } from "../store/processes.ts"
-import { findSandbox, type SandboxRecord } from "../store/sandboxes.ts"
+import { findSandbox, type SandboxRecord, terminate } from "../store/sandboxes.ts"
 import { RunEnd } from "./Keeper.ts"
 import type { Keepers } from "./keepers.ts"
 import { withPorts } from "./ports.ts"
-import { Sweeper } from "./Sweeper.ts"
+import { lastWords, Sweeper } from "./Sweeper.ts"
 
 const SIGKILL = 9
+
+const killed = new RunEnd({
+  exitCode: null,
+  exitSignal: "SIGKILL",
+  reason: "signal",
+  detail: "killed without its keeper"
+})
 
 export const makeRecovery = Effect.fnUntraced(function* (keepers: Keepers) {
   const db = yield* Database
   const paths = yield* Paths
   const sweeper = yield* Sweeper
 
-  /** Ends a sandbox that no keeper answers for: the process goes by its recorded identity, then the record. */
-  const killByRecord = Effect.fnUntraced(function* (record: SandboxRecord) {
-    const { process: recorded, info } = record
+  /** Ends the process of a sandbox that no keeper answers for, by its recorded identity. */
+  const endProcess = Effect.fnUntraced(function* ({ process: recorded }: SandboxRecord) {
     if (recorded !== undefined) signalProcess(recorded, SIGKILL)
     yield* Effect.sleep("20 millis").pipe(
       Effect.repeat({ while: () => recorded !== undefined && isAlive(recorded), times: 250 })
     )
-    yield* sweeper.Reconcile({ name: info.name }).pipe(Effect.catchTag("RpcClientError", Effect.die))
-    return new RunEnd({
-      exitCode: null,
-      exitSignal: "SIGKILL",
-      reason: "signal",
-      detail: "killed without its keeper"
-    })
+  })
+
+  const reconcile = (name: SafeName) =>
+    sweeper.Reconcile({ name }).pipe(Effect.catchTag("RpcClientError", Effect.die), Effect.asVoid)
+
+  /** The same for somebody who wants it killed: its restart policy does not count then. */
+  const killByRecord = Effect.fnUntraced(function* (record: SandboxRecord) {
+    const { info, process: recorded } = record
+    yield* endProcess(record)
+    if (recorded !== undefined && !isAlive(recorded)) {
+      yield* terminate(db, info.id, predecessors("stopped"), "stopped", killed, yield* Clock.currentTimeMillis)
+      if (info.ephemeral) yield* Effect.ignore(sweeper.Clean({ name: info.name }))
+      else yield* Effect.ignore(settleMachine(db, paths, info.name))
+    } else yield* reconcile(info.name)
+    return killed
   })
 
   /** The record as it truly is: a sandbox whose process is gone is put right first, and starts again if its policy says so. */
@@ -54,9 +69,10 @@ export const makeRecovery = Effect.fnUntraced(function* (keepers: Keepers) {
     const alive = record.process !== undefined && isAlive(record.process)
     // A start that nobody goes on with can not be taken over: the guest is not what it should be yet.
     const suspicious = isLive(info.status) && (!alive || info.status === "starting")
-    if (!suspicious || (yield* keepers.isKept(info.id))) return record
-    if (alive) yield* killByRecord(record)
-    else yield* sweeper.Reconcile({ name: info.name }).pipe(Effect.catchTag("RpcClientError", Effect.die))
+    if (!suspicious) return record
+    if ((yield* keepers.isKept(info.id)) && (alive || lastWords(paths, record) === undefined)) return record
+    if (alive) yield* endProcess(record)
+    yield* reconcile(info.name)
     if (!info.ephemeral) yield* Effect.ignore(settleMachine(db, paths, info.name))
     return (yield* findSandbox(db, info.name)) ?? record
   })

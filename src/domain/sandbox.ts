@@ -23,6 +23,10 @@ export const TerminationReason = Schema.Literals([
 ])
 export type TerminationReason = typeof TerminationReason.Type
 
+/** What a sandbox is after a run that ended for this reason. */
+export const statusAfter = (reason: TerminationReason): "stopped" | "crashed" =>
+  reason === "internal_error" || reason === "agent_unresponsive" ? "crashed" : "stopped"
+
 /** Every allowed step. A terminal sandbox may start again. */
 const transitions: Record<Status, ReadonlyArray<Status>> = {
   created: ["starting", "crashed"],

@@ -6,16 +6,15 @@
  * no row; a row goes with its directory, unless its VM lives.
  */
 import fs from "node:fs"
-import { Clock, Effect, Option, Result, Schema } from "effect"
+import { Clock, Effect, Option, Result } from "effect"
 import type { AlreadyExists, MachineConfigInvalid, SandboxNotFound } from "../domain/errors/vm.ts"
-import { RunDefaults } from "../domain/image.ts"
 import { type Machine, MachineProblem, persistedState } from "../domain/machine.ts"
 import type { SafeName } from "../domain/name.ts"
 import { canonicalReference, parseReference } from "../domain/reference.ts"
 import { planRestart } from "../domain/restart.ts"
 import { isLive, type SandboxConfig } from "../domain/sandbox.ts"
 import type { Service as Database, DatabaseError } from "./Database.ts"
-import { attemptFile, type FileError, temporaryName } from "./files.ts"
+import type { FileError } from "./files.ts"
 import {
   fileStamp,
   type LoadedMachine,
@@ -27,7 +26,8 @@ import {
   withMachineLock
 } from "./machines.ts"
 import type { Paths } from "./Paths.ts"
-import { isAlive, type ProcessIdentity, signalProcess } from "./processes.ts"
+import { signalProcess } from "./processes.ts"
+import { livingProcess, savedEnd } from "./runFile.ts"
 import {
   deleteSandbox,
   findSandbox,
@@ -45,58 +45,6 @@ import {
 type Home = Paths["Service"]
 const SIGKILL = 9
 export type IndexError = DatabaseError | FileError
-
-/** The process of a machine's newest run, in a file beside its definition. */
-const SavedProcess = Schema.Struct({
-  /** Row id of the sandbox: names its run directory. */
-  sandboxId: Schema.Int,
-  engine: Schema.String,
-  pid: Schema.Int,
-  startTicks: Schema.Int,
-  bootId: Schema.String,
-  startedAt: Schema.Int,
-  /** What its image says of how it is run; absent in files of older builds. */
-  image: Schema.optionalKey(RunDefaults)
-})
-const decodeProcess = Schema.decodeUnknownResult(Schema.fromJsonString(SavedProcess))
-const encodeProcess = Schema.encodeSync(Schema.fromJsonString(SavedProcess))
-
-/**
- * Writes down which process runs a machine, before its guest does: a database that is lost loses no VM. Not made durable, since
- * no process outlives the machine's power.
- */
-export const saveProcess = (
-  home: Home,
-  name: SafeName,
-  run: {
-    readonly sandboxId: number
-    readonly engine: string
-    readonly startedAt: number
-    readonly image?: RunDefaults
-  },
-  process: ProcessIdentity
-) => {
-  const { directory, processFile } = home.sandbox(name)
-  return attemptFile("write", processFile, () => {
-    const temporary = temporaryName(directory, "process")
-    fs.writeFileSync(temporary, encodeProcess({ ...run, ...process }), { mode: 0o600 })
-    fs.renameSync(temporary, processFile)
-  })
-}
-
-const livingProcess = (home: Home, name: SafeName): typeof SavedProcess.Type | undefined => {
-  let text: string
-  try {
-    text = fs.readFileSync(home.sandbox(name).processFile, "utf8")
-  } catch {
-    return undefined
-  }
-  const saved = decodeProcess(text)
-  return Result.isSuccess(saved) && isAlive(saved.success) ? saved.success : undefined
-}
-
-/** What the image of a machine's living VM says of how it is run; known also where the database was lost and the image with it. */
-export const savedImage = (home: Home, name: SafeName): RunDefaults | undefined => livingProcess(home, name)?.image
 
 const problemsOf = (home: Home, name: SafeName, loaded: LoadedMachine): ReadonlyArray<MachineProblem> => {
   const { machineFile: path } = home.sandbox(name)
@@ -145,7 +93,12 @@ const importMachine = Effect.fnUntraced(function* (db: Database, home: Home, nam
   if (!loaded.needsRecovery) return
   const nowMs = yield* Clock.currentTimeMillis
   const { restart: policy } = machine.config
-  const { count, delayMs } = planRestart({ policy, reason: "internal_error", count: 0, upMs: undefined })
+  const { count, delayMs } = planRestart({
+    policy,
+    reason: savedEnd(home, name)?.reason ?? "internal_error",
+    count: 0,
+    upMs: undefined
+  })
   if (delayMs !== undefined) yield* planned(db, id, count, Math.round(nowMs + delayMs))
 })
 

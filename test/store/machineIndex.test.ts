@@ -6,16 +6,11 @@ import { Effect, Layer } from "effect"
 import type { SafeName } from "../../src/domain/name.ts"
 import type { SandboxInfo } from "../../src/domain/sandbox.ts"
 import { Database } from "../../src/store/Database.ts"
-import {
-  findMachine,
-  indexMachines,
-  machineProblems,
-  saveProcess,
-  settleMachine
-} from "../../src/store/machineIndex.ts"
+import { findMachine, indexMachines, machineProblems, settleMachine } from "../../src/store/machineIndex.ts"
 import { loadMachine, saveMachine } from "../../src/store/machines.ts"
 import { Paths } from "../../src/store/Paths.ts"
 import { identify } from "../../src/store/processes.ts"
+import { saveProcess } from "../../src/store/runFile.ts"
 import { findSandbox, terminate, transition } from "../../src/store/sandboxes.ts"
 import { freshHome, homeAt, temporaryDirectory } from "../support/home.ts"
 import { it } from "../support/it.ts"

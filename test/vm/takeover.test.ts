@@ -211,4 +211,41 @@ describe.skipIf(skipped)(`a main command (${engine})`, () => {
     expect(lines.pop()).toBe("stopping")
     expect(lines).toEqual(lines.map((_, index) => String(index + 1)))
   })
+
+  itOnHost(
+    "that is killed or stopped is not started again, whatever became of its database and its keeper",
+    async () => {
+      const script = "echo begin; trap 'exit 3' TERM; while :; do sleep 0.1; done"
+      const loseDatabase = () => {
+        for (const file of fs.readdirSync(home.directory).filter((each) => each.startsWith("bunker.db")))
+          fs.rmSync(path.join(home.directory, file))
+      }
+      const always = ["--restart", "always"]
+      await run("killed", script, ...always)
+      await run("stopped", script, ...always)
+      await run("removed", script, ...always)
+      await run("unkept", script, ...always)
+      await killKeeper("unkept")
+      expect(await home.must(["kill", "unkept"])).toBe("unkept\n")
+      expect(await inspect("unkept")).toMatchObject({
+        status: "stopped",
+        termination_reason: "signal",
+        restart_at: null
+      })
+      loseDatabase()
+      await home.must(["ps"])
+      await home.must(["kill", "killed"])
+      expect(await inspect("killed")).toMatchObject({
+        status: "stopped",
+        termination_reason: "signal",
+        restart_at: null
+      })
+      await home.must(["stop", "-t", "30", "stopped"])
+      const stopped = { status: "stopped", termination_reason: "shutdown_requested", restart_at: null }
+      expect(await inspect("stopped")).toMatchObject(stopped)
+      await home.must(["rm", "-f", "removed"])
+      expect(await home.must(["ps", "-a", "-q"])).not.toContain("removed")
+      expect(fs.existsSync(path.join(home.directory, "sandboxes/removed"))).toBe(false)
+    }
+  )
 })
