@@ -4,9 +4,10 @@
  * defined so.
  */
 import { Deferred, Effect, Schedule, type Scope, Stream } from "effect"
-import type { ExecFailed, GuestChannelFailed } from "../domain/errors/vm.ts"
+import { type ExecFailed, GuestChannelFailed } from "../domain/errors/vm.ts"
 import { type ExecEvent, exitCodeOf, mainCommand } from "../domain/exec.ts"
 import type { SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
+import { AgentTimeoutMs } from "./agentWatch.ts"
 import { commandEnded, type KeptVm, mainName, RunEnd, runMain, stopVm } from "./Keeper.ts"
 import type { MainCommand } from "./mainCommand.ts"
 
@@ -86,6 +87,7 @@ export const keepMain = Effect.fn("Keeper.main")(function* (vm: KeptVm, main: Ma
 export const resumeMain = Effect.fn("Keeper.resumeMain")(function* (vm: KeptVm, main: MainCommand, info: SandboxInfo) {
   const { config } = info
   if (mainCommand(vm.image, config).length === 0) return
+  const answerMs = yield* AgentTimeoutMs
   let unstarted = false
   const reattach = (from: number) => {
     const oldest = vm.channel.reattach(mainName)
@@ -94,7 +96,12 @@ export const resumeMain = Effect.fn("Keeper.resumeMain")(function* (vm: KeptVm, 
         (error) => error._tag === "ReattachRefused" && error.reason === "bad_offset",
         (error) => Effect.andThen(Effect.logWarning(error.message), oldest)
       ),
-      Effect.retry({ schedule: again, while: (error) => error._tag === "GuestChannelFailed" })
+      Effect.retry({ schedule: again, while: (error) => error._tag === "GuestChannelFailed" }),
+      // An agent that answers everything else, and never this.
+      Effect.timeoutOrElse({
+        duration: answerMs,
+        orElse: () => Effect.fail(new GuestChannelFailed({ reason: "the guest does not hand the command over" }))
+      })
     )
   }
   yield* own(vm, main, config, (seen) =>

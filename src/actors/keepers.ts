@@ -7,13 +7,14 @@ import fs from "node:fs"
 import net from "node:net"
 import { Clock, Effect, Exit, Layer, Result, Schedule, Schema, Scope } from "effect"
 import type { RpcGroup } from "effect/rpc"
+import { formatDuration } from "../domain/duration.ts"
 import { type StartError, StartErrors } from "../domain/errors/groups.ts"
 import { SupervisorUnreachable } from "../domain/errors/vm.ts"
 import type { SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { attemptFile, ensureDirectory } from "../store/files.ts"
 import { leaseToken } from "../store/leaseToken.ts"
-import { isLocked } from "../store/lock.ts"
+import { holderOf, isLocked } from "../store/lock.ts"
 import { openLog } from "../store/logs.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
@@ -21,7 +22,7 @@ import { savedImage } from "../store/runFile.ts"
 import { findSandbox } from "../store/sandboxes.ts"
 import type { Engines } from "../vm/Engine.ts"
 import { type Address, local, supervised } from "./Actor.ts"
-import { watchAgent } from "./agentWatch.ts"
+import { AgentTimeoutMs, watchAgent } from "./agentWatch.ts"
 import { ImageStore } from "./ImageStore.ts"
 import { KeeperProtocol, type KeptVm, keeperBehaviour, type Records } from "./Keeper.ts"
 import { adoptVm, bootVm } from "./keeperBoot.ts"
@@ -48,6 +49,9 @@ const decodeReport = Schema.decodeUnknownEffect(Schema.fromJsonString(KeeperRepo
 
 /** Longest wait of somebody who can do without for a new keeper, in milliseconds. */
 const ensureMs = 10_000
+
+/** Time for who has a keeper's lock to listen, beside the agent's to answer, in milliseconds. */
+const serveMs = 3000
 
 /** Time that a run in the foreground has for itself before it listens to other processes. */
 const serveAfter = "250 millis"
@@ -168,16 +172,20 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
           if (!alive) return yield* new SupervisorUnreachable({ name: info.name, reason: "its process is gone" })
           const adopted = yield* Effect.result(spawn(info, true))
           // Somebody else may be adopting it right now.
+          const { keeperLock } = paths.run(info.id)
+          const waitMs = (yield* AgentTimeoutMs) + serveMs
           const found = yield* Effect.result(
             existing(info).pipe(
-              Effect.retry({
-                while: () => isLocked(paths.run(info.id).keeperLock),
-                schedule: Schedule.spaced("50 millis")
+              Effect.retry({ while: () => isLocked(keeperLock), schedule: Schedule.spaced("50 millis") }),
+              Effect.timeoutOrElse({
+                duration: waitMs,
+                orElse: () =>
+                  Effect.fail(new SupervisorUnreachable({ name: info.name, reason: deaf(keeperLock, waitMs) }))
               })
             )
           )
           if (Result.isSuccess(found)) return found.success
-          if (Result.isSuccess(adopted)) return yield* found.failure
+          if (Result.isSuccess(adopted) || isLocked(keeperLock)) return yield* found.failure
           return yield* new SupervisorUnreachable({ name: info.name, reason: adopted.failure.message })
         })
       )
@@ -267,6 +275,14 @@ const serve = Effect.fnUntraced(function* (address: KeeperAddress, socket: strin
   const { serveUnix } = yield* sockets
   yield* Effect.orDie(Layer.build(serveUnix(address, KeeperProtocol, socket)))
 })
+
+/** What to say, and what to do, of a process that has the lock and does not do a keeper's work. */
+const deaf = (lock: string, waitedMs: number): string => {
+  const holder = holderOf(lock)
+  const who = holder === undefined ? "a process" : `process ${holder}`
+  const end = holder === undefined ? "once that has ended" : `after 'kill -9 ${holder}'`
+  return `${who} holds ${lock} and has not listened for ${formatDuration(waitedMs)}; ${end} another one takes the sandbox over`
+}
 
 /** Which file it is: the number alone may be that of the socket that was there before. */
 const identityOf = (file: string): string | undefined => {

@@ -74,3 +74,17 @@ export const isLocked = (file: string): boolean => {
     fs.closeSync(fd)
   }
 }
+
+/** The process that holds the lock of a file, as far as the kernel tells: undefined for one of another pid namespace. */
+export const holderOf = (file: string): number | undefined => {
+  try {
+    const { ino } = fs.statSync(file)
+    for (const line of fs.readFileSync("/proc/locks", "utf8").split("\n")) {
+      const [, pid, inode] = /FLOCK +\S+ +\S+ +(\d+) +\S+:(\d+) /.exec(line) ?? []
+      if (Number(inode) === ino && Number(pid) > 0) return Number(pid)
+    }
+  } catch {
+    // Neither the file nor the list need be there.
+  }
+  return undefined
+}

@@ -196,17 +196,29 @@ export class LogFile {
     }, retryMs)
   }
 
-  /** The new file is there before an old one moves: a full disk must not push what is kept out of the last one. */
+  /**
+   * The new file is there before an old one moves: a full disk must not push what is kept out of the last one. What fails half-way is
+   * gone on with the next time: files move only into a name that is free, or the last one.
+   */
   private async rotate(): Promise<void> {
     const aside = `${this.file}.new`
     const next = await fs.promises.open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0o600)
-    for (let index = logFilesMax - 1; index > 0; index -= 1) {
-      await fs.promises.rename(rotated(this.file, index - 1), rotated(this.file, index)).catch(() => {})
+    try {
+      // Missing where an earlier try got no further.
+      if (fs.existsSync(this.file)) {
+        let free = 1
+        while (free < logFilesMax - 1 && fs.existsSync(rotated(this.file, free))) free += 1
+        for (let to = free; to > 0; to -= 1)
+          await fs.promises.rename(rotated(this.file, to - 1), rotated(this.file, to))
+      }
+      await fs.promises.rename(aside, this.file)
+    } catch (cause) {
+      await next.close().catch(() => {})
+      throw cause
     }
     const old = this.handle
     this.handle = next
     await old.close().catch(() => {})
-    await fs.promises.rename(aside, this.file)
     this.bytes = 0
     this.torn = false
   }

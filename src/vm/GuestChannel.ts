@@ -285,7 +285,9 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
     const opened = yield* open("exec", { ...fields, ...kept }, refuse, fate)
     const handle = handleOf(opened)
     if (handle === undefined) return yield* malformed("exec")
-    return keep === undefined ? handle : { ...handle, kept: keptOf(opened, keep.from) }
+    if (keep === undefined) return handle
+    const own = keptOf(opened, keep.from)
+    return own?.from === keep.from ? { ...handle, kept: own } : yield* malformed("exec")
   })
 
   const handleOf = (opened: Opened): ExecHandle | undefined => {
@@ -302,9 +304,11 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
     }
   }
 
-  const keptOf = ({ hello, confirm, confirmEnd }: Opened, base: number): KeptCommand => {
-    const from = hello.from ?? base
-    return { from, said: hello.said ?? from, confirm, confirmEnd }
+  /** Undefined for a place that can not be: before what was asked for, or after all that was said. */
+  const keptOf = ({ hello, confirm, confirmEnd }: Opened, asked: number): KeptCommand | undefined => {
+    const from = hello.from ?? asked
+    const said = hello.said ?? from
+    return from < asked || said < from ? undefined : { from, said, confirm, confirmEnd }
   }
 
   const keeps = control.hello.features?.includes("keep") === true
@@ -313,9 +317,9 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
     if (!keeps) return yield* new ReattachRefused({ reason: "unsupported", detail: "its agent keeps no commands" })
     const fate: Fate = { kept: true }
     const opened = yield* open("reattach", { name, from }, reattachRefused, fate)
-    const handle = handleOf(opened)
-    if (handle === undefined) return yield* malformed("reattach")
-    return { ...handle, kept: keptOf(opened, from ?? 0) }
+    const [handle, kept] = [handleOf(opened), keptOf(opened, from ?? 0)]
+    if (handle === undefined || kept === undefined) return yield* malformed("reattach")
+    return { ...handle, kept }
   })
 
   const poweroff = Effect.fn("GuestChannel.poweroff")(function* (options: {

@@ -85,7 +85,8 @@ export const openExecConnection = Effect.fn("GuestChannel.openExec")(function* (
         const hello = decodeGuestHello(frame.payload)
         if (hello?.kind !== "exec" || hello.exec !== exec) return Effect.fail(failed("the HELLO of an exec is wrong"))
         // Said again until it is answered: what was read in between is not acknowledged.
-        input.inherit((hello.unread ?? 0) - unread)
+        if (!input.inherit((hello.unread ?? 0) - unread))
+          return Effect.fail(failed("more input was read than was sent"))
         unread = hello.unread ?? 0
         if (hello.stdin === false) input.close()
         return Effect.asVoid(Deferred.succeed(greeted, hello))
@@ -223,10 +224,11 @@ class InputWindow {
     })
   }
 
-  /** Counts what an earlier connection sent and the process has not read. */
-  inherit(count: number): void {
+  /** Counts what an earlier connection sent and the process has not read; false when that can not be. */
+  inherit(count: number): boolean {
     this.inFlight += count
     this.wake()
+    return this.inFlight >= 0
   }
 
   acknowledge(count: number): boolean {

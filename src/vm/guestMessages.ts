@@ -4,7 +4,8 @@ import { jsonBytesMax, windowBytes } from "./frames.ts"
 
 const Count = Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER }))
 const Code = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 255 }))
-const Offset = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER }))
+/** Far from where numbers lose their last digit: a guest that begins here can still say petabytes. */
+const Offset = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 2 ** 52 }))
 const Short = Schema.String.check(Schema.isMaxLength(4096))
 
 /** First frame of the agent on every connection. */

@@ -2,9 +2,11 @@
 import { expect } from "bun:test"
 import path from "node:path"
 import { Deferred, Effect } from "effect"
-import { keepMain } from "../../src/actors/keepMain.ts"
+import { AgentTimeoutMs } from "../../src/actors/agentWatch.ts"
+import { keepMain, resumeMain } from "../../src/actors/keepMain.ts"
 import { makeMainCommand } from "../../src/actors/mainCommand.ts"
 import { GuestChannelFailed } from "../../src/domain/errors/vm.ts"
+import type { SandboxInfo } from "../../src/domain/sandbox.ts"
 import { openLog } from "../../src/store/logs.ts"
 import { fakeVm } from "../support/fakeVm.ts"
 import { temporaryDirectory } from "../support/home.ts"
@@ -42,5 +44,19 @@ it.live("one that stays without its command stays, and so does one whose guest i
       expect(yield* Deferred.isDone(vm.ended)).toBe(false)
       expect(vm.ending()).toBe(false)
     }
+  })
+)
+
+it.live("a guest that answers, and never hands the command over, holds up its next keeper for a time only", () =>
+  Effect.gen(function* () {
+    const channel = { reattach: () => Effect.never, ping: Effect.void }
+    const vm = yield* fakeVm({ command: ["sh"], endsWithCommand: true }, false, undefined, channel)
+    const main = makeMainCommand(yield* openLog(path.join(yield* temporaryDirectory, "main.jsonl")))
+    const info = { config: vm.config, status: "running" } as SandboxInfo
+    yield* Effect.provideService(resumeMain(vm, main, info), AgentTimeoutMs, 50)
+    expect(yield* Deferred.await(vm.ended)).toMatchObject({
+      reason: "failed",
+      detail: expect.stringContaining("does not hand the command over")
+    })
   })
 )

@@ -1,5 +1,5 @@
 /** The log's writer on disks that are slow or full. */
-import { expect, setDefaultTimeout } from "bun:test"
+import { expect, setDefaultTimeout, spyOn } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
 import { Effect, Exit, Scope } from "effect"
@@ -86,6 +86,54 @@ it.live(
       expectNothingLost(entriesOf(text), 310, size)
     }),
   30_000
+)
+
+it.live("a rotation that fails half-way, again and again, loses nothing of the older files", () =>
+  Effect.gen(function* () {
+    const directory = yield* temporaryDirectory
+    const file = path.join(directory, "main.jsonl")
+    const log = yield* openLog(file, { bytesMax: 25_000 })
+    // Two lines a file, four files.
+    yield* say(log, 0, 8)
+    yield* log.flush
+    const rename = fs.promises.rename
+    const older = ["main.jsonl.1", "main.jsonl.2", "main.jsonl.3"]
+    const textOf = (name: string) => fs.readFileSync(path.join(directory, name), "utf8")
+    /** The disk refuses one of the steps. */
+    const refusing = (refused: (from: string) => boolean) => {
+      const spy = spyOn(fs.promises, "rename")
+      return spy.mockImplementation(async (from, to) => {
+        if (refused(String(from))) throw new Error("EIO")
+        await rename(from, to)
+      })
+    }
+    let next = 8
+    const some = Effect.gen(function* () {
+      yield* say(log, next, next + 3)
+      yield* log.flush
+      next += 3
+    })
+    for (const step of [".new", "main.jsonl", "main.jsonl.1"]) {
+      const spy = refusing((from) => from.endsWith(step))
+      yield* some
+      // What the first try moved is where it belongs; the next ones change nothing.
+      const texts = older.filter((name) => fs.existsSync(path.join(directory, name))).map(textOf)
+      yield* some
+      yield* some
+      expect(older.filter((name) => fs.existsSync(path.join(directory, name))).map(textOf)).toEqual(texts)
+      spy.mockRestore()
+      yield* some
+      let at: number | undefined
+      for (const entry of [...older.toReversed(), "main.jsonl"].flatMap((name) => entriesOf(textOf(name)))) {
+        if (entry.stream === "dropped") at = at === undefined ? undefined : at + numberOf(entry) / size
+        else {
+          expect(numberOf(entry)).toBe(at ?? numberOf(entry))
+          at = numberOf(entry) + 1
+        }
+      }
+      expect(at).toBe(next)
+    }
+  })
 )
 
 const missing = [...(process.getuid?.() === 0 ? [] : ["root"]), ...(have("mount") ? [] : ["mount"])]

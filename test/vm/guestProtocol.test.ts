@@ -315,6 +315,50 @@ describe("the host's listener", () => {
     })
   )
 
+  it.live("believes no place of a kept command that can not be", () =>
+    Effect.gen(function* () {
+      const path = join(yield* scratchDirectory, "guest.sock")
+      const transport = yield* unixListenerTransport(path)
+      const agent = yield* dial(path)
+      yield* say(agent, encodeJson(FrameType.Hello, { protocol: 1, kind: "control", agent: "0", features: ["keep"] }))
+      const guest = yield* connectGuest(transport)
+      const pull = yield* reader(socketConnection(agent))
+      yield* pull
+      /** What the host makes of a guest that answers a takeover from byte 100 with these. */
+      const taken = (...hellos: ReadonlyArray<object>) =>
+        Effect.gen(function* () {
+          const asked = yield* Effect.forkChild(Effect.result(Effect.scoped(guest.reattach("main", 100))), {
+            startImmediately: true
+          })
+          const { id, exec } = json(yield* pull)
+          const connection = yield* dial(path)
+          for (const hello of hellos)
+            yield* say(connection, encodeJson(FrameType.Hello, { protocol: 1, kind: "exec", exec, ...hello }))
+          yield* say(agent, encodeJson(FrameType.Response, { id, ok: true, pid: 7 }))
+          const found = yield* Effect.raceFirst(Fiber.join(asked), Effect.as(ended(connection), undefined))
+          yield* Fiber.interrupt(asked)
+          if (found === undefined) return "hung up"
+          return found._tag === "Success" ? found.success.kept : found.failure
+        })
+      expect(yield* taken({ from: 100, said: 120 })).toMatchObject({ from: 100, said: 120 })
+      const wrong = [{ from: 99, said: 120 }, { from: 130, said: 120 }, { said: 99 }]
+      for (const lie of wrong) expect(yield* taken(lie)).toMatchObject({ _tag: "GuestChannelFailed" })
+      const impossible = [
+        { from: -1, said: 120 },
+        { from: 1.5, said: 120 },
+        { from: 2 ** 53, said: 2 ** 53 },
+        { from: 2 ** 52 + 1, said: 2 ** 52 + 1 },
+        { from: 100, said: 1e300 },
+        { from: 100, said: 120, unread: -1 },
+        { from: 100, said: 120, unread: 2 ** 40 },
+        { from: "100", said: 120 }
+      ]
+      for (const lie of impossible) expect(yield* taken(lie)).toBe("hung up")
+      const shrinking = yield* taken({ from: 100, said: 100, unread: 10 }, { from: 100, said: 100, unread: 0 })
+      expect(shrinking).toMatchObject({ from: 100 })
+    })
+  )
+
   it.live("takes the place of a stale socket and leaves none", () =>
     Effect.gen(function* () {
       const path = join(yield* scratchDirectory, "guest.sock")

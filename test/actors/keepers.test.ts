@@ -1,0 +1,60 @@
+/** How the keeper of a VM is found that lives; the keepers are played by the test. */
+import { expect } from "bun:test"
+import fs from "node:fs"
+import net from "node:net"
+import { Effect, Fiber, Layer } from "effect"
+import { AgentTimeoutMs } from "../../src/actors/agentWatch.ts"
+import { ImageStore } from "../../src/actors/ImageStore.ts"
+import { makeKeepers } from "../../src/actors/keepers.ts"
+import { LeaseManager } from "../../src/actors/LeaseManager.ts"
+import { Sweeper } from "../../src/actors/Sweeper.ts"
+import type { SafeName } from "../../src/domain/name.ts"
+import { Database } from "../../src/store/Database.ts"
+import { tryFileLock } from "../../src/store/lock.ts"
+import { Paths } from "../../src/store/Paths.ts"
+import { identify } from "../../src/store/processes.ts"
+import { findSandbox } from "../../src/store/sandboxes.ts"
+import { Engines } from "../../src/vm/Engine.ts"
+import { freshHome } from "../support/home.ts"
+import { it } from "../support/it.ts"
+import { putSandbox } from "../support/sandboxes.ts"
+
+const unused = Layer.mergeAll(
+  Layer.mock(Engines, {
+    get: () => {
+      throw new Error("asked for an engine")
+    }
+  }),
+  Layer.mock(ImageStore, {}),
+  Layer.mock(LeaseManager, {}),
+  Layer.mock(Sweeper, {})
+)
+
+it.live("a process that has a keeper's lock and keeps nothing is named after a time, with what to do", () =>
+  Effect.gen(function* () {
+    const [db, paths] = [yield* Database, yield* Paths]
+    const name = "web" as SafeName
+    const id = yield* putSandbox({ name, status: "running", process: identify(process.pid)! })
+    const { info } = (yield* findSandbox(db, name))!
+    const { directory, keeperLock, keeperSocket } = paths.run(id)
+    fs.mkdirSync(directory, { recursive: true })
+    expect(yield* tryFileLock(keeperLock)).toBe(true)
+    // The keeper that it starts ends without a word, as the lock is taken.
+    const keepers = yield* makeKeepers({ keeperCommand: ["/bin/true"], keeperEnv: {} })
+    const { _tag, message } = yield* Effect.flip(keepers.address(info))
+    expect(_tag).toBe("SupervisorUnreachable")
+    expect(message).toContain(`process ${process.pid} holds ${keeperLock} and has not listened for 3s200ms`)
+    expect(message).toContain(`'kill -9 ${process.pid}'`)
+    // One that is only late is waited for.
+    const asked = yield* Effect.forkChild(keepers.address(info), { startImmediately: true })
+    yield* Effect.sleep("300 millis")
+    yield* Effect.acquireRelease(
+      Effect.callback<net.Server>((resume) => {
+        const server = net.createServer(() => {})
+        server.listen(keeperSocket, () => resume(Effect.succeed(server)))
+      }),
+      (server) => Effect.sync(() => server.close())
+    )
+    yield* Fiber.join(asked)
+  }).pipe(Effect.provide(Layer.merge(freshHome, unused)), Effect.provideService(AgentTimeoutMs, 200))
+)
