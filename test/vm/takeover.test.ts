@@ -167,6 +167,25 @@ describe.skipIf(skipped)(`a main command (${engine})`, () => {
     expect(await home.must(["logs", "typed"])).toBe("begin\ngot hello\ngot end\n")
   })
 
+  itOnHost("with a terminal has its size set through the next keeper, and is told", async () => {
+    const script = "stty size; trap 'stty size' WINCH; echo begin; while :; do sleep 0.1; done"
+    await run("sized", script, "-t")
+    await logged("sized", "begin")
+    await home.serve()
+    for (const [cols, rows] of [
+      [101, 41],
+      [99, 33]
+    ] as const) {
+      await killKeeper("sized")
+      const { status } = await home.http("POST", "/v1/sandboxes/sized/execs/0/resize", { size: { cols, rows } })
+      expect(status).toBe(204)
+      await logged("sized", `${rows} ${cols}`)
+    }
+    expect(await home.must(["logs", "sized"])).toBe("24 80\r\nbegin\r\n41 101\r\n33 99\r\n")
+    await home.killServer()
+    await home.must(["kill", "sized"])
+  })
+
   itOnHost("is stopped with its VM when the home directory is removed under its keeper", async () => {
     await run("homeless", "trap 'echo BYE >/dev/console; exit' TERM; echo begin; while :; do sleep 0.1; done")
     await logged("homeless", "begin")
