@@ -2,9 +2,9 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { readdirSync, rmSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { Home, program } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import { type Home, program } from "../support/bunker.ts"
+import { busyboxHome } from "../support/busyboxImage.ts"
+import { mustSkip } from "../support/requirements.ts"
 
 const skipped = mustSkip("runs in the foreground")
 const suite = describe.skipIf(skipped)
@@ -15,10 +15,7 @@ const image = "test/busybox:1"
 suite("a run in the foreground", () => {
   let home: Home
   beforeAll(async () => {
-    home = new Home()
-    const archive = path.join(home.directory, "image.tar")
-    writeFileSync(archive, busyboxArchive(busybox!))
-    await home.must(["load", archive])
+    home = await busyboxHome()
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)
 

@@ -2,10 +2,10 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { mkdirSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { Home, program } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
+import { type Home, program } from "../support/bunker.ts"
+import { busyboxHome } from "../support/busyboxImage.ts"
 import { have, run } from "../support/mount.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import { mustSkip } from "../support/requirements.ts"
 
 setDefaultTimeout(60_000)
 
@@ -27,10 +27,7 @@ if (noMount !== undefined) console.warn(`skipped: logs of a guest on a full disk
 describe.skipIf(mustSkip("logs on the command line"))("bunker logs", () => {
   let home: Home
   beforeAll(async () => {
-    home = new Home()
-    const archive = path.join(home.directory, "image.tar")
-    writeFileSync(archive, busyboxArchive(busybox!))
-    await home.must(["load", archive])
+    home = await busyboxHome()
     await home.must(["create", "--name", "box", image])
     const second = (count: number) => noon + count * 1000
     write("main.jsonl.1", [

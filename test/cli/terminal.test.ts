@@ -1,10 +1,10 @@
 /** A person at a real terminal (tmux): shells in sandboxes, attaching, leaving, and a terminal that is whole afterwards. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs"
+import { readdirSync, readFileSync, readlinkSync } from "node:fs"
 import path from "node:path"
-import { Home, program } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import { type Home, program } from "../support/bunker.ts"
+import { busyboxHome } from "../support/busyboxImage.ts"
+import { mustSkip } from "../support/requirements.ts"
 import { atTerminal, Screen, screenMissing } from "../support/screen.ts"
 
 const skipped = mustSkip("sandboxes at a terminal", screenMissing)
@@ -34,10 +34,7 @@ const isAsked = (home: Home): boolean => {
 describe.skipIf(skipped)("at a terminal", () => {
   let home: Home
   beforeAll(async () => {
-    home = new Home()
-    const archive = path.join(home.directory, "image.tar")
-    writeFileSync(archive, busyboxArchive(busybox!))
-    await home.must(["load", archive])
+    home = await busyboxHome()
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)
 

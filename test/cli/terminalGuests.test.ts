@@ -2,9 +2,9 @@
 import { afterAll, beforeAll, describe, expect } from "bun:test"
 import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { Home, program } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import { type Home, program } from "../support/bunker.ts"
+import { busyboxHome } from "../support/busyboxImage.ts"
+import { mustSkip } from "../support/requirements.ts"
 import { atTerminal, type Screen, screenMissing } from "../support/screen.ts"
 
 const skipped = mustSkip("guests at a terminal", screenMissing)
@@ -14,10 +14,7 @@ const image = "test/busybox:1"
 describe.skipIf(skipped)("at a terminal", () => {
   let home: Home
   beforeAll(async () => {
-    home = new Home()
-    const archive = path.join(home.directory, "image.tar")
-    writeFileSync(archive, busyboxArchive(busybox!))
-    await home.must(["load", archive])
+    home = await busyboxHome()
     await home.must(["create", "--name", "machine", image])
     await home.must(["start", "machine"])
   }, timeoutMs)

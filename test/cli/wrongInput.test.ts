@@ -3,9 +3,9 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
-import { Home } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import type { Home } from "../support/bunker.ts"
+import { busyboxHome } from "../support/busyboxImage.ts"
+import { mustSkip } from "../support/requirements.ts"
 
 const image = "test/busybox:1"
 const long = "y".repeat(5000)
@@ -14,10 +14,7 @@ const timeoutMs = 120_000
 describe.skipIf(mustSkip("wrong input"))("wrong input", () => {
   let home: Home
   beforeAll(async () => {
-    home = new Home()
-    const archive = path.join(home.directory, "image.tar")
-    writeFileSync(archive, busyboxArchive(busybox!))
-    await home.must(["load", "-q", archive])
+    home = await busyboxHome()
     await home.serve()
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)

@@ -1,10 +1,10 @@
 /** A program joins a sandbox's main command over a WebSocket. */
 import { describe, expect, test } from "bun:test"
-import { readFileSync, writeFileSync } from "node:fs"
+import { readFileSync } from "node:fs"
 import path from "node:path"
 import { Home, program } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import { loadBusybox } from "../support/busyboxImage.ts"
+import { mustSkip } from "../support/requirements.ts"
 
 const skipped = mustSkip("WebSockets")
 const image = "test/busybox:1"
@@ -18,9 +18,7 @@ describe.skipIf(skipped)("attach over a WebSocket", () => {
       stderr: "pipe"
     })
     try {
-      const archive = path.join(home.directory, "image.tar")
-      writeFileSync(archive, busyboxArchive(busybox!))
-      await home.must(["load", "-q", archive])
+      await loadBusybox(home)
       await home.must(["run", "-d", "-it", "--name", "w", image, "sh"])
       let words = ""
       for await (const chunk of server.stderr) {

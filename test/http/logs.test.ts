@@ -1,10 +1,10 @@
 /** A program follows a sandbox's log over HTTP, on a server of its own and a sandbox that runs. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs"
+import { readdirSync, readFileSync, readlinkSync } from "node:fs"
 import path from "node:path"
-import { Home } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import type { Home } from "../support/bunker.ts"
+import { busyboxHome } from "../support/busyboxImage.ts"
+import { mustSkip } from "../support/requirements.ts"
 
 const image = "test/busybox:1"
 const timeoutMs = 120_000
@@ -18,10 +18,7 @@ interface Line {
 describe.skipIf(mustSkip("logs over HTTP"))("GET /v1/sandboxes/NAME/logs", () => {
   let home: Home
   beforeAll(async () => {
-    home = new Home()
-    const archive = path.join(home.directory, "image.tar")
-    writeFileSync(archive, busyboxArchive(busybox!))
-    await home.must(["load", archive])
+    home = await busyboxHome()
     await home.serve()
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)

@@ -14,8 +14,8 @@ import {
   type SandboxOptions,
   WrongState
 } from "../../src/sdk/index.ts"
-import { engine, program } from "../support/bunker.ts"
-import { busyboxArchive, busyboxPath } from "../support/busyboxImage.ts"
+import { engine, Home, program } from "../support/bunker.ts"
+import { busyboxPath, loadBusybox } from "../support/busyboxImage.ts"
 import { startServer, type TestServer } from "../support/server.ts"
 
 const busybox = busyboxPath()
@@ -39,12 +39,7 @@ describe.skipIf(missing.length > 0).each(doors)("Sandbox %s", (door) => {
   let box: Sandbox
 
   beforeAll(async () => {
-    const archive = path.join(home, "image.tar")
-    writeFileSync(archive, busyboxArchive(busybox!))
-    const child = Bun.spawn([program, "load", "-q", archive], {
-      env: { PATH: "/usr/bin:/bin", HOME: home, BUNKER_HOME: home }
-    })
-    expect(await child.exited).toBe(0)
+    await loadBusybox(new Home(home))
     writeFileSync(path.join(shared, "file"), "of the host\n")
     if (door !== "embedded") {
       server = await startServer(home, door.endsWith("TCP") ? "tcp" : "unix")

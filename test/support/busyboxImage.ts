@@ -1,6 +1,7 @@
-/** Makes an OCI archive of a small real root file system out of the machine's static busybox. */
-import { readFileSync } from "node:fs"
+/** Makes an OCI archive of a small real root file system out of the machine's static busybox, and homes that have it. */
+import { readFileSync, rmSync, writeFileSync } from "node:fs"
 import path from "node:path"
+import { Home } from "./bunker.ts"
 import { archiveOf, directory, type Entry, file, imageOf, layoutFiles, symlink } from "./image.ts"
 
 const applets =
@@ -50,4 +51,19 @@ export const busyboxArchive = (busybox: string): Uint8Array => {
     }
   })
   return archiveOf(layoutFiles([{ name: "test/busybox:1", top: image.manifest, blobs: image.blobs }]))
+}
+
+/** Puts the image into a home, with the program. */
+export const loadBusybox = async (home: Home): Promise<void> => {
+  const archive = path.join(home.directory, "image.tar")
+  writeFileSync(archive, busyboxArchive(busyboxPath()!))
+  await home.must(["load", "-q", archive])
+  rmSync(archive)
+}
+
+/** A home that has the image. */
+export const busyboxHome = async (): Promise<Home> => {
+  const home = new Home()
+  await loadBusybox(home)
+  return home
 }

@@ -1,10 +1,10 @@
 /** One suite for both engines: on the host under qemu, in the KVM lab under krun (`bun run test:lab`). */
 import { afterAll, beforeAll, describe, expect } from "bun:test"
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync } from "node:fs"
 import path from "node:path"
-import { engine, Home, type Options, program, type Result } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import { engine, type Home, type Options, program, type Result } from "../support/bunker.ts"
+import { busyboxHome } from "../support/busyboxImage.ts"
+import { mustSkip } from "../support/requirements.ts"
 import { inLab, vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("the behaviour of sandboxes")
@@ -21,10 +21,7 @@ suite(`sandboxes (${engine})`, () => {
   let home: Home
 
   beforeAll(async () => {
-    home = new Home()
-    const archive = path.join(home.directory, "image.tar")
-    writeFileSync(archive, busyboxArchive(busybox!))
-    await home.must(["load", archive])
+    home = await busyboxHome()
     await home.serve()
     await create("m")
     await start("m")

@@ -3,8 +3,8 @@ import { afterAll, beforeAll, describe, expect } from "bun:test"
 import fs from "node:fs"
 import net from "node:net"
 import path from "node:path"
-import { engine, Home } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
+import { engine, type Home } from "../support/bunker.ts"
+import { busyboxHome } from "../support/busyboxImage.ts"
 import { busybox, mustSkip } from "../support/requirements.ts"
 import { vmCases } from "../support/vmCases.ts"
 
@@ -39,12 +39,9 @@ suite(`files and ports (${engine})`, () => {
   let work: string
 
   beforeAll(async () => {
-    home = new Home()
+    home = await busyboxHome()
     work = path.join(home.directory, "work")
     fs.mkdirSync(work)
-    const archive = path.join(home.directory, "image.tar")
-    fs.writeFileSync(archive, busyboxArchive(busybox!))
-    await home.must(["load", archive])
     await home.must(["create", "--name", "m", "-p", `0:${guestPort}`, "--rlimit", "nofile=300:400", image])
     await home.must(["start", "m"])
   }, timeoutMs)

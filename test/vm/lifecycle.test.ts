@@ -2,11 +2,11 @@
 import { afterAll, beforeAll, describe, expect } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
-import { engine, Home, program } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
+import { engine, type Home, program } from "../support/bunker.ts"
+import { busyboxHome } from "../support/busyboxImage.ts"
 import * as keepers from "../support/keepers.ts"
 import { lives } from "../support/keepers.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import { mustSkip } from "../support/requirements.ts"
 import { vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("the life of sandboxes")
@@ -31,10 +31,7 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
   let home: Home
 
   beforeAll(async () => {
-    home = new Home()
-    const archive = path.join(home.directory, "image.tar")
-    fs.writeFileSync(archive, busyboxArchive(busybox!))
-    await home.must(["load", archive])
+    home = await busyboxHome()
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)
 

@@ -2,9 +2,9 @@
 import { afterAll, beforeAll, describe, expect } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
-import { engine, Home } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import { engine, type Home } from "../support/bunker.ts"
+import { busyboxHome } from "../support/busyboxImage.ts"
+import { mustSkip } from "../support/requirements.ts"
 import { vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("models in sandboxes")
@@ -23,11 +23,8 @@ suite(`models in sandboxes (${engine})`, () => {
   let scratch: string
 
   beforeAll(async () => {
-    home = new Home()
+    home = await busyboxHome()
     scratch = fs.mkdtempSync("/tmp/bk-models-")
-    const archive = path.join(scratch, "image.tar")
-    fs.writeFileSync(archive, busyboxArchive(busybox!))
-    await home.must(["load", archive])
     for (const [version, text] of Object.entries({ one: "hello world", two: "another" })) {
       fs.mkdirSync(path.join(scratch, version, "sub"), { recursive: true })
       fs.writeFileSync(path.join(scratch, version, "weights.bin"), text.repeat(50_000))

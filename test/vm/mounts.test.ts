@@ -2,9 +2,9 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
-import { engine, Home } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import { engine, type Home } from "../support/bunker.ts"
+import { busyboxHome } from "../support/busyboxImage.ts"
+import { mustSkip } from "../support/requirements.ts"
 import { vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("mounts of sandboxes")
@@ -26,10 +26,7 @@ suite(`mounts (${engine})`, () => {
   const text = (...parts: ReadonlyArray<string>) => fs.readFileSync(at(...parts), "utf8")
 
   beforeAll(async () => {
-    home = new Home()
-    const archive = path.join(home.directory, "image.tar")
-    fs.writeFileSync(archive, busyboxArchive(busybox!))
-    await home.must(["load", archive])
+    home = await busyboxHome()
     files = fs.mkdtempSync("/tmp/bk-mounts-")
     for (const name of ["read", "write", "inner"]) fs.mkdirSync(at(name))
     fs.writeFileSync(at("read", "file"), "of the host\n")

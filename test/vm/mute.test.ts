@@ -1,10 +1,9 @@
 /** VMs that live and say nothing, made by stopping their process: found while they run and when they are taken over. */
 import { afterAll, beforeAll, describe, expect } from "bun:test"
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
-import path from "node:path"
-import { Home } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import { existsSync, readdirSync, readFileSync } from "node:fs"
+import type { Home } from "../support/bunker.ts"
+import { busyboxHome } from "../support/busyboxImage.ts"
+import { mustSkip } from "../support/requirements.ts"
 import { vmCases } from "../support/vmCases.ts"
 
 const image = "test/busybox:1"
@@ -47,10 +46,7 @@ describe.skipIf(mustSkip("mute VMs"))("a VM that lives and does not answer", () 
       })
 
   beforeAll(async () => {
-    home = new Home()
-    const archive = path.join(home.directory, "image.tar")
-    writeFileSync(archive, busyboxArchive(busybox!))
-    await home.must(["load", "-q", archive])
+    home = await busyboxHome()
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)
 

@@ -2,10 +2,10 @@
 import { afterAll, beforeAll, describe, expect } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
-import { engine, Home, program } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
+import { engine, type Home, program } from "../support/bunker.ts"
+import { busyboxHome } from "../support/busyboxImage.ts"
 import { keepersOf, killKeepers, lives, processState } from "../support/keepers.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import { mustSkip } from "../support/requirements.ts"
 import { vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("pause")
@@ -16,10 +16,7 @@ const image = "test/busybox:1"
 describe.skipIf(skipped)(`a paused sandbox (${engine})`, () => {
   let home: Home
   beforeAll(async () => {
-    home = new Home()
-    const archive = path.join(home.directory, "image.tar")
-    fs.writeFileSync(archive, busyboxArchive(busybox!))
-    await home.must(["load", "-q", archive])
+    home = await busyboxHome()
     await home.serve()
     await home.must(["create", "--name", "p", "--engine", engine, "-p", "0:80", image])
     await home.must(["start", "p"])

@@ -4,16 +4,16 @@
  * BUNKER_TEST_FLOOD_MB (2) of output. The lab does less of what takes long, and nothing that is the same for every engine.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import { Effect, ManagedRuntime } from "effect"
 import { layer, VmSupervisor } from "../../src/sdk/effect.ts"
 import { diskUsage } from "../../src/store/files.ts"
 import { engine, Home } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
+import { loadBusybox } from "../support/busyboxImage.ts"
 import { mountMissing } from "../support/mount.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import { mustSkip } from "../support/requirements.ts"
 import { inLab, vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("robustness")
@@ -60,12 +60,6 @@ const nothing = { sandboxes: [], run: [], temporary: [] }
 describe.skipIf(skipped)(`robustness (${engine})`, () => {
   let home: Home
   const { it, itOnHost } = vmCases(timeoutMs)
-  const load = async (into: Home) => {
-    const archive = path.join(into.directory, "image.tar")
-    writeFileSync(archive, busyboxArchive(busybox!))
-    await into.must(["load", "-q", archive])
-    rmSync(archive)
-  }
   const ok = async (method: string, where: string, body?: unknown) => {
     const answer = await home.http(method, where, body)
     if (answer.status >= 300) throw new Error(`${method} ${where}: ${JSON.stringify(answer.body)}`)
@@ -79,7 +73,7 @@ describe.skipIf(skipped)(`robustness (${engine})`, () => {
   const drop = (name: string) => ok("DELETE", `/v1/sandboxes/${name}?force=true`)
   beforeAll(async () => {
     home = new Home()
-    await load(home)
+    await loadBusybox(home)
     await home.serve()
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)
@@ -292,7 +286,7 @@ describe.skipIf(skipped)(`robustness (${engine})`, () => {
       must("mount", "-o", "loop", file, mounted)
       const full = new Home(path.join(mounted, "h"))
       try {
-        await load(full)
+        await loadBusybox(full)
         await full.must(["create", "--name", "full", "--memory", "128m", image])
         await full.must(["start", "full"])
         await full.must(["exec", "full", "sh", "-c", "echo precious > /root/kept; sync"])

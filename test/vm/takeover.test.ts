@@ -5,10 +5,10 @@
 import { afterAll, beforeAll, describe, expect } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
-import { engine, Home } from "../support/bunker.ts"
-import { busyboxArchive } from "../support/busyboxImage.ts"
+import { engine, type Home } from "../support/bunker.ts"
+import { busyboxHome, loadBusybox } from "../support/busyboxImage.ts"
 import * as keepers from "../support/keepers.ts"
-import { busybox, mustSkip } from "../support/requirements.ts"
+import { mustSkip } from "../support/requirements.ts"
 import { inLab, vmCases } from "../support/vmCases.ts"
 
 const skipped = mustSkip("commands that outlive their keeper")
@@ -32,11 +32,7 @@ describe.skipIf(skipped)(`a main command (${engine})`, () => {
   let home: Home
 
   beforeAll(async () => {
-    home = new Home()
-    const archive = path.join(home.directory, "image.tar")
-    fs.writeFileSync(archive, busyboxArchive(busybox!))
-    await home.must(["load", "-q", archive])
-    fs.rmSync(archive)
+    home = await busyboxHome()
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)
 
@@ -240,6 +236,8 @@ describe.skipIf(skipped)(`a main command (${engine})`, () => {
           fs.rmSync(path.join(home.directory, file))
       }
       const always = ["--restart", "always"]
+      // An earlier test lost the image, too.
+      await loadBusybox(home)
       await run("killed", script, ...always)
       await run("stopped", script, ...always)
       await run("removed", script, ...always)
