@@ -4,25 +4,13 @@
  *
  * usage: bun boot.js LIBKRUN LIBKRUNFW INIT_DISK RUNS OUT < lines of "name: words"   (inside the lab; see inside.sh)
  */
-import { dlopen, ptr, FFIType as T } from "bun:ffi"
+import { dlopen, FFIType as T } from "bun:ffi"
 import fs from "node:fs"
 import path from "node:path"
+import { list, text } from "../support/cStrings.ts"
 
 const [libkrun, libkrunfw, disk, ...rest] = process.argv.slice(2) as [string, string, string, ...Array<string>]
 const base = ["root=/dev/vda", "rootfstype=erofs", "ro", "init=/init", "BUNKER_CHANNEL=vsock"]
-
-const kept: Array<Buffer | BigUint64Array> = []
-const text = (of: string) => {
-  const bytes = Buffer.from(`${of}\0`)
-  kept.push(bytes)
-  return ptr(bytes)
-}
-const list = (of: ReadonlyArray<string>) => {
-  const table = new BigUint64Array(of.length + 1)
-  for (const [index, each] of of.entries()) table[index] = BigInt(text(each))
-  kept.push(table)
-  return ptr(table)
-}
 
 /** Becomes the VM. */
 const child = (socket: string, console_: string, words: ReadonlyArray<string>): never => {

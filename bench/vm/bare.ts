@@ -4,7 +4,8 @@
  *
  * usage: bun bare.ts LIBKRUN LIBKRUNFW ROOT_DIRECTORY COMMAND [ARG...]
  */
-import { dlopen, ptr, FFIType as T } from "bun:ffi"
+import { dlopen, FFIType as T } from "bun:ffi"
+import { list, text } from "../support/cStrings.ts"
 
 const [libkrun, libkrunfw, root, command, ...rest] = process.argv.slice(2) as [string, string, string, string]
 
@@ -16,20 +17,6 @@ const krun = dlopen(libkrun, {
   krun_set_exec: { args: [T.u32, T.ptr, T.ptr, T.ptr], returns: T.i32 },
   krun_start_enter: { args: [T.u32], returns: T.i32 }
 }).symbols
-
-/** Everything that libkrun gets a pointer to stays referenced until the end. */
-const kept: Array<Buffer | BigUint64Array> = []
-const text = (of: string) => {
-  const bytes = Buffer.from(`${of}\0`)
-  kept.push(bytes)
-  return ptr(bytes)
-}
-const list = (of: ReadonlyArray<string>) => {
-  const table = new BigUint64Array(of.length + 1)
-  for (const [index, each] of of.entries()) table[index] = BigInt(text(each))
-  kept.push(table)
-  return ptr(table)
-}
 
 const context = krun.krun_create_ctx()
 krun.krun_set_vm_config(context, 1, 512)

@@ -6,7 +6,7 @@
  * `capacity` messages wait, further senders wait; a defect fails its own message only, and restarts the behaviour with
  * fresh state before the next message.
  */
-import { Context, Effect, Layer, type Scope, ScopedRef, Semaphore, Stream } from "effect"
+import { Context, Effect, Layer, Queue, type Scope, ScopedRef, Semaphore, Stream } from "effect"
 import { Rpc, RpcClient, type RpcGroup, RpcSchema, RpcServer } from "effect/rpc"
 import type { RpcClientError } from "effect/rpc/RpcClientError"
 
@@ -141,3 +141,16 @@ export const forwarding = <Rpcs extends Rpc.Any, E, E2>(
 export type Messages = Readonly<Record<string, AnyMessage>>
 
 type AnyMessage = (...given: ReadonlyArray<unknown>) => unknown
+
+/** Runs work that emits events as a stream of them; interrupting the stream interrupts the work. */
+export const events = <Event, E>(
+  work: (emit: (event: Event) => void) => Effect.Effect<void, E>
+): Stream.Stream<Event, E> =>
+  Stream.callback<Event, E>((queue) =>
+    work((event) => void Queue.offerUnsafe(queue, event)).pipe(
+      Effect.matchCauseEffect({
+        onFailure: (cause) => Queue.failCause(queue, cause),
+        onSuccess: () => Queue.end(queue)
+      })
+    )
+  )

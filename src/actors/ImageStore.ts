@@ -5,7 +5,7 @@
  * Invariants: an image is visible only after its files are published and recorded; what a lease, a reference or a sandbox names
  * is never collected.
  */
-import { Clock, Context, Effect, Queue, Stream } from "effect"
+import { Clock, Context, Effect, Stream } from "effect"
 import { Rpc, type RpcGroup } from "effect/rpc"
 import { ImageInUse, ImageNotCached, ImageNotFound } from "../domain/errors/image.ts"
 import { ImageEvent, ImageInspection, LeasedImage, Usage } from "../domain/image.ts"
@@ -17,7 +17,7 @@ import { diskUsage } from "../store/files.ts"
 import { pruneReferences, removeReference } from "../store/imageCollection.ts"
 import { findImage, imageConfig, imageLayers, listImages, rootManifest, touchImage } from "../store/images.ts"
 import { Paths } from "../store/Paths.ts"
-import { type Address, type Later, layerLocal } from "./Actor.ts"
+import { type Address, events, type Later, layerLocal } from "./Actor.ts"
 import { makeImageFiles } from "./imageFiles.ts"
 import type { ImageSources } from "./imageInstall.ts"
 import { ImageProtocol } from "./imageProtocol.ts"
@@ -181,17 +181,6 @@ const make = (sources: Later<ImageSources>, options: ImageOptions) =>
       Usage: () => usage()
     })
   })
-
-/** Runs work that emits events as a stream of them; interrupting the stream interrupts the work. */
-const events = <E>(work: (emit: (event: ImageEvent) => void) => Effect.Effect<void, E>): Stream.Stream<ImageEvent, E> =>
-  Stream.callback<ImageEvent, E>((queue) =>
-    work((event) => void Queue.offerUnsafe(queue, event)).pipe(
-      Effect.matchCauseEffect({
-        onFailure: (cause) => Queue.failCause(queue, cause),
-        onSuccess: () => Queue.end(queue)
-      })
-    )
-  )
 
 export class ImageStore extends Context.Service<ImageStore, Address<RpcGroup.Rpcs<typeof ImageProtocol>>>()(
   "bunker/ImageStore"

@@ -4,7 +4,7 @@
  * Invariants: an install is visible only whole; one install, drop or update of a model at a time across processes; what a live
  * sandbox mounts keeps its files; no secret is stored, logged or answered.
  */
-import { Clock, Effect, Queue, Stream } from "effect"
+import { Clock, Effect } from "effect"
 import { Rpc } from "effect/rpc"
 import { ModelInUse, ModelNameMismatch, ModelNotFound, ModelNotInstalled } from "../domain/errors/model.ts"
 import {
@@ -34,6 +34,7 @@ import {
   usersOfModel
 } from "../store/models.ts"
 import { Paths } from "../store/Paths.ts"
+import { events } from "./Actor.ts"
 import { ModelProtocol } from "./ModelCache.ts"
 import { type ModelSources, makeModelInstaller, type PullRequest } from "./modelInstall.ts"
 import { settleModels } from "./modelUpkeep.ts"
@@ -159,14 +160,3 @@ export const modelBehaviour = (sources: ModelSources) =>
       Ensure: ({ name }) => Rpc.fork(events((emit) => ensure(name, emit)))
     })
   })
-
-/** Runs work that emits events as a stream of them; interrupting the stream interrupts the work. */
-const events = <E>(work: (emit: (event: ModelEvent) => void) => Effect.Effect<void, E>): Stream.Stream<ModelEvent, E> =>
-  Stream.callback<ModelEvent, E>((queue) =>
-    work((event) => void Queue.offerUnsafe(queue, event)).pipe(
-      Effect.matchCauseEffect({
-        onFailure: (cause) => Queue.failCause(queue, cause),
-        onSuccess: () => Queue.end(queue)
-      })
-    )
-  )
