@@ -1,12 +1,13 @@
 /**
- * Builds what a checkout runs: the guest agent, then the one binary `dist/bunker` with the agent in it. With `--if-stale` only when
- * a source is newer; with `--is-fresh` it builds nothing and ends with 1 when one is.
+ * Builds what a checkout runs: the guest agent, then `dist/bunker-main` with the agent in it, then `dist/bunker`, which people start
+ * and which becomes the other for most of what they ask (entry/README.md). With `--if-stale` only when a source is newer; with `--is-fresh` it builds nothing and ends with 1 when one is.
  */
 import fs from "node:fs"
 import path from "node:path"
 
 const root = path.join(import.meta.dirname, "..")
 const binary = path.join(root, "dist/bunker")
+const whole = path.join(root, "dist/bunker-main")
 
 const run = async (command: ReadonlyArray<string>): Promise<void> => {
   const child = Bun.spawn([...command], { cwd: root, stdio: ["ignore", "inherit", "inherit"] })
@@ -32,13 +33,19 @@ const sources = [
   "stage/build.sh",
   "launcher/launcher.c",
   "launcher/build.sh",
+  "entry/main.c",
+  "entry/call.c",
+  "entry/talk.c",
+  "entry/entry.h",
+  "entry/build.sh",
   "migrations",
   "scripts/build.ts",
   "package.json",
   "package-lock.json"
 ]
 const startedAt = new Date()
-const built = fs.statSync(binary, { throwIfNoEntry: false })?.mtimeMs ?? 0
+const builtAt = (file: string): number => fs.statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0
+const built = Math.min(builtAt(binary), builtAt(whole))
 const fresh = built >= Math.max(...sources.map((source) => newest(path.join(root, source))))
 if (process.argv.includes("--is-fresh")) process.exit(fresh ? 0 : 1)
 if (process.argv.includes("--if-stale") && fresh) process.exit(0)
@@ -46,9 +53,10 @@ if (process.argv.includes("--if-stale") && fresh) process.exit(0)
 await run(["sh", "guest/build.sh"])
 await run(["sh", "stage/build.sh"])
 await run(["sh", "launcher/build.sh"])
+await run(["sh", "entry/build.sh"])
 fs.mkdirSync(path.join(root, "dist"), { recursive: true })
 // Built aside and renamed: a running bunker keeps its file, and nobody starts half of one.
-const aside = `${binary}.${process.pid}`
+const aside = `${whole}.${process.pid}`
 const source = (name: string): string => path.join(root, `src/cli/${name}.ts`)
 const build = async (options: Parameters<typeof Bun.build>[0]): Promise<void> => {
   const result = await Bun.build({ ...options, minify: true, format: "esm", target: "bun" })
@@ -76,5 +84,8 @@ await build({
 })
 fs.rmSync(plugins, { recursive: true })
 // What changed during the build is newer than what was built.
+fs.utimesSync(aside, startedAt, startedAt)
+fs.renameSync(aside, whole)
+fs.copyFileSync(path.join(root, "entry/build/entry"), aside)
 fs.utimesSync(aside, startedAt, startedAt)
 fs.renameSync(aside, binary)

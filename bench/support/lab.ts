@@ -67,7 +67,9 @@ const fillKit = async (kit: string): Promise<void> => {
     }
     take(path.join(runtime, "mke2fs"), path.join(kit, "bin/mke2fs"))
     take(process.execPath, path.join(kit, "bin/bun"))
-    take(process.env["BENCH_BUNKER"] ?? path.join(root, "dist/bunker"), path.join(kit, "bin/bunker"))
+    const program = process.env["BENCH_BUNKER"] ?? path.join(root, "dist/bunker")
+    take(program, path.join(kit, "bin/bunker"))
+    take(`${program}-main`, path.join(kit, "bin/bunker-main"))
     const peerFiles = installPeer(path.join(kit, "..", "bench-peer"))
     take(path.join(peerFiles, "bin/msb"), path.join(kit, "bin/msb"))
     for (const name of fs.readdirSync(path.join(peerFiles, "lib"))) {

@@ -23,6 +23,7 @@ import { findSandbox } from "../store/sandboxes.ts"
 import type { Engines } from "../vm/Engine.ts"
 import { type Address, local, supervised } from "./Actor.ts"
 import { AgentTimeoutMs, watchAgent } from "./agentWatch.ts"
+import { serveEntry } from "./entrySocket.ts"
 import { ImageStore } from "./ImageStore.ts"
 import { KeeperProtocol, type KeptVm, keeperBehaviour, type Records } from "./Keeper.ts"
 import { adoptVm, bootVm } from "./keeperBoot.ts"
@@ -255,8 +256,9 @@ export const hostVm = Effect.fnUntraced(function* (
   const { keeperSocket } = paths.run(info.id)
   yield* attemptFile("remove", keeperSocket, () => fs.rmSync(keeperSocket, { force: true }))
   // Others who want something of a run in the foreground meanwhile find its keeper's lock, and wait.
-  if (how.dieWithParent) yield* Effect.forkScoped(Effect.delay(serve(address, keeperSocket), serveAfter))
-  else yield* serve(address, keeperSocket)
+  const serving = Effect.andThen(serve(address, keeperSocket), serveEntry(info, vm, address))
+  if (how.dieWithParent) yield* Effect.forkScoped(Effect.delay(serving, serveAfter))
+  else yield* serving
   const startedAt = (yield* findSandbox(db, info.name))?.info.startedAt
   yield* Effect.forkScoped(watchAgent(vm))
   yield* Effect.forkScoped(enforceLimits(vm, startedAt ?? (yield* Clock.currentTimeMillis)))

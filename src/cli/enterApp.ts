@@ -1,4 +1,4 @@
-/** Enters what needs the whole program: a sandbox's keeper, or the command line. */
+/** Enters what needs the whole program: a sandbox's keeper, the last words of the entry program, or the command line. */
 import type { Program } from "../plugin/bunker.ts"
 import { runApp } from "./app.ts"
 
@@ -6,5 +6,6 @@ export type EnterApp = (program: Program) => void
 
 export const enterApp: EnterApp = (program) => {
   if (process.argv[2] === "__keeper") return void import("./keeper.ts").then(({ runKeeper }) => runKeeper(program))
+  if (process.argv[2] === "__lost") return void import("./lost.ts").then(({ runLost }) => runLost(program))
   void runApp(program, process.argv.slice(2))
 }

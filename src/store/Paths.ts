@@ -24,6 +24,8 @@ export interface SandboxPaths {
   readonly machineLock: CheckedPath
   /** What identifies the process of the newest run, for a database that was lost. */
   readonly processFile: CheckedPath
+  /** Link to the newest run's `entrySocket`. */
+  readonly entryLink: CheckedPath
   readonly upper: CheckedPath
   readonly logs: CheckedPath
   readonly consoleLog: CheckedPath
@@ -37,6 +39,8 @@ export interface SandboxPaths {
 export interface RunPaths {
   readonly directory: CheckedPath
   readonly keeperSocket: CheckedPath
+  /** The same for the entry program, which speaks less. */
+  readonly entrySocket: CheckedPath
   readonly keeperLog: CheckedPath
   /** Held by the process that keeps the VM. */
   readonly keeperLock: CheckedPath
@@ -219,6 +223,7 @@ const make = Effect.fnUntraced(function* (
       machineFile: at("sandboxes", name, "config.toml"),
       machineLock: at("cache", "locks", `machine-${name}.lock`),
       processFile: at("sandboxes", name, "process.json"),
+      entryLink: at("sandboxes", name, "entry.sock"),
       upper: at("sandboxes", name, "upper.ext4"),
       logs: at("sandboxes", name, "logs"),
       consoleLog: at("sandboxes", name, "logs", "console.log"),
@@ -229,6 +234,7 @@ const make = Effect.fnUntraced(function* (
     run: (sandboxId) => ({
       directory: at("run", String(sandboxId)),
       keeperSocket: at("run", String(sandboxId), "keeper.sock"),
+      entrySocket: at("run", String(sandboxId), "entry.sock"),
       keeperLog: at("run", String(sandboxId), "keeper.log"),
       keeperLock: at("run", String(sandboxId), "keeper.lock"),
       restartLock: at("run", String(sandboxId), "restart.lock"),

@@ -200,7 +200,7 @@ describe.skipIf(!built || process.getuid?.() !== 0)("a home that can not be used
   const place = mkdtempSync(path.join(tmpdir(), "bk-any-"))
   beforeAll(() => {
     chmodSync(place, 0o755)
-    cpSync(program, path.join(place, "bunker"))
+    for (const part of ["", "-main"]) cpSync(`${program}${part}`, path.join(place, `bunker${part}`))
   })
   afterAll(() => rmSync(place, { recursive: true, force: true }))
 

@@ -66,7 +66,7 @@ sh "$root/launcher/build.sh"; take "$root/launcher/build/launcher" "$work/launch
 take "$root/guest/build/agent" "$work/agent"; take "$root/stage/build/stage" "$work/stage"
 environment=()
 if [ -x "$root/dist/bunker" ]; then
-  take "$root/dist/bunker" "$kit/bin/bunker"
+  take "$root/dist/bunker" "$kit/bin/bunker"; take "$root/dist/bunker-main" "$kit/bin/bunker-main"
   environment=(--env BUNKER_TEST_BUNKER=/kit/bin/bunker)
 else
   say "no dist/bunker: suites that need the compiled program have to skip ('bun run build' makes it)"

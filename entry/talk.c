@@ -1,0 +1,269 @@
+/* The conversation with a keeper: one request, then bytes and signals both ways until the command's end. One thread, one poll
+ * loop; a reader or writer that stalls holds up its own stream alone. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "../guest/src/frame.h"
+#include "../guest/src/json.h"
+#include "../guest/src/text.h"
+#include "entry.h"
+
+enum {
+  ANSWER_MAX = 4096,       /* longest JSON that a keeper says, in bytes */
+  WINDOW = 131072,         /* bytes of input that may be unacknowledged */
+  PIPE_PIECE = 4096,       /* what a pipe that is ready takes without blocking (pipe(7), PIPE_BUF) */
+  EXIT_FAILED = 125,       /* ours, by docker's habit */
+  EXIT_PIPE = 128 + 13,
+};
+
+static const int passed[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+
+struct talk {
+  int sock, signals, interrupts;
+  bool input;             /* stdin has not ended */
+  uint32_t in_flight;     /* bytes of input that the guest has not taken */
+  uint8_t in[FRAME_HEADER + FRAME_DATA_MAX], out[FRAME_HEADER + FRAME_DATA_MAX + 256];
+  size_t in_length, out_length, out_at;
+  struct frame frame;     /* of `in`: DATA that is being written */
+  size_t frame_length, written;
+  const char *name;
+};
+static struct talk talk;
+
+/* Room for the few fields of an answer; its longest string is a reason. */
+static char answer[ANSWER_MAX + 1];
+static struct json_node nodes[32];
+
+static bool parse(const struct frame *frame, struct json *doc) {
+  if (frame->length > ANSWER_MAX) return false;
+  memcpy(answer, frame->payload, frame->length);
+  *doc = (struct json){.nodes = nodes, .room = sizeof nodes / sizeof *nodes};
+  return json_parse(doc, answer, frame->length);
+}
+
+static int dial(const char *name) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  int directory = sandbox_open(name);
+  if (directory < 0) return -1;
+  /* Through the descriptor: a socket's path has at most 107 bytes, a home and a name may have more. */
+  snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/entry.sock", directory);
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  /* A keeper whose queue is full would hold us up, not refuse us. */
+  if (fd >= 0 && (fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0)) {
+    close(fd);
+    fd = -1;
+  }
+  close(directory);
+  return fd;
+}
+
+static bool wait_for(int fd, short events) {
+  struct pollfd ready = {fd, events, 0};
+  int n;
+  while ((n = poll(&ready, 1, -1)) < 0 && errno == EINTR) {}
+  return n > 0;
+}
+
+static bool send_all(int fd, const void *bytes, size_t left) {
+  for (const char *at = bytes; left > 0;) {
+    ssize_t n = send(fd, at, left, MSG_NOSIGNAL);
+    if (n > 0) at += n, left -= (size_t)n;
+    else if (n < 0 && errno == EAGAIN ? !wait_for(fd, POLLOUT) : errno != EINTR) return false;
+  }
+  return true;
+}
+
+/* False when nothing more comes. */
+static bool receive(void) {
+  ssize_t n = recv(talk.sock, talk.in + talk.in_length, sizeof talk.in - talk.in_length, 0);
+  if (n > 0) talk.in_length += (size_t)n;
+  return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
+}
+
+static void drop(size_t length) {
+  talk.in_length -= length;
+  memmove(talk.in, talk.in + length, talk.in_length);
+}
+
+/* The keeper's first word: true when it does what was asked. */
+static bool agreed(const struct call *call) {
+  uint8_t header[FRAME_HEADER];
+  struct json doc;
+  long taken;
+  frame_header(header, FRAME_REQUEST, 0, call->length);
+  if (!send_all(talk.sock, header, sizeof header) || !send_all(talk.sock, call->request, call->length)) return false;
+  while ((taken = frame_decode(talk.in, talk.in_length, ANSWER_MAX, &talk.frame)) == FRAME_INCOMPLETE)
+    if (!wait_for(talk.sock, POLLIN) || !receive()) return false;
+  if (taken < 0 || talk.frame.type != FRAME_RESPONSE || !parse(&talk.frame, &doc)) return false;
+  drop((size_t)taken);
+  return json_is(&doc, json_get(&doc, 0, "ok"), JSON_TRUE);
+}
+
+static void queue(uint8_t type, const void *payload, uint32_t length) {
+  frame_header(talk.out + talk.out_length, type, 0, length);
+  if (length > 0) memcpy(talk.out + talk.out_length + FRAME_HEADER, payload, length);
+  talk.out_length += FRAME_HEADER + length;
+}
+
+/* False when the keeper takes nothing more. */
+static bool send_queued(void) {
+  ssize_t n = send(talk.sock, talk.out + talk.out_at, talk.out_length - talk.out_at, MSG_NOSIGNAL);
+  if (n < 0) return errno == EAGAIN || errno == EINTR;
+  talk.out_at += (size_t)n;
+  if (talk.out_at == talk.out_length) talk.out_at = talk.out_length = 0;
+  return true;
+}
+
+static void read_input(void) {
+  static uint8_t bytes[FRAME_DATA_MAX];
+  size_t room = WINDOW - talk.in_flight;
+  ssize_t n = read(STDIN_FILENO, bytes, room < sizeof bytes ? room : sizeof bytes);
+  if (n < 0 && (errno == EINTR || errno == EAGAIN)) return;
+  if (n > 0) {
+    queue(FRAME_DATA, bytes, (uint32_t)n);
+    talk.in_flight += (uint32_t)n;
+    return;
+  }
+  queue(FRAME_EOF, NULL, 0);
+  talk.input = false;
+}
+
+/* Passes a signal on; the second interruption is for us: then its exit code. */
+static int take_signal(void) {
+  struct signalfd_siginfo info;
+  char json[64];
+  struct text t = TEXT_IN(json);
+  if (read(talk.signals, &info, sizeof info) != sizeof info) return HAND_OVER;
+  int number = (int)info.ssi_signo;
+  if ((number == SIGINT || number == SIGTERM) && ++talk.interrupts > 1) return 128 + number;
+  text_add(&t, "{\"signal\":");
+  text_int(&t, number);
+  text_add(&t, "}");
+  if (talk.out_length + FRAME_HEADER + t.length <= sizeof talk.out) queue(FRAME_EVENT, json, (uint32_t)t.length);
+  return HAND_OVER;
+}
+
+/* Writes as much of the DATA as goes without waiting. An exit code when the output is lost. */
+static int write_output(int fd) {
+  struct stat stat;
+  size_t left = talk.frame.length - talk.written;
+  if (left > PIPE_PIECE && fstat(fd, &stat) == 0 && (S_ISFIFO(stat.st_mode) || S_ISSOCK(stat.st_mode))) left = PIPE_PIECE;
+  ssize_t n = write(fd, talk.frame.payload + talk.written, left);
+  if (n >= 0) {
+    talk.written += (size_t)n;
+    if (talk.written == talk.frame.length) drop(talk.frame_length), talk.frame_length = 0;
+    return HAND_OVER;
+  }
+  if (errno == EINTR || errno == EAGAIN) return HAND_OVER;
+  if (fd == STDERR_FILENO || errno == EPIPE) return EXIT_PIPE;
+  fprintf(stderr, "bunker: the output can not be written: %s\n", errno == ENOSPC ? "no space left on its disk" : strerror(errno));
+  return EXIT_FAILED;
+}
+
+/* The command was started and its end is not known: the whole program says why. */
+static _Noreturn void lost(const char *reason) {
+  char *words[] = {"bunker", "__lost", (char *)talk.name, (char *)reason, NULL};
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  signal(SIGPIPE, SIG_DFL);
+  become_main(words);
+}
+
+static const char unclear[] = "its keeper says what is not understood", vanished[] = "its keeper ended";
+
+/* One whole frame of the keeper's: an exit code, or HAND_OVER to go on. */
+static int handle(long taken) {
+  struct json doc;
+  int64_t code;
+  switch (talk.frame.type) {
+    case FRAME_DATA:
+      if (talk.frame.stream != 1 && talk.frame.stream != 2) lost(unclear);
+      talk.frame_length = (size_t)taken;
+      talk.written = 0;
+      return HAND_OVER;
+    case FRAME_ACK: {
+      uint32_t count = frame_u32(talk.frame.payload);
+      if (count > talk.in_flight) lost(unclear);
+      talk.in_flight -= count;
+      drop((size_t)taken);
+      return HAND_OVER;
+    }
+    case FRAME_EXIT:
+      if (!parse(&talk.frame, &doc)) lost(unclear);
+      if (json_integer(&doc, json_get(&doc, 0, "code"), 0, 255, &code)) return (int)code;
+      const char *reason = json_string(&doc, json_get(&doc, 0, "lost"));
+      lost(reason ? reason : unclear);
+    default: lost(unclear);
+  }
+}
+
+static void catch_signals(void) {
+  struct sigaction action;
+  sigset_t set;
+  sigemptyset(&set);
+  for (size_t i = 0; i < sizeof passed / sizeof *passed; i++)
+    /* What we were started to ignore (nohup) stays ignored. */
+    if (sigaction(passed[i], NULL, &action) == 0 && action.sa_handler != SIG_IGN) sigaddset(&set, passed[i]);
+  sigprocmask(SIG_BLOCK, &set, NULL);
+  signal(SIGPIPE, SIG_IGN);
+  talk.signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+/* Bytes and signals, until the command has ended. */
+static int pass(void) {
+  for (;;) {
+    int code = HAND_OVER;
+    long taken = FRAME_INCOMPLETE;
+    while (talk.frame_length == 0 && code == HAND_OVER) {
+      taken = frame_decode(talk.in, talk.in_length, ANSWER_MAX, &talk.frame);
+      if (taken == FRAME_MALFORMED) lost(unclear);
+      if (taken == FRAME_INCOMPLETE) break;
+      code = handle(taken);
+    }
+    if (code != HAND_OVER) return code;
+    bool writing = talk.frame_length > 0, sending = talk.out_length > 0;
+    int out = talk.frame.stream == 2 ? STDERR_FILENO : STDOUT_FILENO;
+    struct pollfd ready[] = {
+        /* Not at all while nothing is wanted of it: its end would be reported again and again. */
+        {writing && !sending ? -1 : talk.sock, (short)((writing ? 0 : POLLIN) | (sending ? POLLOUT : 0)), 0},
+        {talk.input && !sending && talk.in_flight < WINDOW ? STDIN_FILENO : -1, POLLIN, 0},
+        {talk.signals, POLLIN, 0},
+        {writing ? out : -1, POLLOUT, 0},
+    };
+    if (poll(ready, 4, -1) < 0 && errno != EINTR) lost(strerror(errno));
+    if (ready[3].revents) code = write_output(out);
+    if (code == HAND_OVER && ready[2].revents) code = take_signal();
+    if (code != HAND_OVER) return code;
+    if (ready[1].revents) read_input();
+    if (ready[0].revents & POLLOUT && !send_queued()) {
+      /* It has said all it will: nobody reads our input any more, and its last words may still be here. */
+      talk.out_length = talk.out_at = 0;
+      talk.input = false;
+    }
+    if (!writing && ready[0].revents & (POLLIN | POLLHUP | POLLERR) && !receive()) lost(vanished);
+  }
+}
+
+int call_run(const struct call *call) {
+  talk.name = call->name;
+  talk.sock = dial(call->name);
+  if (talk.sock < 0) return HAND_OVER;
+  if (!agreed(call)) {
+    close(talk.sock);
+    return HAND_OVER;
+  }
+  if (!call->command) return printf("%s\n", call->name) < 0 || fflush(stdout) != 0 ? EXIT_FAILED : 0;
+  talk.input = call->interactive;
+  catch_signals();
+  return pass();
+}

@@ -1,0 +1,217 @@
+/**
+ * Serves a keeper to the entry program (entry/README.md) on a socket of its own, in frames that a few hundred lines of C speak: one
+ * request a connection, and for a command its bytes and signals. Knows fewer messages than the keeper and judges nothing: a request
+ * that is not done is refused without a word, and the whole program, asked the same, says why.
+ */
+import fs from "node:fs"
+import { Deferred, Effect, Option, Queue, Schema, Stream } from "effect"
+import { GuestChannelFailed } from "../domain/errors/vm.ts"
+import { type ExecEvent, ExecRequest, exitCodeOf } from "../domain/exec.ts"
+import { EndTimeoutMs, type SandboxInfo } from "../domain/sandbox.ts"
+import { attemptFile } from "../store/files.ts"
+import { Paths } from "../store/Paths.ts"
+import {
+  encodeFrame,
+  encodeJson,
+  type Frame,
+  FrameDecoder,
+  FrameType,
+  frameHeaderBytes,
+  jsonBytesMax,
+  windowBytes
+} from "../vm/frames.ts"
+import { type GuestConnection, pipeHandlers, SocketPipe, socketConnection } from "../vm/guestConnection.ts"
+import { parsePayload } from "../vm/guestMessages.ts"
+import type { KeptVm } from "./Keeper.ts"
+import type { KeeperAddress } from "./keepers.ts"
+
+/** Connections at the same time; more are closed, and whoever asked goes the long way. */
+const connectionsMax = 256
+/** Time for a request to come, in milliseconds. */
+const requestMs = 10_000
+/** Bytes that one connection may have said before they were taken: its request, then the window of its input. */
+const unreadMax = jsonBytesMax + windowBytes + 65_536
+
+const envelope = { protocol: Schema.Literal(1), name: Schema.String }
+const { argv, env, cwd, user, stdin } = ExecRequest.fields
+
+/** What the entry program asks; the names are those of the wire. */
+const Request = Schema.Union([
+  Schema.Struct({ ...envelope, op: Schema.Literal("exec"), argv, env, cwd, user, stdin }),
+  Schema.Struct({ ...envelope, op: Schema.Literal("stop"), timeout_ms: EndTimeoutMs }),
+  Schema.Struct({ ...envelope, op: Schema.Literal("kill") })
+])
+type Request = typeof Request.Type
+type ExecOf = Extract<Request, { readonly op: "exec" }>
+const decodeRequest = Schema.decodeUnknownOption(Request)
+const decodeSignal = Schema.decodeUnknownOption(
+  Schema.Struct({ signal: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 64 })) })
+)
+
+/** Listens for the life of the scope. The sandbox's directory gets a link to the socket, by which its name is enough to find it. */
+export const serveEntry = Effect.fn("Keeper.serveEntry")(function* (
+  info: SandboxInfo,
+  vm: Pick<KeptVm, "pausing">,
+  keeper: KeeperAddress
+) {
+  const paths = yield* Paths
+  const socket = paths.run(info.id).entrySocket
+  const link = paths.sandbox(info.name).entryLink
+  const scope = yield* Effect.scope
+  const run = Effect.runForkWith(yield* Effect.context<never>())
+  let open = 0
+  const accept = (pipe: SocketPipe): void => {
+    if (open >= connectionsMax) return void pipe.end()
+    open += 1
+    pipe.onClosed(() => {
+      open -= 1
+    })
+    const gone = Effect.callback<void>((resume) => pipe.onClosed(() => resume(Effect.void)))
+    const kept = { name: info.name, paused: vm.pausing.paused, keeper }
+    run(
+      Effect.raceFirst(converse(socketConnection(pipe), kept), gone).pipe(
+        Effect.ensuring(Effect.sync(() => pipe.end())),
+        Effect.ignore,
+        Effect.forkIn(scope)
+      )
+    )
+  }
+  yield* Effect.acquireRelease(
+    attemptFile("listen on", socket, () => {
+      fs.rmSync(socket, { force: true })
+      return Bun.listen<SocketPipe>({
+        unix: socket,
+        data: undefined as never,
+        socket: {
+          ...pipeHandlers,
+          open: (opened) => {
+            opened.data = new SocketPipe()
+            opened.data.socket = opened
+            accept(opened.data)
+          }
+        }
+      })
+    }),
+    (listener) =>
+      Effect.sync(() => {
+        listener.stop()
+        fs.rmSync(socket, { force: true })
+      })
+  )
+  // Renamed over the old one: a link that is there leads to a socket.
+  yield* attemptFile("link", link, () => {
+    const aside = `${link}.${process.pid}`
+    fs.rmSync(aside, { force: true })
+    fs.symlinkSync(`../../run/${info.id}/entry.sock`, aside)
+    fs.renameSync(aside, link)
+  })
+})
+
+interface Kept {
+  readonly name: string
+  readonly paused: () => boolean
+  readonly keeper: KeeperAddress
+}
+
+const whyLost = (error: { readonly message: string }): string =>
+  error instanceof GuestChannelFailed ? error.reason : error.message
+
+const failed = (reason: string) => Effect.fail(new GuestChannelFailed({ reason }))
+
+/** One connection, from its request to its end. What the other side may not say ends it. */
+const converse = Effect.fn("Keeper.converse")(function* (connection: GuestConnection, { name, paused, keeper }: Kept) {
+  const frames = yield* Queue.unbounded<Frame>()
+  const run = Effect.runForkWith(yield* Effect.context<never>())
+  const decoder = new FrameDecoder()
+  let unread = 0
+  let exec: number | undefined
+
+  /** Never rests, so that no signal waits behind input that the command does not read; the window bounds what is held. */
+  const take = (bytes: Uint8Array) => {
+    const fault = decoder.push(bytes, (frame) => {
+      const signal = frame.type === FrameType.Event ? decodeSignal(parsePayload(frame.payload)) : Option.none()
+      if (Option.isSome(signal) && exec !== undefined) {
+        run(Effect.ignore(keeper.Signal({ exec, signal: signal.value.signal })))
+        return
+      }
+      unread += frame.payload.length + frameHeaderBytes
+      Queue.offerUnsafe(frames, frame)
+    })
+    if (fault !== undefined) return failed(fault)
+    return unread > unreadMax ? failed("more was said than may wait") : Effect.void
+  }
+
+  const next = Effect.map(Queue.take(frames), (frame) => {
+    unread -= frame.payload.length + frameHeaderBytes
+    return frame
+  })
+  const answer = (ok: boolean) => connection.write(encodeJson(FrameType.Response, { ok }))
+
+  /** Input to the command, acknowledged as it is taken. */
+  const feed = Effect.fnUntraced(function* (id: number) {
+    while (true) {
+      const { type, payload } = yield* next
+      if (type === FrameType.Eof) yield* Effect.ignore(keeper.CloseInput({ exec: id }))
+      else if (type !== FrameType.Data) return yield* failed(`a frame of type ${type} does not belong here`)
+      else {
+        // What the command will never read counts as taken.
+        yield* Effect.ignore(keeper.Input({ exec: id, data: payload }))
+        yield* connection.write(encodeAck(payload.length))
+      }
+    }
+  })
+
+  const command = ({ argv, env, cwd, user, stdin }: ExecOf) => {
+    const more = { ...(cwd === undefined ? {} : { cwd }), ...(user === undefined ? {} : { user }) }
+    const started = Deferred.makeUnsafe<number>()
+    const pass = (event: ExecEvent) => {
+      switch (event._tag) {
+        case "Started":
+          exec = event.exec
+          return Effect.andThen(answer(true), Deferred.succeed(started, event.exec))
+        case "Stdout":
+          return connection.write(encodeFrame(FrameType.Data, 1, event.data))
+        case "Stderr":
+          return connection.write(encodeFrame(FrameType.Data, 2, event.data))
+        default:
+          return connection.write(encodeJson(FrameType.Exit, { code: exitCodeOf(event) }))
+      }
+    }
+    const whole = Stream.runForEach(keeper.Exec({ argv, env, stdin, tty: null, ...more }), pass).pipe(
+      Effect.catch((error) =>
+        exec === undefined
+          ? answer(false)
+          : connection.write(encodeJson(FrameType.Exit, { lost: whyLost(error).slice(0, 1000) }))
+      )
+    )
+    return Effect.raceFirst(whole, Effect.flatMap(Deferred.await(started), feed))
+  }
+
+  const act = (request: Request) => {
+    switch (request.op) {
+      case "exec":
+        return command(request)
+      case "stop":
+        return Effect.andThen(keeper.Stop({ timeoutMs: request.timeout_ms }), answer(true))
+      case "kill":
+        return Effect.andThen(keeper.Kill(), answer(true))
+    }
+  }
+
+  const talk = Effect.gen(function* () {
+    const { type, payload } = yield* Effect.timeout(next, requestMs)
+    const request = type === FrameType.Request ? Option.getOrUndefined(decodeRequest(parsePayload(payload))) : undefined
+    // A link can be older than what its number names now.
+    if (request === undefined || request.name !== name) return yield* answer(false)
+    if (request.op === "exec" && paused()) return yield* answer(false)
+    return yield* act(request)
+  })
+  const reading = Effect.andThen(Stream.runForEach(connection.incoming, take), failed("it has gone"))
+  yield* Effect.raceFirst(talk, reading)
+})
+
+const encodeAck = (bytes: number): Uint8Array => {
+  const count = new Uint8Array(4)
+  new DataView(count.buffer).setUint32(0, bytes, true)
+  return encodeFrame(FrameType.Ack, 0, count)
+}
