@@ -3,7 +3,7 @@
  * home directory, migrated at open (see migrations.ts); `connect` opens any other file (see session/). Knows no table.
  *
  * Invariant: a transaction is a synchronous function, so no other fiber of this process can run inside it and no lock is
- * ever held across an await.
+ * ever held across an await; it may run again on a disk that is full, after it was rolled back.
  */
 import { constants, type SQLQueryBindings, Database as Sqlite, type Statement } from "bun:sqlite"
 import fs from "node:fs"
@@ -19,6 +19,7 @@ import {
 } from "../domain/errors/store.ts"
 import { installDeadline, type Migration, type MigrationTarget, migrate, migrateDown } from "./migrations.ts"
 import { Paths } from "./Paths.ts"
+import { releaseReserve, restoreReserve } from "./reserve.ts"
 
 /** What opening may fail with: also a newer schema, and an upgrade that goes on. */
 export type OpenError = DatabaseError | SchemaMismatch | InstallInProgress
@@ -63,7 +64,7 @@ export class Database extends Context.Service<Database, Service>()("bunker/Datab
   static readonly layer = (migrations: ReadonlyArray<Migration>): Layer.Layer<Database, OpenError, Paths> =>
     Layer.effect(
       Database,
-      Paths.use((paths) => open(paths.database, migrations))
+      Paths.use((paths) => open(paths.database, migrations, paths.reserve))
     )
 
   /** The same over any file, for tests. */
@@ -180,17 +181,29 @@ export const databaseError = (operation: string, file: string, cause: unknown): 
   return new DatabaseFailed({ operation, reason: code === "" ? reason : `${reason} (${code})` })
 }
 
-const open = Effect.fnUntraced(function* (file: string, migrations: ReadonlyArray<Migration>) {
-  const connection = yield* Effect.acquireRelease(
+/** `reserve`: the file that gives room on a full disk (reserve.ts); absent: there is none. */
+const open = Effect.fnUntraced(function* (file: string, migrations: ReadonlyArray<Migration>, reserve?: string) {
+  const failed = (operation: string, cause: unknown) => databaseError(operation, file, cause)
+  const attempt = <A>(operation: string, run: () => A): Effect.Effect<A, DatabaseError> =>
     Effect.try({
-      try: () => connect(file, { create: true, synchronous: "NORMAL" }),
-      catch: (cause) => databaseError("open", file, cause)
-    }),
+      try: () => {
+        while (true) {
+          try {
+            return run()
+          } catch (cause) {
+            const canRetry = reserve !== undefined && failed(operation, cause)._tag === "DiskFull"
+            if (!canRetry || !releaseReserve(reserve)) throw cause
+          }
+        }
+      },
+      catch: (cause) => failed(operation, cause)
+    })
+  const connection = yield* Effect.acquireRelease(
+    attempt("open", () => connect(file, { create: true, synchronous: "NORMAL" })),
     (handle) => Effect.sync(() => handle.close())
   )
+  if (reserve !== undefined) restoreReserve(reserve)
   const tx: Transaction = connection
-  const attempt = <A>(operation: string, run: () => A): Effect.Effect<A, DatabaseError> =>
-    Effect.try({ try: run, catch: (cause) => databaseError(operation, file, cause) })
   const target: MigrationTarget = { ...connection, immediate: (body) => immediate(connection, body) }
   const now = yield* Clock.currentTimeMillis
   const deadline = yield* attempt("read the install lease", () => installDeadline(target, now))

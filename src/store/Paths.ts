@@ -90,6 +90,8 @@ export class Paths extends Context.Service<
   {
     readonly home: CheckedPath
     readonly database: CheckedPath
+    /** Room that is given up when the disk is full; see reserve.ts. */
+    readonly reserve: CheckedPath
     readonly userConfig: CheckedPath
     readonly temporary: CheckedPath
     readonly locks: CheckedPath
@@ -203,6 +205,7 @@ const make = Effect.fnUntraced(function* (
     session: (id) => sessionFile(`${sessionStem(id)}.db`),
     sessionFile,
     database: at("bunker.db"),
+    reserve: at("reserve"),
     userConfig: at("bunker.config.ts"),
     serverSocket: at("bunker.sock"),
     serverToken: at("token"),

@@ -15,6 +15,7 @@ import { SafeName as SafeNameSchema } from "../domain/name.ts"
 import { attemptFile, type FileError, isLeftover, writeAtomic } from "./files.ts"
 import { fileLock, unlinkHeldLock } from "./lock.ts"
 import type { Paths } from "./Paths.ts"
+import { withReserve } from "./reserve.ts"
 import type { TomlTable } from "./tomlEdit.ts"
 
 type Home = Paths["Service"]
@@ -236,7 +237,7 @@ export const updateLocked = Effect.fn("Machines.update")(function* (
   change: (machine: Machine) => Machine
 ): Effect.fn.Return<string, MachineError | SandboxNotFound> {
   const before = yield* loadMachine(home, name)
-  return yield* replace(home, before, { ...change(before.machine), name })
+  return yield* withReserve(home.reserve, replace(home, before, { ...change(before.machine), name }))
 })
 
 /** The same, waiting for the lock: concurrent updates of several processes lose nothing. */
