@@ -5,7 +5,6 @@
  * Invariants: a failed create leaves nothing; a status changes only along domain/sandbox.ts; a sandbox that is live is never
  * removed.
  */
-import os from "node:os"
 import { Context, Effect, Exit, Option, Result, Schedule, Semaphore, Stream } from "effect"
 import { Rpc, type RpcGroup } from "effect/rpc"
 import type { ReachError } from "../domain/errors/groups.ts"
@@ -27,7 +26,7 @@ import { isAlive } from "../store/processes.ts"
 import { cancelRestart, findSandbox } from "../store/sandboxes.ts"
 import { type Address, layerLocal, type Unreachable } from "./Actor.ts"
 import { RunEnd } from "./Keeper.ts"
-import { type KeeperAddress, type KeeperOptions, makeKeepers } from "./keepers.ts"
+import { bootsMax, type KeeperAddress, type KeeperOptions, makeKeepers } from "./keepers.ts"
 import { ModelCache } from "./ModelCache.ts"
 import { withPorts } from "./ports.ts"
 import { type CreateRequest, makeRecords } from "./records.ts"
@@ -92,8 +91,8 @@ const make = (options: KeeperOptions) =>
       yield* remove(name, true)
     })
 
-    /** A boot keeps a processor busy: more at once than there are would only make each time out. */
-    const boots = yield* Semaphore.make(Math.max(2, os.availableParallelism()))
+    /** No more processes of keepers are started than could boot. */
+    const boots = yield* Semaphore.make(bootsMax)
 
     const start = Effect.fn("VmSupervisor.start")(function* (text: string, detached: boolean) {
       const { info } = yield* find(text)

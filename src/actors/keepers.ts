@@ -5,6 +5,7 @@
 
 import fs from "node:fs"
 import net from "node:net"
+import os from "node:os"
 import { Clock, Effect, Exit, Layer, Result, Schedule, Schema, Scope } from "effect"
 import type { RpcGroup } from "effect/rpc"
 import { formatDuration } from "../domain/duration.ts"
@@ -14,7 +15,7 @@ import type { SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { attemptFile, ensureDirectory } from "../store/files.ts"
 import { leaseToken } from "../store/leaseToken.ts"
-import { holderOf, isLocked } from "../store/lock.ts"
+import { holderOf, isLocked, withAnyLock } from "../store/lock.ts"
 import { openLog } from "../store/logs.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
@@ -56,6 +57,12 @@ const serveMs = 3000
 
 /** Time that a run in the foreground has for itself before it listens to other processes. */
 const serveAfter = "250 millis"
+
+/** Sandboxes of a home that boot at once, over all processes: a boot keeps a processor busy, and more would only make each time out. */
+export const bootsMax = Math.max(2, os.availableParallelism())
+
+/** Longest wait for one's turn to boot, in milliseconds. */
+const bootWaitMs = 180_000
 
 /** Longest report line, in bytes. */
 const reportBytesMax = 65_536
@@ -242,7 +249,14 @@ export const hostVm = Effect.fnUntraced(function* (
     })
     const { dieWithParent, restartAt } = how
     const more = restartAt === undefined ? {} : { restartAt }
-    if (!how.adopt) return yield* bootVm({ info, image: yield* lease, dieWithParent, ...more })
+    if (!how.adopt) {
+      const boot = Effect.flatMap(lease, (image) => bootVm({ info, image, dieWithParent, ...more }))
+      return yield* withAnyLock(
+        Array.from({ length: bootsMax }, (_, slot) => paths.bootLock(slot)),
+        bootWaitMs,
+        boot
+      )
+    }
     const record = yield* findSandbox(db, info.name)
     if (record?.process === undefined)
       return yield* new SupervisorUnreachable({ name: info.name, reason: "its process is gone" })

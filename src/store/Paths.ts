@@ -111,6 +111,8 @@ export class Paths extends Context.Service<
     readonly models: ModelCachePaths
     /** The cache of models that a recorded directory is in. */
     readonly modelCacheHolding: (directory: string) => ModelCachePaths
+    /** Held while a sandbox boots; there are as many as may boot at once. */
+    readonly bootLock: (slot: number) => CheckedPath
     /** Held by whoever changes a model, however long that takes; in the home, wherever its files are. */
     readonly modelLock: (name: ModelName) => CheckedPath
     /** Held for moments by whoever moves a model's files, shared by those who are about to open them. */
@@ -219,6 +221,7 @@ const make = Effect.fnUntraced(function* (
     documents: (manifest) => at("cache", "fsmeta", `${digestHex(manifest)}.json`),
     vmdk: (manifest) => at("cache", "vmdk", `${digestHex(manifest)}.vmdk`),
     partial: (diffId, blob) => at("cache", "tmp", `${digestHex(diffId)}.${digestHex(blob).slice(0, 16)}.part`),
+    bootLock: (slot) => at("cache", "locks", `boot-${slot}.lock`),
     lockFile: (digest) => at("cache", "locks", `${digestHex(digest)}.lock`),
     sandbox: (name) => ({
       directory: at("sandboxes", name),

@@ -56,6 +56,29 @@ export const sharedFileLock = Effect.fnUntraced(function* (
   yield* won.pipe(Effect.repeat({ until: (mine) => mine, schedule: Schedule.spaced("50 millis") }))
 })
 
+/** How often a lock is asked for of which any will do, in milliseconds. */
+const anyIntervalMs = 100
+
+/**
+ * Runs `use` with one of the locks, whichever is free: as many at once as there are, over all processes. What waited for `waitMs` runs
+ * without one, so that holders that hang hold nobody up for ever.
+ */
+export const withAnyLock = <A, E, R>(
+  files: ReadonlyArray<string>,
+  waitMs: number,
+  use: Effect.Effect<A, E, R>
+): Effect.Effect<A, E | FileError, R> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.gen(function* () {
+      let held: number | undefined
+      for (let waited = 0; held === undefined && waited <= waitMs; waited += anyIntervalMs) {
+        if (waited > 0) yield* restore(Effect.sleep(anyIntervalMs))
+        for (const file of files) if (held === undefined) held = yield* attempt(file)
+      }
+      return yield* Effect.ensuring(restore(use), closeIfOpen(held))
+    })
+  )
+
 /** Unlinks a lock's file. Only for the holder of the lock: whoever waits for it then locks a new file of that name. */
 export const unlinkHeldLock = (file: string): Effect.Effect<void, FileError> =>
   attemptFile("remove lock", file, () => fs.rmSync(file, { force: true }))

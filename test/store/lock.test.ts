@@ -1,8 +1,8 @@
 import { describe, expect } from "bun:test"
-import { existsSync, readFileSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { Effect, Exit, Scope } from "effect"
-import { fileLock, isLocked, tryFileLock, unlinkHeldLock } from "../../src/store/lock.ts"
+import { fileLock, isLocked, tryFileLock, unlinkHeldLock, withAnyLock } from "../../src/store/lock.ts"
 import { temporaryDirectory } from "../support/home.ts"
 import { it } from "../support/it.ts"
 
@@ -54,6 +54,65 @@ describe("file locks", () => {
       yield* Effect.promise(() => child.exited)
       yield* Effect.scoped(fileLock(file)).pipe(Effect.timeout("5 seconds"))
     }).pipe(Effect.scoped)
+  )
+
+  it.live(
+    "of several that will do, as many processes go on at once as there are, and a killed one gives its place back",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* temporaryDirectory
+        const files = ["a", "b"].map((name) => path.join(directory, name))
+        const inside = path.join(directory, "inside")
+        mkdirSync(inside)
+        const script = (forEver: boolean) => `
+        import fs from "node:fs"
+        import { Effect } from "effect"
+        import { withAnyLock } from ${source("lock.ts")}
+        const [files, inside] = ${JSON.stringify([files, inside])}
+        const own = inside + "/" + process.pid
+        let most = 0
+        const work = Effect.gen(function* () {
+          fs.writeFileSync(own, "")
+          most = Math.max(most, fs.readdirSync(inside).length)
+          ${forEver ? 'process.stdout.write("held")' : ""}
+          yield* Effect.sleep(${forEver ? 600_000 : 20})
+          fs.rmSync(own)
+        })
+        const turns = Effect.repeat(withAnyLock(files, 60_000, work), { times: 2 })
+        await Effect.runPromise(turns)
+        process.stdout.write(String(most))`
+        const start = (forEver: boolean) =>
+          Bun.spawn([process.execPath, "-e", script(forEver)], { cwd: import.meta.dir, stdout: "pipe" })
+        const stuck = start(true)
+        yield* Effect.promise(() => stuck.stdout.getReader().read())
+        const others = Array.from({ length: 4 }, () => start(false))
+        yield* Effect.sleep("100 millis").pipe(Effect.repeat({ until: () => readdirSync(inside).length > 1 }))
+        stuck.kill("SIGKILL")
+        yield* Effect.promise(() => stuck.exited)
+        rmSync(path.join(inside, String(stuck.pid)), { force: true })
+        const most = yield* Effect.promise(() => Promise.all(others.map((child) => new Response(child.stdout).text())))
+        for (const count of most) expect(["1", "2"]).toContain(count)
+      })
+  )
+
+  it.live("who waited long enough for any of several goes on without, and one that is interrupted holds nothing", () =>
+    Effect.gen(function* () {
+      const file = path.join(yield* temporaryDirectory, "lock")
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          yield* fileLock(file)
+          expect(yield* withAnyLock([file], 50, Effect.succeed(7))).toBe(7)
+          const waited = yield* withAnyLock([file], 60_000, Effect.void).pipe(Effect.timeoutOption("20 millis"))
+          expect(waited._tag).toBe("None")
+        })
+      )
+      const held = yield* withAnyLock(
+        [file],
+        50,
+        Effect.sync(() => isLocked(file))
+      )
+      expect([held, isLocked(file)]).toEqual([true, false])
+    })
   )
 
   it.live(

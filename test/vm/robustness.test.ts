@@ -7,9 +7,11 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
-import { Effect, ManagedRuntime } from "effect"
+import { Effect, Exit, ManagedRuntime, Scope } from "effect"
+import { bootsMax } from "../../src/actors/keepers.ts"
 import { layer, VmSupervisor } from "../../src/sdk/effect.ts"
 import { diskUsage } from "../../src/store/files.ts"
+import { tryFileLock } from "../../src/store/lock.ts"
 import { engine, Home } from "../support/bunker.ts"
 import { loadBusybox } from "../support/busyboxImage.ts"
 import { mountMissing } from "../support/mount.ts"
@@ -133,6 +135,31 @@ describe.skipIf(skipped)(`robustness (${engine})`, () => {
     for (let tries = 0; tries < 100 && processesOf(home.directory).length > 0; tries += 1) await Bun.sleep(50)
     expect(processesOf(home.directory)).toEqual([])
     expect(entries(home)).toEqual(nothing)
+  })
+
+  itOnHost("boots of several shells at once take turns", async () => {
+    const names = ["turn0", "turn1", "turn2"]
+    const locks = path.join(home.directory, "cache/locks")
+    // All places but one are taken.
+    const places = Array.from({ length: bootsMax - 1 }, (_, slot) => path.join(locks, `boot-${slot}.lock`))
+    const holding = await Effect.runPromise(Scope.make())
+    for (const place of places) {
+      expect(await Effect.runPromise(Scope.provide(tryFileLock(place), holding))).toBe(true)
+    }
+    const shells = names.map((name) =>
+      home.must(["run", "-d", "--memory", "128m", "--name", name, image, "sleep", "600"])
+    )
+    let most = 0
+    let up = false
+    while (!up) {
+      const all = (await ok("GET", "/v1/sandboxes")) as ReadonlyArray<{ readonly status: string }>
+      most = Math.max(most, all.filter(({ status }) => status === "starting").length)
+      up = all.filter(({ status }) => status === "running").length === names.length
+    }
+    await Promise.all(shells)
+    await Effect.runPromise(Scope.close(holding, Exit.void))
+    expect(most).toBe(1)
+    await home.must(["rm", "-f", ...names])
   })
 
   it("many live at once, started together", async () => {
