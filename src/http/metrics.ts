@@ -44,26 +44,23 @@ const list = (host: Host, plugin: string): Effect.Effect<ReadonlyArray<Row> | un
     Effect.orElseSucceed(() => undefined)
   )
 
-/** Sandboxes that are asked at the same time, and how long one may take to answer, in milliseconds. */
-const askedAtOnce = 8
+/** How long the sandboxes, all together, may take to answer, in milliseconds. */
 const answerMs = 2000
 
-/** One sample of each running sandbox that answers in time. */
-const samples = (host: Host, sandboxes: ReadonlyArray<Row>): Effect.Effect<ReadonlyArray<Row>> =>
-  Effect.map(
-    Effect.forEach(
-      sandboxes.filter((row) => row["status"] === "running" || row["status"] === "draining"),
-      ({ name }) =>
-        host.send({ plugin: "sandboxes", message: "Stats", payload: { name, watch: false } }).pipe(
-          Effect.flatMap((reply) => (reply._tag === "Many" ? Stream.runCollect(reply.values) : Effect.succeed([]))),
-          Effect.timeoutOption(answerMs),
-          Effect.map((found) => (found._tag === "Some" ? (found.value as ReadonlyArray<Row>) : [])),
-          Effect.orElseSucceed(() => [])
-        ),
-      { concurrency: askedAtOnce }
-    ),
-    (all) => all.flat()
-  )
+/** One sample of each running sandbox that answers in time. All are asked at once: one that hangs costs the others nothing. */
+const samples = Effect.fnUntraced(function* (host: Host, sandboxes: ReadonlyArray<Row>) {
+  const found: Array<Row> = []
+  const ask = ({ name }: Row) =>
+    host.send({ plugin: "sandboxes", message: "Stats", payload: { name, watch: false } }).pipe(
+      Effect.flatMap((reply) => (reply._tag === "Many" ? Stream.runCollect(reply.values) : Effect.succeed([]))),
+      Effect.flatMap((rows) => Effect.sync(() => void found.push(...(rows as ReadonlyArray<Row>)))),
+      Effect.ignore
+    )
+  const running = sandboxes.filter((row) => row["status"] === "running" || row["status"] === "draining")
+  const all = Effect.forEach(running, ask, { concurrency: "unbounded", discard: true })
+  yield* Effect.timeoutOption(all, answerMs)
+  return found.toSorted((one, other) => String(one["name"]).localeCompare(String(other["name"])))
+})
 
 type Family = readonly [name: string, type: "gauge" | "counter", help: string, value: (sample: Row) => unknown]
 
