@@ -33,6 +33,8 @@ export interface HttpOptions {
   readonly ready: () => boolean
   /** Receives what clients must not see: defects. */
   readonly report: (cause: Cause.Cause<unknown>) => void
+  /** Time between two comments in a stream of events, in milliseconds; default 15,000. */
+  readonly keepAliveMs?: number
 }
 
 /** What a client sees of a cause, and with which status. A defect is ours: its text stays in the log. */
@@ -89,8 +91,24 @@ const readBody = async (c: Context): Promise<Readonly<Record<string, unknown>> |
 
 type Values = Extract<Reply, { readonly _tag: "Many" }>["values"]
 
+/** Proxies give up after 30 s and more. */
+const keepAliveMsDefault = 15_000
+
 /** Time in which a message that may be silent can still fail with a status of its own, in milliseconds. */
 const silentMs = 1000
+
+/** Sends a comment now and then until it has ended, one at a time, so that no proxy takes a silent stream for a dead one. */
+const keptAlive = async <A>(sse: SSEStreamingApi, ended: Promise<A>, everyMs = keepAliveMsDefault): Promise<A> => {
+  let waiting = false
+  const timer = setInterval(() => {
+    if (waiting) return
+    waiting = true
+    void sse.write(":\n\n").finally(() => {
+      waiting = false
+    })
+  }, everyMs)
+  return ended.finally(() => clearInterval(timer))
+}
 
 /** Events as they come. A failure before the first one has its own status, as every other answer. */
 const streamEvents = async (
@@ -118,7 +136,7 @@ const streamEvents = async (
     // A comment: Bun sends the head of an answer with the first bytes of its body.
     if (first === undefined) await sse.write(":\n\n")
     opened.resolve(sse)
-    const exit = await ended
+    const exit = await keptAlive(sse, ended, options.keepAliveMs)
     if (gone.signal.aborted) return
     if (Exit.isSuccess(exit)) await sse.writeSSE({ event: "end", data: "{}" })
     else await sse.writeSSE({ event: "error", data: JSON.stringify(describe(exit.cause, options)[0]) })

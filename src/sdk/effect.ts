@@ -54,5 +54,8 @@ const settingsOf = (options: LayerOptions) => {
 /** The home directory that options and environment name. */
 export const homeOf = (options: LayerOptions): string => settingsOf(options).home
 
-/** Provides every actor over one home directory. Sandboxes that it starts without `detached` end when it closes. */
+/**
+ * Provides every actor over one home directory. Sandboxes that it starts without `detached` end when it closes. What is logged goes to the
+ * program's own loggers.
+ */
 export const layer = (options: LayerOptions = {}) => bunkerLayer(settingsOf(options), program)

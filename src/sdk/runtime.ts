@@ -1,20 +1,23 @@
 /** Runs effects of the embedding as promises, over the actors of this process or of a server. Starts nothing by itself. */
-import { Cause, type Effect, Exit, ManagedRuntime, Option, Stream } from "effect"
+import { Cause, type Effect, Exit, Layer, ManagedRuntime, Option, Stream } from "effect"
 import { type LayerOptions, layer } from "./effect.ts"
+import { type Logged, logging } from "./logging.ts"
 import { type Actors, remoteLayer, type ServerOptions } from "./remote.ts"
 
 /** Which Bunker a program uses. */
-export interface PlaceOptions extends LayerOptions {
+export interface PlaceOptions extends LayerOptions, Logged {
   /** Default: no server, everything in this process. With one, `home` means nothing, and paths of files that a sandbox mounts are the server's. */
   readonly server?: ServerOptions
 }
 
 export type Runtime = ManagedRuntime.ManagedRuntime<Actors, unknown>
 
-export const runtimeOf = ({ home, server }: PlaceOptions): Runtime =>
-  server === undefined
-    ? ManagedRuntime.make(layer(home === undefined ? {} : { home }))
-    : ManagedRuntime.make(remoteLayer(server))
+export const runtimeOf = ({ home, server, log }: PlaceOptions): Runtime => {
+  const heard = logging(log)
+  return server === undefined
+    ? ManagedRuntime.make(Layer.provideMerge(layer(home === undefined ? {} : { home }), heard))
+    : ManagedRuntime.make(Layer.provideMerge(remoteLayer(server), heard))
+}
 
 /** Rejects with the typed error itself, not with a wrapper; with the reason of the signal when that ended it. */
 export const run = async <A, E>(

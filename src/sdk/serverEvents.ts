@@ -17,7 +17,8 @@ export async function* serverEvents(body: ReadableStream<Uint8Array>): AsyncGene
     let text = decoder.decode(bytes, { stream: true })
     for (let at = endOf(pieces, text); at >= 0; at = endOf(pieces, text)) {
       pieces.push(text.slice(0, at))
-      yield parse(pieces.join(""))
+      const event = parse(pieces.join(""))
+      if (event !== undefined) yield event
       pieces = []
       held = 0
       text = text.slice(at)
@@ -35,7 +36,8 @@ const endOf = (before: ReadonlyArray<string>, text: string): number => {
   return at < 0 ? -1 : at + 2
 }
 
-const parse = (text: string): ServerEvent => {
+/** Undefined for one without data, which is none: comments keep connections alive. */
+const parse = (text: string): ServerEvent | undefined => {
   let event = "message"
   const data: Array<string> = []
   for (const line of text.split("\n")) {
@@ -44,5 +46,5 @@ const parse = (text: string): ServerEvent => {
     if (line.slice(0, colon) === "event") event = value
     else if (line.slice(0, colon) === "data") data.push(value)
   }
-  return { event, data: data.join("\n") }
+  return data.length === 0 ? undefined : { event, data: data.join("\n") }
 }

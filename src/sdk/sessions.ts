@@ -19,6 +19,7 @@ import type {
 import type { FileError } from "../store/files.ts"
 import { Paths } from "../store/Paths.ts"
 import { homeOf, type LayerOptions } from "./effect.ts"
+import { type Logged, logging } from "./logging.ts"
 
 export type { SessionOptions } from "../actors/SessionStore.ts"
 
@@ -42,10 +43,12 @@ type Store = SessionStore["Service"]
 export class Sessions implements AsyncDisposable {
   private readonly runtime: ManagedRuntime.ManagedRuntime<SessionStore, FileError>
 
-  constructor(options: LayerOptions & SessionOptions = {}) {
-    const { home, ...store } = options
+  constructor(options: LayerOptions & Logged & SessionOptions = {}) {
+    const { home, log, ...store } = options
     const paths = Paths.layer(homeOf(home === undefined ? {} : { home }))
-    this.runtime = ManagedRuntime.make(SessionStore.layer(store).pipe(Layer.provide(paths)))
+    this.runtime = ManagedRuntime.make(
+      SessionStore.layer(store).pipe(Layer.provide(paths), Layer.provideMerge(logging(log)))
+    )
   }
 
   create(options: CreateSessionOptions = {}): Promise<SessionInfo> {

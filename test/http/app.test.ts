@@ -5,7 +5,7 @@ import { Context, Deferred, Effect, type Exit, ManagedRuntime, Schema, Stream } 
 import { Rpc, RpcGroup } from "effect/rpc"
 import { type Address, layerLocal } from "../../src/actors/Actor.ts"
 import { DiskFull } from "../../src/domain/errors.ts"
-import { makeApp } from "../../src/http/app.ts"
+import { type HttpOptions, makeApp } from "../../src/http/app.ts"
 import { definePlugin } from "../../src/plugin/Plugin.ts"
 import { PluginHost } from "../../src/plugin/PluginHost.ts"
 import { loadConfig } from "../../src/plugin/userConfig.ts"
@@ -78,20 +78,21 @@ const setUp = async () => {
   const runtime = ManagedRuntime.make(PluginHost.layer([...plugins, worker]))
   const host = await runtime.runPromise(PluginHost)
   const reported: Array<string> = []
-  const app = makeApp({
+  const options: HttpOptions = {
     version: "1.2.3",
     host,
     run: (effect, signal) => runtime.runPromiseExit(effect, { signal }) as Promise<Exit.Exit<never, never>>,
     spool: () => Effect.die("unused"),
     ready: () => true,
     report: (cause) => void reported.push(String(cause))
-  })
+  }
+  const app = makeApp(options)
   const ask = async (method: string, url: string, body?: string, headers: Record<string, string> = {}) => {
     const response = await app.request(url, { method, headers, ...(body === undefined ? {} : { body }) })
     const text = await response.text()
     return { status: response.status, body: text.startsWith("{") || text.startsWith("[") ? JSON.parse(text) : text }
   }
-  return { app, ask, reported, started, interrupted, dispose: () => runtime.dispose() }
+  return { app, options, ask, reported, started, interrupted, dispose: () => runtime.dispose() }
 }
 
 const withApp = (body: (it: Awaited<ReturnType<typeof setUp>>) => Promise<void>) => async () => {
@@ -198,6 +199,19 @@ describe("HTTP", () => {
       expect(await Effect.runPromise(Deferred.await(interrupted))).toBe("wait")
       await answer
       expect(reported).toEqual([])
+    })
+  )
+
+  test(
+    "a stream that is silent is kept alive with comments",
+    withApp(async ({ options }) => {
+      const app = makeApp({ ...options, keepAliveMs: 5 })
+      const response = await app.request("/w/ticks", { headers: { accept: "text/event-stream" } })
+      const reader = response.body!.getReader()
+      let text = ""
+      while (!text.endsWith("\n\n:\n\n:\n\n")) text += new TextDecoder().decode((await reader.read()).value)
+      expect(text).toStartWith('event: message\ndata: {"tick_number":1}\n\n:\n\n')
+      await reader.cancel()
     })
   )
 

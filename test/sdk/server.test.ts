@@ -18,7 +18,7 @@ import { startServer, type TestServer } from "../support/server.ts"
 const plugin = builtInPlugins({} as never).find(({ name }) => name === "images")!
 
 test("events are read however they were cut", async () => {
-  const text = 'event: message\ndata: {"a":1}\n\ndata: grüße\n\nevent: end\ndata: {}\n\n'
+  const text = ':\n\nevent: message\ndata: {"a":1}\n\n:\n\n:\n\ndata: grüße\n\nevent: end\ndata: {}\n\n'
   const bytes = new TextEncoder().encode(text)
   for (let size = 1; size <= bytes.length; size += 1) {
     const pieces = Array.from({ length: Math.ceil(bytes.length / size) }, (_, at) =>
