@@ -10,7 +10,7 @@ import { findMachine, indexMachines, machineProblems, settleMachine } from "../.
 import { loadMachine, saveMachine } from "../../src/store/machines.ts"
 import { Paths } from "../../src/store/Paths.ts"
 import { identify } from "../../src/store/processes.ts"
-import { saveProcess } from "../../src/store/runFile.ts"
+import { saveEnd, saveProcess } from "../../src/store/runFile.ts"
 import { findSandbox, terminate, transition } from "../../src/store/sandboxes.ts"
 import { freshHome, homeAt, temporaryDirectory } from "../support/home.ts"
 import { it } from "../support/it.ts"
@@ -115,6 +115,37 @@ describe("machines", () => {
             startedAt: 7
           })
           expect(all["dead"]).toMatchObject({ status: "stopped", pid: null })
+        }),
+        home
+      )
+    })
+  )
+
+  it.live("whose end was recorded nowhere else start again as their policy says of that end", () =>
+    Effect.gen(function* () {
+      const home = yield* temporaryDirectory
+      yield* first(
+        Effect.gen(function* () {
+          const [paths, process] = [yield* Paths, yield* deadProcess]
+          const ends = {
+            unknown: undefined,
+            stopped: "shutdown_requested",
+            ended: "completed",
+            failed: "failed"
+          } as const
+          const config = { ...machine("any").config, restart: { policy: "on-failure" } } as const
+          for (const [sandboxId, [text, reason]] of Object.entries(ends).entries()) {
+            const name = text as SafeName
+            yield* saveMachine(paths, machine(name, { state: "running", config }))
+            yield* saveProcess(paths, name, { sandboxId, engine: "qemu", startedAt: 7 }, process)
+            if (reason === undefined) continue
+            const end = { exitCode: 0, exitSignal: null, reason, detail: null }
+            yield* saveEnd(paths, name, { ...process, pid: process.pid + 1 }, { ...end, reason: "failed" })
+            yield* saveEnd(paths, name, process, end)
+          }
+          const { all } = yield* list
+          const again = Object.entries(all).filter(([, { restartAt }]) => restartAt !== null)
+          expect(again.map(([name]) => name).toSorted()).toEqual(["failed", "unknown"])
         }),
         home
       )
