@@ -4,6 +4,7 @@
  */
 import fs from "node:fs"
 import path from "node:path"
+import { lean } from "./lean.ts"
 
 const root = path.join(import.meta.dirname, "..")
 const binary = path.join(root, "dist/bunker")
@@ -40,6 +41,7 @@ const sources = [
   "entry/build.sh",
   "migrations",
   "scripts/build.ts",
+  "scripts/lean.ts",
   "package.json",
   "package-lock.json"
 ]
@@ -72,6 +74,7 @@ await build({
   entrypoints: [source("compiled"), path.join(plugins, "compiledPlugins.js")],
   naming: "[name].[ext]",
   splitting: true,
+  plugins: [lean],
   compile: {
     outfile: aside,
     // Bun's habit of reading these from wherever it is started would run a stranger's code and take a stranger's settings.

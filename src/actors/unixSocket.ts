@@ -5,7 +5,8 @@
 import * as NodeSocket from "@effect/platform-node-shared/NodeSocket"
 import * as NodeSocketServer from "@effect/platform-node-shared/NodeSocketServer"
 import { Effect, Layer, Scope } from "effect"
-import { type Rpc, RpcClient, type RpcGroup, RpcSerialization, RpcServer } from "effect/rpc"
+import { type Rpc, RpcClient, type RpcGroup, RpcServer } from "effect/rpc"
+import * as RpcSerialization from "effect/rpc/RpcSerialization"
 import { Socket, SocketServer } from "effect/socket"
 import { type Address, forwarding, type Messages } from "./Actor.ts"
 

@@ -158,6 +158,7 @@ export const runApp = async (program: Program, given: ReadonlyArray<string>): Pr
     process.exit(0)
   }
   const own = session(program, debug)
+  const asksForCompletion = given[0] === "completion"
   const root = Effect.gen(function* () {
     const [name = ""] = argv
     const commands = yield* Effect.promise(() => commandsFor(name))
@@ -178,7 +179,9 @@ export const runApp = async (program: Program, given: ReadonlyArray<string>): Pr
         own,
         logging(debug),
         CliOutput.layerPresenter(presenter),
-        CliConfig.layer({ builtIns: [GlobalFlag.Help, GlobalFlag.Version, GlobalFlag.Completions] })
+        CliConfig.layer({
+          builtIns: [GlobalFlag.Help, GlobalFlag.Version, ...(asksForCompletion ? [GlobalFlag.Completions] : [])]
+        })
       )
     )
   )

@@ -8,7 +8,7 @@ import { rememberedOptions } from "../plugin/rememberedOptions.ts"
 
 /** Commands that need no plugin of the owner's. One that is missing here starts slower, with the modules that plugins import. */
 const plain: ReadonlySet<string> = new Set(
-  "__keeper __lost run create start exec stop kill pause unpause touch rm ps inspect logs wait pull load save import images image login logout df prune session sweep migrate completion".split(
+  "__keeper __lost run create start exec stop kill pause unpause touch rm ps inspect logs wait pull load save import images image login logout df prune session sweep migrate".split(
     " "
   )
 )
@@ -23,7 +23,8 @@ export const enter = (loadApp: (plugins: boolean) => Promise<unknown>): void => 
   if ((first === "--version" || first === "-V") && process.argv.length === 3) return void console.log(version)
   const config = configFile()
   const asks = !plain.has(first) || (configured.has(first) && rememberedOptions(config) === undefined)
-  void loadApp(asks && fs.existsSync(config))
+  // The scripts for shells are in the build with everything alone (scripts/lean.ts).
+  void loadApp(first === "completion" || (asks && fs.existsSync(config)))
 }
 
 /** Looks at the default place, too, as domain/settings.ts does: wrongly yes only costs time, and so does a home that is odd. */
