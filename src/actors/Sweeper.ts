@@ -22,12 +22,14 @@ import {
 import { Database, type DatabaseError } from "../store/Database.ts"
 import { removeBelow } from "../store/files.ts"
 import { hasForgottenRoot } from "../store/imageCollection.ts"
+import { isAbandoned } from "../store/leaseToken.ts"
 import { isLocked } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
 import { savedEnd } from "../store/runFile.ts"
 import {
   activeSandboxes,
+  beginStart,
   deleteEphemeral,
   ephemeralInStatus,
   type Found,
@@ -118,6 +120,15 @@ const crashed: Termination = {
 /** A start that has no process after this long was given up by somebody who died, in milliseconds. */
 const startingMaxMs = 10_000
 
+/** True when whoever made an ephemeral sandbox is gone; one that nobody is named for was left before it was whole. */
+const isOrphan = (creator: string, info: SandboxInfo, nowMs: number): boolean => {
+  try {
+    return isAbandoned(fs.readFileSync(creator, "utf8"))
+  } catch {
+    return nowMs - info.updatedAt > startingMaxMs
+  }
+}
+
 /** How long the logs of an ephemeral sandbox that did not boot wait for a reader, in milliseconds. */
 const unreadMaxMs = 3_600_000
 
@@ -197,6 +208,18 @@ const make = (options: SweeperOptions) =>
       return dryRun || (yield* terminate(db, info.id, [info.status], decision.to, decision.end, now))
     })
 
+    /** Ends an ephemeral sandbox that nobody will start any more, by way of a start that is given up; answers as `reconcile`. */
+    const giveUp = Effect.fnUntraced(function* (
+      { info }: SandboxRecord,
+      dryRun: boolean
+    ): Effect.fn.Return<boolean, DatabaseError> {
+      const now = yield* Clock.currentTimeMillis
+      if (!isOrphan(paths.sandbox(info.name).creator, info, now)) return false
+      if (dryRun) return true
+      if (!(yield* beginStart(db, info.id, now))) return false
+      return yield* terminate(db, info.id, ["starting"], "crashed", crashed, now)
+    })
+
     const clean = Effect.fnUntraced(function* (
       record: SandboxRecord,
       dryRun: boolean
@@ -239,6 +262,8 @@ const make = (options: SweeperOptions) =>
         sandboxesInStatus(db, status, after, pageRows)
       )
       report.reconciled = yield* each(live, bounds.activeRows, (record) => reconcile(record, dryRun))
+      const unborn = merged(["created"], (status, after) => ephemeralInStatus(db, status, after, pageRows))
+      report.reconciled += yield* each(unborn, bounds.activeRows, (record) => giveUp(record, dryRun))
       const ended = merged(["stopped", "crashed"], (status, after) => ephemeralInStatus(db, status, after, pageRows))
       report.removed = yield* each(ended, bounds.endedRows, (record) =>
         Effect.flatMap(Clock.currentTimeMillis, (now) =>

@@ -81,8 +81,13 @@ export const makeRecords = Effect.gen(function* () {
   const insertEphemeral = Effect.fnUntraced(function* ({ name, config, manifestDigest }: Checked) {
     const nowMs = yield* Clock.currentTimeMillis
     const id = yield* insertSandbox(db, { name, config, ephemeral: true, manifestDigest, nowMs })
-    yield* ensureDirectory(paths.sandbox(name).directory).pipe(
-      Effect.onError(() => Effect.ignore(deleteSandbox(db, id)))
+    const { creator, directory } = paths.sandbox(name)
+    // For the sweep: one that was never started goes with whoever made it.
+    const said = attemptFile("write", creator, () => fs.writeFileSync(creator, leaseToken(), { mode: 0o600 }))
+    yield* Effect.andThen(ensureDirectory(directory), said).pipe(
+      Effect.onError(() =>
+        Effect.ignore(Effect.andThen(removeBelow(paths.sandboxes, directory), deleteSandbox(db, id)))
+      )
     )
   })
 

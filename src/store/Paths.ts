@@ -24,6 +24,8 @@ export interface SandboxPaths {
   readonly machineLock: CheckedPath
   /** What identifies the process of the newest run, for a database that was lost. */
   readonly processFile: CheckedPath
+  /** Lease token of the process that made an ephemeral sandbox (leaseToken.ts). */
+  readonly creator: CheckedPath
   /** Link to the newest run's `entrySocket`. */
   readonly entryLink: CheckedPath
   readonly upper: CheckedPath
@@ -229,6 +231,7 @@ const make = Effect.fnUntraced(function* (
       machineFile: at("sandboxes", name, "config.toml"),
       machineLock: at("cache", "locks", `machine-${name}.lock`),
       processFile: at("sandboxes", name, "process.json"),
+      creator: at("sandboxes", name, "creator"),
       entryLink: at("sandboxes", name, "entry.sock"),
       upper: at("sandboxes", name, "upper.ext4"),
       logs: at("sandboxes", name, "logs"),

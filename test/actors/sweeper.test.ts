@@ -7,6 +7,7 @@ import { decide, Sweeper } from "../../src/actors/Sweeper.ts"
 import type { SafeName } from "../../src/domain/name.ts"
 import type { SandboxInfo, Status } from "../../src/domain/sandbox.ts"
 import { Database } from "../../src/store/Database.ts"
+import { leaseToken } from "../../src/store/leaseToken.ts"
 import { tryFileLock } from "../../src/store/lock.ts"
 import { Paths } from "../../src/store/Paths.ts"
 import { identify } from "../../src/store/processes.ts"
@@ -116,6 +117,33 @@ describe("Sweeper", () => {
       expect(readdirSync(paths.sandboxes)).toEqual(["fresh"])
       // Whoever has read it gives it up.
       expect(yield* sweeper.Clean({ name: "fresh" as SafeName })).toBe("removed")
+    }).pipe(Effect.provide(environment))
+  )
+
+  it.live("an ephemeral sandbox that was never started goes with whoever made it", () =>
+    Effect.gen(function* () {
+      const sweeper = yield* Sweeper
+      const paths = yield* Paths
+      const db = yield* Database
+      const own = leaseToken()
+      const [holder, random] = own.split("/") as [string, string]
+      const dead = `${holder.replace(/^\d+-\d+/, `${2 ** 22 + 1}-7`)}/${random}`
+      for (const [name, ephemeral, creator] of [
+        ["mine", true, own],
+        ["orphan", true, dead],
+        ["half", true, undefined],
+        ["kept", false, dead]
+      ] as const) {
+        const id = yield* putSandbox({ name, status: "created", ephemeral })
+        if (name !== "half") yield* db.run("UPDATE sandbox SET updated_at = ? WHERE id = ?", [Date.now(), id])
+        const own = paths.sandbox(name as SafeName)
+        mkdirSync(own.directory, { recursive: true })
+        if (creator !== undefined) writeFileSync(own.creator, creator)
+      }
+      expect({ ...(yield* sweeper.Sweep({ force: true, dryRun: true })) }).toMatchObject({ reconciled: 2 })
+      expect({ ...(yield* sweeper.Sweep({ force: true })) }).toMatchObject({ reconciled: 2, removed: 2, errors: 0 })
+      expect(readdirSync(paths.sandboxes).toSorted()).toEqual(["kept", "mine"])
+      expect(yield* statusOf("mine")).toMatchObject({ status: "created" })
     }).pipe(Effect.provide(environment))
   )
 

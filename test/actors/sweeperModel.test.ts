@@ -51,6 +51,12 @@ const sweepModel = (population: Map<string, Sandbox>, now: number) => {
     box.updatedAt = now
     report.reconciled += 1
   }
+  for (const box of population.values()) {
+    // Nobody is named who made it.
+    if (!box.ephemeral || box.status !== "created" || now - box.updatedAt <= 10_000) continue
+    Object.assign(box, { status: "crashed", process: "none", updatedAt: now })
+    report.reconciled += 1
+  }
   for (const box of [...population.values()]) {
     if (!box.ephemeral || !isTerminal(box.status) || box.process === "alive") continue
     population.delete(box.name)
