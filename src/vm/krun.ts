@@ -13,9 +13,8 @@ import {
   findLibkrun,
   findLibkrunfw,
   guestSocket,
-  lockName,
-  pidFile,
   prepareDisks,
+  runnerOf,
   withLock
 } from "./prepare.ts"
 import { bootWords } from "./qemuArguments.ts"
@@ -91,36 +90,25 @@ export const makeKrunEngine = (options: EngineOptions): Engine => {
         config.lockPath,
         Effect.fnUntraced(function* (lockFd) {
           const transport = yield* Effect.mapError(unixListenerTransport(socketPath), asStoreFailed(config.runDir))
-          const runner = yield* startRunner({
-            command,
-            runDir: config.runDir,
-            lockFd,
-            onProcess: config.onProcess ?? (() => Effect.void),
-            name: lockName(config.lockPath),
-            config: {
-              version: 1,
-              parentPid: process.pid,
-              dieWithParent: config.dieWithParent,
-              pidPath: pidFile(config.runDir),
-              start: {
-                kind: "krun",
-                libkrun,
-                libkrunfw,
-                cpus: config.cpus,
-                memoryMb: config.memoryMb,
-                disks,
-                ...(config.shares === undefined || config.shares.length === 0
-                  ? {}
-                  : { share: { tag: SHARE_TAG, root: shareDirectory(config.runDir) } }),
-                consolePath: config.consolePath,
-                socketPath,
-                vsockPort: VSOCK_PORT,
-                exec: "/init",
-                // libkrun puts its own root= first; of two the kernel takes the last.
-                words: bootWords("vsock", config.brief === true && config.cpus === 1 && !hasDeadlineTimer())
-              }
-            }
-          })
+          const runner = yield* startRunner(
+            runnerOf(config, command, lockFd, {
+              kind: "krun",
+              libkrun,
+              libkrunfw,
+              cpus: config.cpus,
+              memoryMb: config.memoryMb,
+              disks,
+              ...(config.shares === undefined || config.shares.length === 0
+                ? {}
+                : { share: { tag: SHARE_TAG, root: shareDirectory(config.runDir) } }),
+              consolePath: config.consolePath,
+              socketPath,
+              vsockPort: VSOCK_PORT,
+              exec: "/init",
+              // libkrun puts its own root= first; of two the kernel takes the last.
+              words: bootWords("vsock", config.brief === true && config.cpus === 1 && !hasDeadlineTimer())
+            })
+          )
           return { ...runner, transport }
         })
       )

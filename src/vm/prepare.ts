@@ -13,7 +13,8 @@ import { tryLockExclusive } from "../ffi/posix.ts"
 import type { EngineKind, EngineOptions, VmConfig } from "./engineTypes.ts"
 import { cachedInitDisk } from "./initDisk.ts"
 import { publish } from "./publish.ts"
-import type { RunnerDisk } from "./runnerProtocol.ts"
+import type { RunnerConfig, RunnerDisk } from "./runnerProtocol.ts"
+import type { StartRunner } from "./startRunner.ts"
 
 /** A unix socket's path has at most 107 bytes (unix(7)); the names in a run directory have at most 16. */
 const RUN_DIR_BYTES_MAX = 90
@@ -39,7 +40,7 @@ export const slotSockets = (runDir: string, count: number = SLOTS_MAX): Readonly
   Array.from({ length: count }, (_, index) => path.join(runDir, `slot${index}.sock`))
 
 /** The file that holds `pid start-ticks` of the VM's process. */
-export const pidFile = (runDir: string): string => path.join(runDir, "pid")
+const pidFile = (runDir: string): string => path.join(runDir, "pid")
 
 const INSTALL = "install libkrun, or the npm package libkrun-linux-x64; 'bunker doctor' shows what is missing"
 
@@ -130,7 +131,7 @@ export const prepareDisks = Effect.fn("Engine.prepareDisks")(function* (
 })
 
 /** The sandbox that a lock file belongs to: `sandboxes/<name>/lock`. */
-export const lockName = (lockPath: string): string => path.basename(path.dirname(lockPath))
+const lockName = (lockPath: string): string => path.basename(path.dirname(lockPath))
 
 /**
  * Runs `use` with the sandbox's lock, or fails when a VM of it lives. The descriptor is closed afterwards; the lock goes
@@ -160,3 +161,24 @@ export const asStoreFailed =
   (runDir: string) =>
   (failure: GuestChannelFailed): StoreFailed =>
     new StoreFailed({ operation: "make sockets in", path: runDir, reason: failure.reason })
+
+/** What the runner of any engine is told of a VM. `lockFd`: of its lock, which is held; `start`: what the engine is to start. */
+export const runnerOf = (
+  config: VmConfig,
+  command: ReadonlyArray<string>,
+  lockFd: number,
+  start: RunnerConfig["start"]
+): StartRunner => ({
+  command,
+  runDir: config.runDir,
+  lockFd,
+  onProcess: config.onProcess ?? (() => Effect.void),
+  name: lockName(config.lockPath),
+  config: {
+    version: 1,
+    parentPid: process.pid,
+    dieWithParent: config.dieWithParent,
+    pidPath: pidFile(config.runDir),
+    start
+  }
+})

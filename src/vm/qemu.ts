@@ -13,9 +13,8 @@ import {
   checkAgent,
   findLibkrunfw,
   fromBootCache,
-  lockName,
-  pidFile,
   prepareDisks,
+  runnerOf,
   slotCount,
   slotSockets,
   withLock
@@ -101,20 +100,7 @@ export const makeQemuEngine = (options: EngineOptions): Engine => {
           yield* Effect.sync(() => {
             for (const slot of slotSockets(config.runDir)) fs.rmSync(slot, { force: true })
           })
-          return yield* startRunner({
-            command,
-            runDir: config.runDir,
-            lockFd,
-            onProcess: config.onProcess ?? (() => Effect.void),
-            name: lockName(config.lockPath),
-            config: {
-              version: 1,
-              parentPid: process.pid,
-              dieWithParent: config.dieWithParent,
-              pidPath: pidFile(config.runDir),
-              start
-            }
-          })
+          return yield* startRunner(runnerOf(config, command, lockFd, start))
         })
       )
       const transport = yield* Effect.mapError(slotTransport(slots), asStoreFailed(config.runDir))

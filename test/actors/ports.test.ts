@@ -14,22 +14,7 @@ import { freshHome } from "../support/home.ts"
 import { it } from "../support/it.ts"
 import { nativeAgent } from "../support/nativeAgent.ts"
 import { putSandbox } from "../support/sandboxes.ts"
-
-/** A service in the guest on a free port; it goes with the scope. */
-const service = (onConnection: (socket: net.Socket) => void) =>
-  Effect.map(
-    Effect.acquireRelease(
-      Effect.callback<net.Server>((resume) => {
-        const server = net.createServer({ allowHalfOpen: true }, (socket) => {
-          socket.on("error", () => {})
-          onConnection(socket)
-        })
-        server.listen(0, "127.0.0.1", () => resume(Effect.succeed(server)))
-      }),
-      (server) => Effect.sync(() => server.close())
-    ),
-    (server) => (server.address() as net.AddressInfo).port
-  )
+import { service } from "../support/service.ts"
 
 /** A record of a running sandbox that publishes ports. */
 const sandbox = Effect.fnUntraced(function* (name: string, ports: ReadonlyArray<PublishedPort | string>) {

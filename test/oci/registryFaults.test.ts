@@ -6,7 +6,7 @@ import { mayFollow } from "../../src/oci/http.ts"
 import type { RegistryOptions } from "../../src/oci/registry.ts"
 import { type Fault, type FaultRule, startFaultProxy } from "../support/faultProxy.ts"
 import { it } from "../support/it.ts"
-import { run, temporaryDirectory } from "../support/registry.ts"
+import { selfSigned } from "../support/registry.ts"
 import {
   bytesOf,
   image,
@@ -287,25 +287,10 @@ describe("a registry's answer", () => {
   it.live("under a certificate that nobody vouches for is refused at once", () =>
     Effect.gen(function* () {
       if (Bun.which("openssl") === null) return console.log("openssl is not installed: skipped")
-      const directory = yield* temporaryDirectory("tls")
-      const [key, cert] = [`${directory}/key.pem`, `${directory}/cert.pem`]
-      yield* run([
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        key,
-        "-out",
-        cert,
-        "-subj",
-        "/CN=x"
-      ])
+      const { key, certificate } = yield* selfSigned()
       const server = yield* Effect.acquireRelease(
         Effect.sync(() => {
-          const tls = { key: Bun.file(key), cert: Bun.file(cert) }
+          const tls = { key: Bun.file(key), cert: Bun.file(certificate) }
           return Bun.serve({ port: 0, hostname: "127.0.0.1", tls, fetch: () => new Response("{}") })
         }),
         (server) => Effect.promise(() => server.stop(true))

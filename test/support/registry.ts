@@ -75,6 +75,15 @@ const authSection = async (directory: string, auth: RegistryAuthentication | und
   return `auth:\n  htpasswd:\n    realm: test\n    path: ${quoted(users)}\n`
 }
 
+/** A self-signed certificate and its key, for the current scope. */
+export const selfSigned = Effect.fn("test.selfSigned")(function* () {
+  const directory = yield* temporaryDirectory("tls")
+  const [key, certificate] = [path.join(directory, "key.pem"), path.join(directory, "certificate.pem")]
+  const how = "req -x509 -newkey rsa:2048 -nodes -subj /CN=test -days 2".split(" ")
+  yield* run(["openssl", ...how, "-keyout", key, "-out", certificate])
+  return { key, certificate }
+})
+
 /** Starts once; undefined when the process ended before it answered, for example because the port was taken meanwhile. */
 const start = async (directory: string, auth: RegistryAuthentication | undefined) => {
   const port = await freePort()

@@ -1,8 +1,7 @@
 /** A token server as docker/distribution describes it: checks a password, signs RS256 tokens that docker-registry accepts. Runs until the scope ends. */
 
-import path from "node:path"
 import { Effect } from "effect"
-import { run, temporaryDirectory } from "./registry.ts"
+import { selfSigned } from "./registry.ts"
 
 /** One request that the token server got. */
 export interface TokenRequest {
@@ -28,23 +27,7 @@ const pemBody = (pem: string): string => pem.replace(/-----[^-]+-----|\s/g, "")
 
 /** Starts the server; `registry` is what `startRegistry` takes to trust it. */
 export const startTokenServer = Effect.fn("test.tokenServer")(function* (options: TokenServerOptions = {}) {
-  const directory = yield* temporaryDirectory("token")
-  const keyFile = path.join(directory, "key.pem")
-  const certificateFile = path.join(directory, "certificate.pem")
-  const subject = ["-subj", "/CN=test", "-days", "2"]
-  yield* run([
-    "openssl",
-    "req",
-    "-x509",
-    "-newkey",
-    "rsa:2048",
-    "-nodes",
-    "-keyout",
-    keyFile,
-    "-out",
-    certificateFile,
-    ...subject
-  ])
+  const { key: keyFile, certificate: certificateFile } = yield* selfSigned()
   const [keyPem, certificatePem] = yield* Effect.promise(() =>
     Promise.all([Bun.file(keyFile).text(), Bun.file(certificateFile).text()])
   )

@@ -1,25 +1,9 @@
 /** Connections to services inside the guest, through a real agent process on this machine: its loopback is ours. */
 import { describe, expect } from "bun:test"
-import net from "node:net"
 import { Deferred, Effect, Exit, Scope, Stream } from "effect"
 import { it } from "../support/it.ts"
 import { nativeAgent } from "../support/nativeAgent.ts"
-
-/** A service on a free port; it goes with the scope. */
-const service = (onConnection: (socket: net.Socket) => void, host = "127.0.0.1") =>
-  Effect.map(
-    Effect.acquireRelease(
-      Effect.callback<net.Server>((resume) => {
-        const server = net.createServer({ allowHalfOpen: true }, (socket) => {
-          socket.on("error", () => {})
-          onConnection(socket)
-        })
-        server.listen(0, host, () => resume(Effect.succeed(server)))
-      }),
-      (server) => Effect.sync(() => server.close())
-    ),
-    (server) => (server.address() as net.AddressInfo).port
-  )
+import { service } from "../support/service.ts"
 
 const textOf = (pieces: ReadonlyArray<Uint8Array | "End">) =>
   pieces.map((piece) => (piece === "End" ? "<end>" : Buffer.from(piece).toString())).join("")
