@@ -29,18 +29,8 @@ suite(`sandboxes (${engine})`, () => {
 
   afterAll(() => home.dispose(), timeoutMs)
 
-  const sh = (script: string, flags: ReadonlyArray<string> = [], options: Options = {}): Promise<Result> => {
-    if (!inLab) return home.bunker(["exec", ...flags, "m", "sh", "-c", script], options)
-    const values = (flag: string) => flags.filter((_, index) => flags[index - 1] === flag)
-    const [cwd] = values("-w")
-    const [user] = values("-u")
-    return home.execOverHttp("m", {
-      argv: ["sh", "-c", script],
-      env: values("-e").map((entry) => (entry.includes("=") ? entry : `${entry}=${options.env?.[entry]}`)),
-      ...(cwd === undefined ? {} : { cwd }),
-      ...(user === undefined ? {} : { user })
-    })
-  }
+  const sh = (script: string, flags: ReadonlyArray<string> = [], options: Options = {}): Promise<Result> =>
+    home.bunker(["exec", ...flags, "m", "sh", "-c", script], options)
   const ask = async (method: string, where: string, body?: unknown) => {
     const answer = await home.http(method, `/v1/sandboxes${where}`, body)
     expect({ where, ok: answer.status < 300, body: answer.body }).toMatchObject({ where, ok: true })
