@@ -6,17 +6,25 @@ import fs from "node:fs"
 import os from "node:os"
 import path from "node:path"
 import { busyboxPath } from "../../test/support/busyboxImage.ts"
-import { archiveOf, directory, file, imageOf, savedFiles, symlink } from "../../test/support/image.ts"
+import { archiveOf, directory, file, imageOf, layoutFiles, savedFiles, symlink } from "../../test/support/image.ts"
 
-/** The peer, taken from npm for benches alone. */
+/** Taken from npm for benches alone, with exact versions. */
 export const peer = { package: "@superradcompany/microsandbox-linux-x64-gnu", version: "0.7.2" } as const
+export const boxlite = { package: "@boxlite-ai/boxlite", version: "0.10.0" } as const
 
 const root = path.join(import.meta.dirname, "../..")
 const bench = path.join(root, "bench")
 export const image = "localhost/bench/hello:1"
 
-/** Runs `script` of bench/ in the lab; answers the directory with what it left in /out, and the seconds that it took. */
-export const inLab = async (script: string, environment: Readonly<Record<string, string>>) => {
+/**
+ * Runs `script` of bench/ in the lab, with further options of lab.sh; answers the directory with what it left in /out, and
+ * the seconds that it took.
+ */
+export const inLab = async (
+  script: string,
+  environment: Readonly<Record<string, string>>,
+  options: ReadonlyArray<string> = []
+) => {
   const cache = cacheDirectory()
   const kernel = process.env["LAB_KERNEL"] ?? path.join(cache, "kernel")
   const kit = path.join(cache, "bench-kit")
@@ -29,6 +37,7 @@ export const inLab = async (script: string, environment: Readonly<Record<string,
   must([
     ...["flock", path.join(os.tmpdir(), "lab.lock"), "test/lab/lab.sh", "--kernel", kernel, "--cache", cache],
     ...["--icount", "0", "--mem", "6144", "--timeout", "3000", "--module", "loop", "--share", `${kit}:/kit`],
+    ...options,
     ...["--file", "/etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt", "--out", out],
     ...Object.entries({
       PATH: "/kit/bin:/bin:/sbin:/usr/bin",
@@ -70,7 +79,7 @@ const fillKit = async (kit: string): Promise<void> => {
     const program = process.env["BENCH_BUNKER"] ?? path.join(root, "dist/bunker")
     take(program, path.join(kit, "bin/bunker"))
     take(`${program}-main`, path.join(kit, "bin/bunker-main"))
-    const peerFiles = installPeer(path.join(kit, "..", "bench-peer"))
+    const peerFiles = installPeer()
     take(path.join(peerFiles, "bin/msb"), path.join(kit, "bin/msb"))
     for (const name of fs.readdirSync(path.join(peerFiles, "lib"))) {
       take(path.join(peerFiles, "lib", name), path.join(kit, "lib", name))
@@ -79,7 +88,7 @@ const fillKit = async (kit: string): Promise<void> => {
       must(["musl-gcc", "-static", "-O2", "-s", "-o", path.join(work, name), path.join(bench, "vm", `${name}.c`)])
     }
     take(path.join(work, "timer"), path.join(kit, "bin/timer"))
-    for (const program of ["vm/bare", "kernel/boot", "phases/run"]) {
+    for (const program of ["vm/bare", "vm/boxlite", "kernel/boot", "phases/run"]) {
       const name = `${path.basename(program)}.js`
       must([
         process.execPath,
@@ -113,6 +122,8 @@ const fillKit = async (kit: string): Promise<void> => {
       ]
     ])
     put(path.join(kit, "bench/image.tar"), archiveOf(savedFiles(made, [image])))
+    for (const [name, content] of layoutFiles([{ name: image, top: made.manifest, blobs: made.blobs }]))
+      put(path.join(kit, "bench/layout", name), content)
   } finally {
     fs.rmSync(work, { recursive: true, force: true })
   }
@@ -122,17 +133,24 @@ const fillKit = async (kit: string): Promise<void> => {
 const cacheDirectory = () => process.env["BUNKER_LAB_CACHE"] ?? path.join(os.homedir(), ".cache/bunker-lab")
 
 /** The peer's program on this machine. */
-export const peerProgram = (): string => path.join(installPeer(path.join(cacheDirectory(), "bench-peer")), "bin/msb")
+export const peerProgram = (): string => path.join(installPeer(), "bin/msb")
+const installPeer = () => path.join(install("bench-peer", peer), "node_modules", peer.package)
 
-/** Directory of the peer's package, installed once with an exact version. */
-const installPeer = (scratch: string): string => {
-  const installed = path.join(scratch, "node_modules", peer.package)
-  const manifest = path.join(installed, "package.json")
+/** What of lab.sh brings BoxLite and its native library in. */
+export const boxliteOptions = (): ReadonlyArray<string> => {
+  const modules = path.join(install("bench-boxlite", boxlite), "node_modules")
+  return ["--share", `${modules}:/boxlite/node_modules`]
+}
+
+/** Installs a package once below the cache, at its exact version; answers the directory of its `node_modules`. */
+const install = (name: string, wanted: { readonly package: string; readonly version: string }): string => {
+  const scratch = path.join(cacheDirectory(), name)
+  const manifest = path.join(scratch, "node_modules", wanted.package, "package.json")
   const version = fs.existsSync(manifest) ? JSON.parse(fs.readFileSync(manifest, "utf8")).version : undefined
-  if (version !== peer.version) {
+  if (version !== wanted.version) {
     fs.mkdirSync(scratch, { recursive: true })
     fs.writeFileSync(path.join(scratch, "package.json"), '{"private":true}\n')
-    must(["npm", "install", "--no-audit", "--no-fund", "--save-exact", `${peer.package}@${peer.version}`], scratch)
+    must(["npm", "install", "--no-audit", "--no-fund", "--save-exact", `${wanted.package}@${wanted.version}`], scratch)
   }
-  return installed
+  return scratch
 }

@@ -2,7 +2,8 @@
 # Runs inside the lab: every contestant RUNS times in turn after a warm-up, then commands in running sandboxes. Computes nothing:
 # leaves /out/times.jsonl (see timer.c), /out/memory.txt and /out/inside.log to the host.
 #
-# In: /kit/bin with bun, bunker, msb, timer, mke2fs; /kit/bench with bare.js, rootfs/ and image.tar (docker save). $RUNS, $EXECS, $ONLY.
+# In: /kit/bin with bun, bunker, msb, timer, mke2fs; /kit/bench with bare.js, boxlite.js, rootfs/ and one image as image.tar (docker
+# save) and layout/ (OCI); /boxlite/node_modules. $RUNS, $EXECS, $ONLY.
 set -u
 mkdir -p /out; [ -n "${LIVE:-}" ] || exec 2> /out/inside.log
 set -x
@@ -15,7 +16,7 @@ wants() { case " $ONLY " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 # By its path: the shell would take its own mke2fs, which knows no ext4.
 truncate -s 1500M /tmp/disk.ext4; /kit/bin/mke2fs -q -F -t ext4 /tmp/disk.ext4 || exit 92
 mkdir -p /work; mount -t ext4 -o loop /tmp/disk.ext4 /work || exit 93
-export HOME=/work/home TMPDIR=/work/tmp BUNKER_HOME=/work/bunker
+export HOME=/work/home TMPDIR=/work/tmp BUNKER_HOME=/work/bunker BOXLITE_HOME=/work/boxlite
 mkdir -p "$HOME" "$TMPDIR"
 cp -a /kit/bench/rootfs /work/rootfs
 
@@ -25,11 +26,16 @@ again() { "$@" || "$@" || "$@"; }
 bare() { timer "$1" "$times" bun /kit/bench/bare.js "$krun" "$krunfw" /work/rootfs /bin/hello; }
 ours() { timer "$1" "$times" bunker run --engine krun "$image" /bin/hello; }
 peer() { timer "$1" "$times" msb run --cpus 1 --memory 512M "$image" -- /bin/hello; }
-round() { ! wants bare || again bare "$1bare"; ! wants bunker || again ours "$1bunker"; ! wants microsandbox || again peer "$1microsandbox"; }
+boxlite() { label=$1; shift; timer "$label" "$times" bun /kit/bench/boxlite.js /boxlite/node_modules/@boxlite-ai/boxlite "$@"; }
+boxed() { boxlite "$1" run /kit/bench/layout /bin/hello; }
+round() {
+  ! wants bare || again bare "$1bare"; ! wants bunker || again ours "$1bunker"
+  ! wants microsandbox || again peer "$1microsandbox"; ! wants boxlite || again boxed "$1boxlite"
+}
 
 # Proportional memory, in KiB, of every process that is not a kernel thread and not named in $quiet.
-# By its first byte: files of /proc have no size.
-processes() { for p in /proc/[0-9]*; do [ -n "$(head -c 1 "$p/cmdline" 2> /dev/null)" ] && echo "${p#/proc/}"; done; }
+# By its first byte: files of /proc have no size. On one line, with blanks between: that is how $quiet is searched.
+processes() { for p in /proc/[0-9]*; do [ -z "$(head -c 1 "$p/cmdline" 2> /dev/null)" ] || printf '%s ' "${p#/proc/}"; done; }
 memory() { # LABEL : of the processes that were not there before
   for p in $(processes); do
     case " $quiet " in *" $p "*) continue ;; esac
@@ -42,6 +48,9 @@ memory() { # LABEL : of the processes that were not there before
 ! wants microsandbox || msb load -i /kit/bench/image.tar -t "$image" > /dev/null || exit 91
 TIMER_MS=20000 round warm-
 i=0; while [ "$i" -lt "$RUNS" ]; do i=$((i + 1)); round ''; done
+# The same within one process: its own lines say the times, this one only that it ended.
+! wants boxlite || TIMER_MS=120000 boxlite boxlite-inside-all inside "$times" "$RUNS" "${EXECS:-0}" /kit/bench/layout /bin/hello
+! wants boxlite || cat "$BOXLITE_HOME"/logs/* > /out/boxlite.log
 
 [ "${EXECS:-0}" -gt 0 ] || exit 0
 if wants bunker; then
@@ -57,5 +66,12 @@ if wants microsandbox; then
   msb exec bench -- /bin/hello; sleep 3; memory microsandbox
   i=0; while [ "$i" -lt "$EXECS" ]; do i=$((i + 1)); timer microsandbox-exec "$times" msb exec bench -- /bin/hello; done
   timer microsandbox-stop "$times" msb stop bench; msb rm -f bench
+fi
+if wants boxlite; then
+  quiet=$(processes)
+  boxlite boxlite-up up /kit/bench/layout
+  boxlite warm-boxlite-exec exec /bin/hello; sleep 3; memory boxlite
+  i=0; while [ "$i" -lt "$EXECS" ]; do i=$((i + 1)); boxlite boxlite-exec exec /bin/hello; done
+  boxlite boxlite-stop stop; boxlite boxlite-rm rm
 fi
 exit 0

@@ -1,17 +1,19 @@
 /**
- * Measures booting a microVM in the KVM lab with its instruction-count clock: bare libkrun, Bunker and microsandbox, the same
- * static program from the same image, 512 MiB, one vCPU. Compares within one lab run only: its milliseconds are no hardware's.
+ * Measures booting a microVM in the KVM lab with its instruction-count clock: bare libkrun, Bunker, microsandbox and BoxLite, the
+ * same static program from the same image, 512 MiB, one vCPU. Compares within one lab run only: its milliseconds are no hardware's.
  *
- * BENCH_RUNS (3), BENCH_EXECS (5; 0 leaves running sandboxes out), BENCH_ONLY ("bare bunker microsandbox"),
+ * BENCH_RUNS (3), BENCH_EXECS (5; 0 leaves running sandboxes out), BENCH_ONLY ("bare bunker microsandbox boxlite"),
  * BENCH_BUNKER (dist/bunker).
  */
 import fs from "node:fs"
 import path from "node:path"
-import { inLab, peer } from "../support/lab.ts"
+import { boxlite, boxliteOptions, inLab, peer } from "../support/lab.ts"
 import { environment, writeResult } from "../support/results.ts"
 import { type Summary, summarize, table } from "../support/statistics.ts"
 
-const contestants = ["bare", "bunker", "microsandbox"] as const
+const contestants = ["bare", "bunker", "microsandbox", "boxlite"] as const
+/** BoxLite brings a library and no program: measured as a process each, as the others, and within one that lives. */
+const rows = [...contestants, "boxlite-inside"] as const
 
 interface Timing {
   readonly label: string
@@ -25,9 +27,11 @@ interface Timing {
 const runs = Number(process.env["BENCH_RUNS"] ?? 3)
 const execs = Number(process.env["BENCH_EXECS"] ?? 5)
 const only = process.env["BENCH_ONLY"] ?? contestants.join(" ")
+const wanted = (name: string) => only.split(" ").includes(name)
 
 export const benchVm = async (): Promise<void> => {
-  const { out, seconds } = await inLab("vm/inside.sh", { RUNS: String(runs), EXECS: String(execs), ONLY: only })
+  const settings = { RUNS: String(runs), EXECS: String(execs), ONLY: only }
+  const { out, seconds } = await inLab("vm/inside.sh", settings, wanted("boxlite") ? boxliteOptions() : [])
   try {
     report(out, seconds)
   } finally {
@@ -45,11 +49,16 @@ const report = (out: string, seconds: number): void => {
     .filter((line) => line !== "")
     .map((line) => JSON.parse(line) as Timing)
   const good = (label: string) => timings.filter((timing) => timing.label === label && timing.code === 0)
+  /** What is not above 0 was not measured: a process has memory of its own, what happens within one has not. */
   const of = (label: string, key: "first" | "exit" | "rssKb" | "cpu") =>
-    summarize(good(label).map((timing) => timing[key]))
+    summarize(
+      good(label)
+        .map((timing) => timing[key])
+        .filter((value) => value > 0)
+    )
   const failed = timings.filter((timing) => timing.code !== 0)
   const all = Object.fromEntries(
-    contestants.map((name) => [
+    rows.map((name) => [
       name,
       {
         firstOutputMs: of(name, "first"),
@@ -76,27 +85,33 @@ const report = (out: string, seconds: number): void => {
     const [a, b] = [pick("bunker")?.median, pick(over)?.median]
     return a === undefined || b === undefined ? "-" : (a / b).toFixed(2)
   }
+  const shown = rows.filter((name) => wanted(name.replace("-inside", "")))
   const ratios = (over: string) => columns.map(([, pick]) => ratio(over, pick))
   console.log(
     `\n${table([
       ["medians, ms of instruction clock", ...columns.map(([title]) => title), "idle PSS, MiB"],
-      ...contestants.map((name) => [
+      ...shown.map((name) => [
         name,
         ...columns.map(([, pick]) => cell(name, pick)),
         all[name]!.idlePssKb === undefined ? "-" : (all[name]!.idlePssKb / 1024).toFixed(0)
       ]),
-      ["bunker / bare", ...ratios("bare"), "-"],
-      ["bunker / microsandbox", ...ratios("microsandbox"), "-"]
+      ...shown.filter((name) => name !== "bunker").map((name) => [`bunker / ${name}`, ...ratios(name), "-"])
     ])}\n`
   )
   if (failed.length > 0)
     console.log(`failed runs: ${failed.map((timing) => `${timing.label} (${timing.code})`).join(", ")}`)
+  for (const name of contestants.filter((name) => wanted(name) && good(name).length === 0)) {
+    console.log(`${name} did not run; its last words are in inside.log (BENCH_KEEP=1, or BENCH_LIVE=1)`)
+  }
+  const digestMs = guestDigestMs(out)
+  if (digestMs !== undefined)
+    console.log(`of each boxlite row but "inside": ${digestMs.median.toFixed(0)} ms digest of its guest program`)
   const log = path.join(out, "inside.log")
   if (timings.length === 0) throw new Error(`nothing was measured:\n${fs.readFileSync(log, "utf8").slice(-2000)}`)
   const written = writeResult("vm", {
     environment: {
       ...environment(),
-      peer: `${peer.package}@${peer.version}`,
+      peers: [peer, boxlite].map((one) => `${one.package}@${one.version}`),
       clock: "instructions (--icount 0)",
       seconds
     },
@@ -105,6 +120,7 @@ const report = (out: string, seconds: number): void => {
     execs,
     aims: { firstOutputOverBare: 1.05, firstOutputOverMicrosandbox: 0.7, execOverMicrosandbox: 0.5 },
     contestants: all,
+    boxliteGuestDigestMs: digestMs,
     raw: timings
   })
   console.log(`wrote ${written}`)
@@ -120,4 +136,12 @@ const memoryOf = (out: string, name: string): number | undefined => {
     .map((line) => line.split(" "))
     .filter(([label]) => label === name)
   return lines.length === 0 ? undefined : lines.reduce((sum, [, , pss]) => sum + Number(pss), 0)
+}
+
+/** What each process of BoxLite spends on the digest of its 20 MB guest program, from its log: long without SHA instructions. */
+const guestDigestMs = (out: string): Summary | undefined => {
+  const file = path.join(out, "boxlite.log")
+  if (!fs.existsSync(file)) return undefined
+  const times = [...fs.readFileSync(file, "utf8").matchAll(/Resolved guest binary .* elapsed_ms=(\d+)/g)]
+  return summarize(times.map(([, ms]) => Number(ms)))
 }
