@@ -5,7 +5,7 @@
 
 const benches: Readonly<Record<string, { readonly about: string; readonly run: () => Promise<void> }>> = {
   vm: {
-    about: "boot, exec, stop and memory against bare libkrun and microsandbox, in the KVM lab (10 to 15 minutes)",
+    about: "boot, exec, stop and memory against bare libkrun, microsandbox and BoxLite, in the KVM lab (15 minutes)",
     run: async () => (await import("./vm/vm.ts")).benchVm()
   },
   leases: {

@@ -53,6 +53,11 @@ i=0; while [ "$i" -lt "$RUNS" ]; do i=$((i + 1)); round ''; done
 ! wants boxlite || cat "$BOXLITE_HOME"/logs/* > /out/boxlite.log
 
 [ "${EXECS:-0}" -gt 0 ] || exit 0
+if wants bare; then
+  quiet=$(processes)
+  bun /kit/bench/bare.js "$krun" "$krunfw" /work/rootfs /bin/busybox sleep 100000 > /dev/null &
+  sleep 5; memory bare; kill -9 $!
+fi
 if wants bunker; then
   quiet=$(processes)
   timer bunker-up "$times" bunker run --engine krun -d --name bench "$image" /bin/sleep 100000
