@@ -21,7 +21,7 @@ mkdir -p "$HOME" "$TMPDIR"
 cp -a /kit/bench/rootfs /work/rootfs
 
 # One boot in some dozens gets stuck under emulation: it is killed, counted as failed and tried again.
-export TIMER_MS=6000
+export TIMER_MS=6000 TIMER_REAL_S=150
 again() { "$@" || "$@" || "$@"; }
 bare() { timer "$1" "$times" bun /kit/bench/bare.js "$krun" "$krunfw" /work/rootfs /bin/hello; }
 ours() { timer "$1" "$times" bunker run --engine krun "$image" /bin/hello; }
@@ -46,10 +46,10 @@ memory() { # LABEL : of the processes that were not there before
 
 ! wants bunker || bunker load /kit/bench/image.tar -t "$image" > /dev/null || exit 90
 ! wants microsandbox || msb load -i /kit/bench/image.tar -t "$image" > /dev/null || exit 91
-TIMER_MS=20000 round warm-
+TIMER_MS=20000 TIMER_REAL_S=300 round warm-
 i=0; while [ "$i" -lt "$RUNS" ]; do i=$((i + 1)); round ''; done
 # The same within one process: its own lines say the times, this one only that it ended.
-! wants boxlite || TIMER_MS=120000 boxlite boxlite-inside-all inside "$times" "$RUNS" "${EXECS:-0}" /kit/bench/layout /bin/hello
+! wants boxlite || TIMER_MS=120000 TIMER_REAL_S=900 boxlite boxlite-inside-all inside "$times" "$RUNS" "${EXECS:-0}" /kit/bench/layout /bin/hello
 ! wants boxlite || cat "$BOXLITE_HOME"/logs/* > /out/boxlite.log
 
 [ "${EXECS:-0}" -gt 0 ] || exit 0

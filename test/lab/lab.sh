@@ -199,10 +199,9 @@ mkfifo "$RUN/o" "$RUN/e"; : > "$RUN/rc"; : > "$RUN/tar"
 cat "$RUN/o" & co=$!; cat "$RUN/e" >&2 & ce=$!
 # Heartbeat: QEMU's SVM code can lose a pending interrupt (a data race between its threads), after which
 # a spinning L2 guest never returns to L1: about one guest boot in 100 hung.  Any later device interrupt
-# repairs it, so one is sent twice a second.  Not on the instruction clock, where one thread does both and nothing is lost:
-# there, with ticks, guests came to spin on a lock, which all but stops that clock, and every time limit with it.
+# repairs it, so one is sent twice a second.
 mkfifo "$RUN/tick.in" "$RUN/tick.out"; exec 8<> "$RUN/tick.in"
-[ -n "$ICOUNT" ] || { ( while sleep 0.5; do printf . >&8; done ) < /dev/null > /dev/null 2>&1 & TICK=$!; }
+( while sleep 0.5; do printf . >&8; done ) < /dev/null > /dev/null 2>&1 & TICK=$!
 port() { echo "-chardev file,id=$1,path=$RUN/$2 -device virtserialport,chardev=$1,name=lab.$1"; }
 accel="tcg,thread=multi,tb-size=512"; ic=()
 if [ -n "$ICOUNT" ]; then accel="tcg,thread=single,tb-size=512"; ic=(-icount "shift=$ICOUNT,sleep=off"); fi
