@@ -2,7 +2,7 @@
 # Compiles entry/build/entry, the program that people start as `bunker`, with whatever C compiler is there.
 # Needs no network and no root; the same compiler makes the same bytes.
 set -eu
-cd "${0%/*}"
+cd "$(dirname "$0")"
 out=${1:-build/entry}
 version=$(sed -n 's/^  "version": "\([0-9A-Za-z.+-]*\)",$/\1/p' ../package.json)
 flags="-std=c11 -Os -static -no-pie -s -fno-asynchronous-unwind-tables -fno-ident -ffunction-sections -fdata-sections

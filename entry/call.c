@@ -66,7 +66,7 @@ static bool read_exec(char **words, struct call *call) {
   text_add(&t, "{\"protocol\":1,\"op\":\"exec\",\"env\":[");
   for (; *words && **words == '-'; words += used) {
     used = 1;
-    if (strcmp(*words, "-i") == 0 || strcmp(*words, "--interactive") == 0) call->interactive = true;
+    if (!call->interactive && (strcmp(*words, "-i") == 0 || strcmp(*words, "--interactive") == 0)) call->interactive = true;
     else if ((value = value_of(words, "--env", "-e", &used))) {
       if (!add_entry(&t, value, &first)) return false;
     } else if (!cwd && (value = value_of(words, "--workdir", "-w", &used))) cwd = value;

@@ -2,6 +2,7 @@
  * the whole program, bunker-main beside it, for everything else and wherever anything is out of the ordinary: what it does not
  * understand it never judges, so that words, errors and help have one source. */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,8 +39,16 @@ _Noreturn void become_main(char **argv) {
   _exit(125);
 }
 
+/* Descriptors 0 to 2 that were closed would be the next ones opened, and the command's bytes would go there. */
+static void fill_standard(void) {
+  int fd;
+  while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= STDERR_FILENO) {}
+  if (fd > STDERR_FILENO) close(fd);
+}
+
 int main(int argc, char **argv) {
   struct call call;
+  fill_standard();
   if (argc == 2 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)) return puts(VERSION) < 0 || fflush(stdout) != 0 ? 125 : 0;
   if (call_read(argc, argv, &call)) {
     int code = call_run(&call);

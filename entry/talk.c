@@ -1,5 +1,6 @@
 /* The conversation with a keeper: one request, then bytes and signals both ways until the command's end. One thread, one poll
- * loop; a reader or writer that stalls holds up its own stream alone. */
+ * loop. Each way has a window, and all of it fits in here: input that nobody takes holds up neither output nor signals, and
+ * output that nobody reads no signals, and no input until the guest's own buffers are full. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -9,6 +10,8 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -19,7 +22,8 @@
 
 enum {
   ANSWER_MAX = 4096,       /* longest JSON that a keeper says, in bytes */
-  WINDOW = 131072,         /* bytes of input that may be unacknowledged */
+  WINDOW = 131072,         /* bytes of frames of DATA that may be unacknowledged, each way */
+  AT_ONCE = 8,             /* RWF_NOWAIT (linux/fs.h), which not every C library names */
   PIPE_PIECE = 4096,       /* what a pipe that is ready takes without blocking (pipe(7), PIPE_BUF) */
   EXIT_FAILED = 125,       /* ours, by docker's habit */
   EXIT_PIPE = 128 + 13,
@@ -30,10 +34,13 @@ static const int passed[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2}
 struct talk {
   int sock, signals, interrupts;
   bool input;             /* stdin has not ended */
-  uint32_t in_flight;     /* bytes of input that the guest has not taken */
-  uint8_t in[FRAME_HEADER + FRAME_DATA_MAX], out[FRAME_HEADER + FRAME_DATA_MAX + 256];
-  size_t in_length, out_length, out_at;
-  struct frame frame;     /* of `in`: DATA that is being written */
+  uint32_t in_flight;     /* bytes of frames of input that were not acknowledged */
+  uint32_t written_frames; /* bytes of frames of output that are written, and not acknowledged by us */
+  /* What the keeper said and is not done with: frames in their order, looked at up to `seen`. All of its window, and the small
+   * frames between and after. */
+  uint8_t in[WINDOW + FRAME_HEADER + FRAME_DATA_MAX + ANSWER_MAX], out[2 * (FRAME_HEADER + FRAME_DATA_MAX)];
+  size_t in_length, seen, out_length, out_at;
+  struct frame frame;     /* the first of `in`, when it is DATA that is being written */
   size_t frame_length, written;
   const char *name;
 };
@@ -91,21 +98,23 @@ static bool receive(void) {
 
 static void drop(size_t length) {
   talk.in_length -= length;
+  talk.seen -= length < talk.seen ? length : talk.seen;
   memmove(talk.in, talk.in + length, talk.in_length);
 }
 
-/* The keeper's first word: true when it does what was asked. */
-static bool agreed(const struct call *call) {
+/* The keeper's first word: 1 when it does what was asked, 0 when it does not, -1 when that is not known. */
+static int agreed(const struct call *call) {
   uint8_t header[FRAME_HEADER];
   struct json doc;
   long taken;
   frame_header(header, FRAME_REQUEST, 0, call->length);
-  if (!send_all(talk.sock, header, sizeof header) || !send_all(talk.sock, call->request, call->length)) return false;
+  if (!send_all(talk.sock, header, sizeof header) || !send_all(talk.sock, call->request, call->length)) return -1;
   while ((taken = frame_decode(talk.in, talk.in_length, ANSWER_MAX, &talk.frame)) == FRAME_INCOMPLETE)
-    if (!wait_for(talk.sock, POLLIN) || !receive()) return false;
-  if (taken < 0 || talk.frame.type != FRAME_RESPONSE || !parse(&talk.frame, &doc)) return false;
+    if (!wait_for(talk.sock, POLLIN) || !receive()) return -1;
+  if (taken < 0 || talk.frame.type != FRAME_RESPONSE || !parse(&talk.frame, &doc)) return -1;
   drop((size_t)taken);
-  return json_is(&doc, json_get(&doc, 0, "ok"), JSON_TRUE);
+  long ok = json_get(&doc, 0, "ok");
+  return json_is(&doc, ok, JSON_TRUE) ? 1 : json_is(&doc, ok, JSON_FALSE) ? 0 : -1;
 }
 
 static void queue(uint8_t type, const void *payload, uint32_t length) {
@@ -123,18 +132,36 @@ static bool send_queued(void) {
   return true;
 }
 
+/* Reads or writes what goes without waiting: with others at the same pipe, poll(2) promises nothing. `plain` where the kernel can
+ * not say so of this file (EOPNOTSUPP), and does not wait once it is ready. */
+static ssize_t at_once(long call, int fd, void *bytes, size_t length, size_t plain) {
+  struct iovec piece = {bytes, length};
+  ssize_t n = syscall(call, fd, &piece, 1L, -1L, -1L, (long)AT_ONCE);
+  if (n >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL && errno != ESPIPE)) return n;
+  return call == SYS_preadv2 ? read(fd, bytes, length) : write(fd, bytes, length < plain ? length : plain);
+}
+
+static bool has_room(void) { return talk.in_flight + FRAME_HEADER < WINDOW; }
+
 static void read_input(void) {
   static uint8_t bytes[FRAME_DATA_MAX];
-  size_t room = WINDOW - talk.in_flight;
-  ssize_t n = read(STDIN_FILENO, bytes, room < sizeof bytes ? room : sizeof bytes);
+  size_t room = WINDOW - FRAME_HEADER - talk.in_flight;
+  ssize_t n = at_once(SYS_preadv2, STDIN_FILENO, bytes, room < sizeof bytes ? room : sizeof bytes, 0);
   if (n < 0 && (errno == EINTR || errno == EAGAIN)) return;
   if (n > 0) {
     queue(FRAME_DATA, bytes, (uint32_t)n);
-    talk.in_flight += (uint32_t)n;
+    talk.in_flight += FRAME_HEADER + (uint32_t)n;
     return;
   }
   queue(FRAME_EOF, NULL, 0);
   talk.input = false;
+}
+
+static void acknowledge(void) {
+  uint8_t count[4];
+  for (int i = 0; i < 4; i++) count[i] = (uint8_t)(talk.written_frames >> (8 * i));
+  queue(FRAME_ACK, count, sizeof count);
+  talk.written_frames = 0;
 }
 
 /* Passes a signal on; the second interruption is for us: then its exit code. */
@@ -152,21 +179,28 @@ static int take_signal(void) {
   return HAND_OVER;
 }
 
+/* What is to be said of output that can not be written: an exit code. */
+static int output_failed(void) {
+  if (errno == EPIPE) return EXIT_PIPE;
+  fprintf(stderr, "bunker: the output can not be written: %s\n", errno == ENOSPC ? "no space left on its disk" : strerror(errno));
+  return EXIT_FAILED;
+}
+
 /* Writes as much of the DATA as goes without waiting. An exit code when the output is lost. */
 static int write_output(int fd) {
   struct stat stat;
   size_t left = talk.frame.length - talk.written;
-  if (left > PIPE_PIECE && fstat(fd, &stat) == 0 && (S_ISFIFO(stat.st_mode) || S_ISSOCK(stat.st_mode))) left = PIPE_PIECE;
-  ssize_t n = write(fd, talk.frame.payload + talk.written, left);
-  if (n >= 0) {
-    talk.written += (size_t)n;
-    if (talk.written == talk.frame.length) drop(talk.frame_length), talk.frame_length = 0;
-    return HAND_OVER;
+  uint8_t *bytes = talk.frame.payload + talk.written;
+  bool piped = fstat(fd, &stat) == 0 && (S_ISFIFO(stat.st_mode) || S_ISSOCK(stat.st_mode));
+  ssize_t n = piped ? at_once(SYS_pwritev2, fd, bytes, left, PIPE_PIECE) : write(fd, bytes, left);
+  if (n < 0) return errno == EINTR || errno == EAGAIN ? HAND_OVER : fd == STDERR_FILENO ? EXIT_PIPE : output_failed();
+  talk.written += (size_t)n;
+  if (talk.written == talk.frame.length) {
+    talk.written_frames += (uint32_t)talk.frame_length;
+    drop(talk.frame_length);
+    talk.frame_length = 0;
   }
-  if (errno == EINTR || errno == EAGAIN) return HAND_OVER;
-  if (fd == STDERR_FILENO || errno == EPIPE) return EXIT_PIPE;
-  fprintf(stderr, "bunker: the output can not be written: %s\n", errno == ENOSPC ? "no space left on its disk" : strerror(errno));
-  return EXIT_FAILED;
+  return HAND_OVER;
 }
 
 /* The command was started and its end is not known: the whole program says why. */
@@ -179,9 +213,29 @@ static _Noreturn void lost(const char *reason) {
   become_main(words);
 }
 
-static const char unclear[] = "its keeper says what is not understood", vanished[] = "its keeper ended";
+static const char unclear[] = "its keeper says what is not understood", vanished[] = "the connection to its keeper broke";
 
-/* One whole frame of the keeper's: an exit code, or HAND_OVER to go on. */
+/* Takes what must not wait for the output before it: acknowledgements, of frames that were not looked at yet. */
+static void look_ahead(void) {
+  struct frame frame;
+  long taken;
+  while ((taken = frame_decode(talk.in + talk.seen, talk.in_length - talk.seen, ANSWER_MAX, &frame)) > 0) {
+    if (frame.type != FRAME_ACK) {
+      talk.seen += (size_t)taken;
+      continue;
+    }
+    uint32_t count = frame_u32(frame.payload);
+    /* A lie stays where it is, for its turn: what was said before it is written first. */
+    if (count > talk.in_flight) taken = FRAME_MALFORMED;
+    if (taken == FRAME_MALFORMED) break;
+    talk.in_flight -= count;
+    talk.in_length -= (size_t)taken;
+    memmove(talk.in + talk.seen, talk.in + talk.seen + taken, talk.in_length - talk.seen);
+  }
+  if (taken == FRAME_MALFORMED) talk.seen = talk.in_length;
+}
+
+/* The first frame, which is whole: an exit code, or HAND_OVER to go on. */
 static int handle(long taken) {
   struct json doc;
   int64_t code;
@@ -191,13 +245,6 @@ static int handle(long taken) {
       talk.frame_length = (size_t)taken;
       talk.written = 0;
       return HAND_OVER;
-    case FRAME_ACK: {
-      uint32_t count = frame_u32(talk.frame.payload);
-      if (count > talk.in_flight) lost(unclear);
-      talk.in_flight -= count;
-      drop((size_t)taken);
-      return HAND_OVER;
-    }
     case FRAME_EXIT:
       if (!parse(&talk.frame, &doc)) lost(unclear);
       if (json_integer(&doc, json_get(&doc, 0, "code"), 0, 255, &code)) return (int)code;
@@ -221,36 +268,48 @@ static void catch_signals(void) {
 
 /* Bytes and signals, until the command has ended. */
 static int pass(void) {
+  bool ended = false; /* the keeper says no more */
   for (;;) {
     int code = HAND_OVER;
-    long taken = FRAME_INCOMPLETE;
+    look_ahead();
     while (talk.frame_length == 0 && code == HAND_OVER) {
-      taken = frame_decode(talk.in, talk.in_length, ANSWER_MAX, &talk.frame);
+      long taken = frame_decode(talk.in, talk.in_length, ANSWER_MAX, &talk.frame);
       if (taken == FRAME_MALFORMED) lost(unclear);
       if (taken == FRAME_INCOMPLETE) break;
       code = handle(taken);
     }
     if (code != HAND_OVER) return code;
-    bool writing = talk.frame_length > 0, sending = talk.out_length > 0;
-    int out = talk.frame.stream == 2 ? STDERR_FILENO : STDOUT_FILENO;
+    bool writing = talk.frame_length > 0, full = talk.in_length == sizeof talk.in;
+    if (ended && !writing) lost(vanished);
+    if (full && !writing) lost(unclear);
+    if (talk.written_frames > 0 && talk.out_length == 0 && !ended) acknowledge();
+    bool sending = talk.out_length > 0;
+    int out = writing && talk.frame.stream == 2 ? STDERR_FILENO : STDOUT_FILENO;
     struct pollfd ready[] = {
         /* Not at all while nothing is wanted of it: its end would be reported again and again. */
-        {writing && !sending ? -1 : talk.sock, (short)((writing ? 0 : POLLIN) | (sending ? POLLOUT : 0)), 0},
-        {talk.input && !sending && talk.in_flight < WINDOW ? STDIN_FILENO : -1, POLLIN, 0},
+        {ended || (full && !sending) ? -1 : talk.sock, (short)((full ? 0 : POLLIN) | (sending ? POLLOUT : 0)), 0},
+        {talk.input && !sending && has_room() ? STDIN_FILENO : -1, POLLIN, 0},
         {talk.signals, POLLIN, 0},
         {writing ? out : -1, POLLOUT, 0},
     };
-    if (poll(ready, 4, -1) < 0 && errno != EINTR) lost(strerror(errno));
+    if (poll(ready, 4, -1) < 0) {
+      if (errno != EINTR) lost(strerror(errno));
+      continue;
+    }
     if (ready[3].revents) code = write_output(out);
     if (code == HAND_OVER && ready[2].revents) code = take_signal();
     if (code != HAND_OVER) return code;
     if (ready[1].revents) read_input();
     if (ready[0].revents & POLLOUT && !send_queued()) {
-      /* It has said all it will: nobody reads our input any more, and its last words may still be here. */
+      /* It takes nothing more, and its last words may still be here. */
       talk.out_length = talk.out_at = 0;
       talk.input = false;
     }
-    if (!writing && ready[0].revents & (POLLIN | POLLHUP | POLLERR) && !receive()) lost(vanished);
+    if (!full && ready[0].revents & (POLLIN | POLLHUP | POLLERR) && !receive()) {
+      ended = true;
+      talk.out_length = talk.out_at = 0;
+      talk.input = false;
+    }
   }
 }
 
@@ -258,11 +317,17 @@ int call_run(const struct call *call) {
   talk.name = call->name;
   talk.sock = dial(call->name);
   if (talk.sock < 0) return HAND_OVER;
-  if (!agreed(call)) {
+  int does = agreed(call);
+  /* A command may have begun: it is not begun twice. To end a sandbox twice does no harm. */
+  if (does < 0 && call->command) lost(vanished);
+  if (does < 1) {
     close(talk.sock);
     return HAND_OVER;
   }
-  if (!call->command) return printf("%s\n", call->name) < 0 || fflush(stdout) != 0 ? EXIT_FAILED : 0;
+  if (!call->command) {
+    signal(SIGPIPE, SIG_IGN);
+    return printf("%s\n", call->name) < 0 || fflush(stdout) != 0 ? output_failed() : 0;
+  }
   talk.input = call->interactive;
   catch_signals();
   return pass();

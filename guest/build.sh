@@ -2,7 +2,7 @@
 # Compiles the guest agent into guest/build/agent with whatever C compiler is there, and prints one line about it.
 # Needs no network and no root; the same compiler makes the same bytes.
 set -eu
-cd "${0%/*}"
+cd "$(dirname "$0")"
 out=${1:-build/agent}
 flags="-std=c11 -Os -static -no-pie -s -fno-asynchronous-unwind-tables -fno-ident -ffunction-sections -fdata-sections
   -Wl,--gc-sections -Wl,-z,noseparate-code -Wl,--build-id=none -Wall -Wextra -Werror -D_GNU_SOURCE"

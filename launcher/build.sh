@@ -2,7 +2,7 @@
 # Compiles launcher/build/launcher with the system's C compiler: dynamic, for it loads libkrun. Where that does not work it leaves an
 # empty file, and VMs start through Bun (src/vm/runner.ts). Needs no network and no root.
 set -eu
-cd "${0%/*}"
+cd "$(dirname "$0")"
 out=${1:-build/launcher}
 flags="-std=gnu11 -O2 -s -fno-ident -Wall -Wextra -Werror -Wl,--build-id=none -Wl,-z,now -D_FILE_OFFSET_BITS=64"
 if [ -f "$out" ] && [ -z "$(find launcher.c build.sh ../guest/src/json.c ../guest/src/json.h -newer "$out")" ]; then exit 0; fi

@@ -2,7 +2,7 @@
 # Compiles stage/build/stage, the program that prepares shared directories, with whatever C compiler is there.
 # Needs no network and no root; the same compiler makes the same bytes.
 set -eu
-cd "${0%/*}"
+cd "$(dirname "$0")"
 out=${1:-build/stage}
 flags="-std=c11 -Os -static -no-pie -s -fno-asynchronous-unwind-tables -fno-ident -ffunction-sections -fdata-sections
   -Wl,--gc-sections -Wl,-z,noseparate-code -Wl,--build-id=none -Wall -Wextra -Werror"

@@ -22,7 +22,7 @@ import {
 import { Database, type DatabaseError } from "../store/Database.ts"
 import { removeBelow } from "../store/files.ts"
 import { hasForgottenRoot } from "../store/imageCollection.ts"
-import { isAbandoned } from "../store/leaseToken.ts"
+import { isLeft } from "../store/leaseToken.ts"
 import { isLocked } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
@@ -120,12 +120,12 @@ const crashed: Termination = {
 /** A start that has no process after this long was given up by somebody who died, in milliseconds. */
 const startingMaxMs = 10_000
 
-/** True when whoever made an ephemeral sandbox is gone; one that nobody is named for was left before it was whole. */
-const isOrphan = (creator: string, info: SandboxInfo, nowMs: number): boolean => {
+/** What a file says, undefined where there is none. */
+const textOf = (file: string): string | undefined => {
   try {
-    return isAbandoned(fs.readFileSync(creator, "utf8"))
+    return fs.readFileSync(file, "utf8")
   } catch {
-    return nowMs - info.updatedAt > startingMaxMs
+    return undefined
   }
 }
 
@@ -214,7 +214,7 @@ const make = (options: SweeperOptions) =>
       dryRun: boolean
     ): Effect.fn.Return<boolean, DatabaseError> {
       const now = yield* Clock.currentTimeMillis
-      if (!isOrphan(paths.sandbox(info.name).creator, info, now)) return false
+      if (!isLeft(textOf(paths.sandbox(info.name).creator), now - info.updatedAt)) return false
       if (dryRun) return true
       if (!(yield* beginStart(db, info.id, now))) return false
       return yield* terminate(db, info.id, ["starting"], "crashed", crashed, now)

@@ -29,8 +29,10 @@ import type { KeeperAddress } from "./keepers.ts"
 const connectionsMax = 256
 /** Time for a request to come, in milliseconds. */
 const requestMs = 10_000
-/** Bytes that one connection may have said before they were taken: its request, then the window of its input. */
-const unreadMax = jsonBytesMax + windowBytes + 65_536
+/** Bytes of frames that one connection may have said before they were taken: its request, or the window of its input. */
+const unreadMax = jsonBytesMax + frameHeaderBytes
+/** Signals of one connection on their way to its command; more of them say nothing new. */
+const signalsMax = 64
 
 const envelope = { protocol: Schema.Literal(1), name: Schema.String }
 const { argv, env, cwd, user, stdin } = ExecRequest.fields
@@ -61,7 +63,10 @@ export const serveEntry = Effect.fn("Keeper.serveEntry")(function* (
   const run = Effect.runForkWith(yield* Effect.context<never>())
   let open = 0
   const accept = (pipe: SocketPipe): void => {
-    if (open >= connectionsMax) return void pipe.end()
+    if (open >= connectionsMax) {
+      pipe.send(encodeJson(FrameType.Response, { ok: false }), () => pipe.end())
+      return
+    }
     open += 1
     pipe.onClosed(() => {
       open -= 1
@@ -125,15 +130,25 @@ const converse = Effect.fn("Keeper.converse")(function* (connection: GuestConnec
   const decoder = new FrameDecoder()
   let unread = 0
   let exec: number | undefined
+  let signals = 0
+  const window = new OutputWindow()
+
+  const passSignal = (to: number, signal: number): void => {
+    if (signals >= signalsMax) return
+    signals += 1
+    const passed = Effect.ensuring(
+      keeper.Signal({ exec: to, signal }),
+      Effect.sync(() => void (signals -= 1))
+    )
+    run(Effect.ignore(passed))
+  }
 
   /** Never rests, so that no signal waits behind input that the command does not read; the window bounds what is held. */
   const take = (bytes: Uint8Array) => {
     const fault = decoder.push(bytes, (frame) => {
+      if (frame.type === FrameType.Ack && window.acknowledge(ackOf(frame))) return
       const signal = frame.type === FrameType.Event ? decodeSignal(parsePayload(frame.payload)) : Option.none()
-      if (Option.isSome(signal) && exec !== undefined) {
-        run(Effect.ignore(keeper.Signal({ exec, signal: signal.value.signal })))
-        return
-      }
+      if (Option.isSome(signal) && exec !== undefined) return passSignal(exec, signal.value.signal)
       unread += frame.payload.length + frameHeaderBytes
       Queue.offerUnsafe(frames, frame)
     })
@@ -145,6 +160,10 @@ const converse = Effect.fn("Keeper.converse")(function* (connection: GuestConnec
     unread -= frame.payload.length + frameHeaderBytes
     return frame
   })
+  const say = (stream: 1 | 2, data: Uint8Array) => {
+    const frame = encodeFrame(FrameType.Data, stream, data)
+    return Effect.andThen(window.take(frame.length), connection.write(frame))
+  }
   const answer = (ok: boolean) => connection.write(encodeJson(FrameType.Response, { ok }))
 
   /** Input to the command, acknowledged as it is taken. */
@@ -156,7 +175,7 @@ const converse = Effect.fn("Keeper.converse")(function* (connection: GuestConnec
       else {
         // What the command will never read counts as taken.
         yield* Effect.ignore(keeper.Input({ exec: id, data: payload }))
-        yield* connection.write(encodeAck(payload.length))
+        yield* connection.write(encodeAck(payload.length + frameHeaderBytes))
       }
     }
   })
@@ -170,9 +189,9 @@ const converse = Effect.fn("Keeper.converse")(function* (connection: GuestConnec
           exec = event.exec
           return Effect.andThen(answer(true), Deferred.succeed(started, event.exec))
         case "Stdout":
-          return connection.write(encodeFrame(FrameType.Data, 1, event.data))
+          return say(1, event.data)
         case "Stderr":
-          return connection.write(encodeFrame(FrameType.Data, 2, event.data))
+          return say(2, event.data)
         default:
           return connection.write(encodeJson(FrameType.Exit, { code: exitCodeOf(event) }))
       }
@@ -209,6 +228,44 @@ const converse = Effect.fn("Keeper.converse")(function* (connection: GuestConnec
   const reading = Effect.andThen(Stream.runForEach(connection.incoming, take), failed("it has gone"))
   yield* Effect.raceFirst(talk, reading)
 })
+
+/**
+ * Bytes of frames of output on their way. Invariant: at most `windowBytes` of them are not acknowledged, so that they never stand in the
+ * way of the frames behind them; one caller waits at a time.
+ */
+class OutputWindow {
+  private inFlight = 0
+  private waiting: (() => void) | undefined
+
+  take(bytes: number): Effect.Effect<void> {
+    return Effect.callback((resume) => {
+      const step = () => {
+        if (this.inFlight + bytes > windowBytes) {
+          this.waiting = step
+          return
+        }
+        this.inFlight += bytes
+        resume(Effect.void)
+      }
+      step()
+      return Effect.sync(() => {
+        this.waiting = undefined
+      })
+    })
+  }
+
+  /** False for more than was sent. */
+  acknowledge(bytes: number): boolean {
+    if (bytes > this.inFlight) return false
+    this.inFlight -= bytes
+    const step = this.waiting
+    this.waiting = undefined
+    step?.()
+    return true
+  }
+}
+
+const ackOf = ({ payload }: Frame): number => new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0, true)
 
 const encodeAck = (bytes: number): Uint8Array => {
   const count = new Uint8Array(4)

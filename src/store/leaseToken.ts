@@ -24,6 +24,22 @@ export const leaseToken = (): string => {
 
 const tokenPattern = /^([0-9]{1,10})-([0-9]{1,15})-([0-9]*)-([0-9a-f-]{36})\//
 
+/** How long something of a process that can not be judged waits for it, in milliseconds. */
+const strangerMs = 24 * 3_600_000
+/** The same where there is no such process any more, as far as anybody can tell. */
+const unknownMs = 10_000
+
+/**
+ * True when what a process made, and nothing else will ever take away, is left: its maker is certainly dead; or, `ageMs` after it was
+ * made, nobody knows who that was, or it was one of another boot; or, after a day, one that is not seen from here.
+ */
+export const isLeft = (token: string | undefined, ageMs: number): boolean => {
+  if (token !== undefined && isAbandoned(token)) return true
+  const [, , , namespace, bootId] = tokenPattern.exec(token ?? "") ?? []
+  if (bootId !== currentBootId()) return ageMs > unknownMs
+  return namespace !== pidNamespace() && ageMs > strangerMs
+}
+
 /** True when the holder is certainly dead. A token without a process, or of another boot or namespace, is not judged. */
 export const isAbandoned = (token: string): boolean => {
   const [, pid, startTicks, namespace, bootId] = tokenPattern.exec(token) ?? []

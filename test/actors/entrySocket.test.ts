@@ -48,7 +48,7 @@ const sandbox = Effect.gen(function* () {
 const awaited = <A>(promise: () => Promise<A>) => Effect.promise(promise)
 
 /** What the socket answers to these bytes, until it closes the connection or a frame of `until` has come. */
-const say = (socket: string, bytes: Uint8Array, until?: FrameType) =>
+const say = (socket: string, bytes: Uint8Array, until?: FrameType, then?: Uint8Array) =>
   awaited(async () => {
     const types: Array<FrameType> = []
     const decoder = new FrameDecoder()
@@ -61,6 +61,10 @@ const say = (socket: string, bytes: Uint8Array, until?: FrameType) =>
         data: (_, received) => {
           decoder.push(new Uint8Array(received), (frame) => {
             types.push(frame.type)
+            if (then !== undefined && frame.type === FrameType.Response) {
+              left = then
+              write(client)
+            }
             if (frame.type === until) done.resolve()
           })
         },
@@ -233,11 +237,19 @@ describe("a keeper's entry socket", () => {
       const sleeping = request({ argv: ["sleep", "1000"] })
       const flood = Buffer.concat([sleeping, ...new Array(16).fill(encodeFrame(Data, 0, new Uint8Array(65_536)))])
       expect((yield* say(socket, flood)).filter((type) => type === FrameType.Exit)).toEqual([])
+      const count = new Uint8Array(4).fill(255)
+      expect(yield* say(socket, Buffer.concat([sleeping, encodeFrame(FrameType.Ack, 0, count)]))).toEqual([Response])
       const signal = (value: unknown) => encodeJson(Event, { signal: value })
       expect(yield* say(socket, Buffer.concat([sleeping, signal(9.5)]))).toEqual([Response])
       yield* awaited(async () => {
         while (vm.use.commands > 0) await Bun.sleep(5)
       })
+      // Signals without end, and input by single bytes that nobody reads: neither ends the connection nor holds others up.
+      const winds = new Array(20_000).fill(signal(28))
+      const bytes = new Array(10_000).fill(encodeFrame(Data, 0, new Uint8Array(1)))
+      const busy = Buffer.concat([request({ argv: ["sh", "-c", "trap : USR1; sleep 0.5; echo; exit 3"] })])
+      const late = Buffer.concat([...winds, ...bytes])
+      expect((yield* say(socket, busy, FrameType.Exit, late)).at(-1)).toBe(FrameType.Exit)
       expect(yield* awaited(() => entry.run(["exec", "box", "echo", "well"]))).toMatchObject({ stdout: "well\n" })
     })
   )

@@ -128,21 +128,28 @@ describe("Sweeper", () => {
       const own = leaseToken()
       const [holder, random] = own.split("/") as [string, string]
       const dead = `${holder.replace(/^\d+-\d+/, `${2 ** 22 + 1}-7`)}/${random}`
-      for (const [name, ephemeral, creator] of [
-        ["mine", true, own],
-        ["orphan", true, dead],
-        ["half", true, undefined],
-        ["kept", false, dead]
+      const rebooted = own.replace(/[0-9a-f-]{36}\//, `${crypto.randomUUID()}/`)
+      const elsewhere = own.replace(/^(\d+-\d+)-\d+/, "$1-7")
+      for (const [name, ephemeral, creator, seconds] of [
+        ["mine", true, own, 100_000],
+        ["orphan", true, dead, 0],
+        ["half", true, undefined, 11],
+        ["young", true, undefined, 0],
+        ["empty", true, "", 11],
+        ["rebooted", true, rebooted, 11],
+        ["stranger", true, elsewhere, 80_000],
+        ["lost", true, elsewhere, 90_000],
+        ["kept", false, dead, 100_000]
       ] as const) {
         const id = yield* putSandbox({ name, status: "created", ephemeral })
-        if (name !== "half") yield* db.run("UPDATE sandbox SET updated_at = ? WHERE id = ?", [Date.now(), id])
+        yield* db.run("UPDATE sandbox SET updated_at = ? WHERE id = ?", [Date.now() - seconds * 1000, id])
         const own = paths.sandbox(name as SafeName)
         mkdirSync(own.directory, { recursive: true })
         if (creator !== undefined) writeFileSync(own.creator, creator)
       }
-      expect({ ...(yield* sweeper.Sweep({ force: true, dryRun: true })) }).toMatchObject({ reconciled: 2 })
-      expect({ ...(yield* sweeper.Sweep({ force: true })) }).toMatchObject({ reconciled: 2, removed: 2, errors: 0 })
-      expect(readdirSync(paths.sandboxes).toSorted()).toEqual(["kept", "mine"])
+      expect({ ...(yield* sweeper.Sweep({ force: true, dryRun: true })) }).toMatchObject({ reconciled: 5 })
+      expect({ ...(yield* sweeper.Sweep({ force: true })) }).toMatchObject({ reconciled: 5, removed: 5, errors: 0 })
+      expect(readdirSync(paths.sandboxes).toSorted()).toEqual(["kept", "mine", "stranger", "young"])
       expect(yield* statusOf("mine")).toMatchObject({ status: "created" })
     }).pipe(Effect.provide(environment))
   )

@@ -15,6 +15,8 @@ entry.keeper("box", ({ request, socket }) => {
 })
 entry.keeper("shy", ({ socket }) => void socket.write(refuse))
 entry.keeper("gone", ({ socket }) => void socket.end())
+/** How `bunker-main` is asked why a command is lost that may have begun. */
+const lost = ["__lost", "gone", "the connection to its keeper broke"]
 
 /** What the keeper of `box` is asked by a command line. */
 const requestOf = async (
@@ -103,7 +105,9 @@ describe("the entry program", () => {
     ["exec", "x".repeat(129), "ls"],
     ["exec", "nobody", "ls"],
     ["exec", "shy", "ls", "a\nb", ""],
-    ["exec", "gone", "ls"],
+    ["exec", "-i", "-i", "box", "ls"],
+    ["stop", "gone"],
+    ["kill", "gone"],
     ["exec", "box", "x".repeat(100_000), "y".repeat(100_000), "z".repeat(100_000)],
     ["stop"],
     ["stop", "box", "shy"],
@@ -128,6 +132,10 @@ describe("the entry program", () => {
       })
     }
     expect(asked).toEqual([])
+  })
+
+  test("never lets a command begin twice: without an answer it is lost", async () => {
+    expect(handedOver(await entry.run(["exec", "gone", "ls"]))?.words).toEqual(lost)
   })
 
   test("lets the whole program compile late where its life is short, unless it was told how", async () => {

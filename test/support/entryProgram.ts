@@ -111,7 +111,8 @@ export class EntryProgram {
             return frames.shift()
           }
           states.set(opened, {
-            push: (bytes) => void decoder.push(bytes, (frame) => offer({ ...frame, payload: frame.payload.slice() })),
+            push: (bytes) =>
+              void decoder.push(bytes, (frame) => offer({ ...frame, payload: new Uint8Array(frame.payload) })),
             end: () => offer(undefined)
           })
           void next().then(async (frame) => {
