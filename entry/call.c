@@ -108,7 +108,7 @@ static bool read_end(char **words, struct call *call, bool stop) {
 }
 
 bool call_read(int argc, char **argv, struct call *call) {
-  *call = (struct call){0};
+  *call = (struct call){.words = argv};
   if (argc < 3) return false;
   if (strcmp(argv[1], "exec") == 0) return read_exec(argv + 2, call);
   if (strcmp(argv[1], "stop") == 0) return read_end(argv + 2, call, true);

@@ -12,6 +12,7 @@ struct call {
   uint32_t length;
   bool command;     /* a command is joined to this process; otherwise the name is printed once it is done */
   bool interactive; /* it gets our stdin */
+  char **words;     /* the whole command line */
 };
 
 /** Reads a command line; false when it is not one of the few that are answered here, or not certainly. */

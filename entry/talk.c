@@ -213,6 +213,14 @@ static _Noreturn void lost(const char *reason) {
   become_main(words);
 }
 
+/* A keeper that ends with its sandbox may be gone before its answer is: the whole program knows from the records, or asks again. */
+static _Noreturn void ask_whether_ended(const struct call *call) {
+  char *words[16] = {"bunker", "__ended", (char *)call->name};
+  /* stop, -t, seconds, name: never more. */
+  for (size_t i = 1; call->words[i] && i < 8; i++) words[2 + i] = call->words[i];
+  become_main(words);
+}
+
 static const char unclear[] = "its keeper says what is not understood", vanished[] = "the connection to its keeper broke";
 
 /* Takes what must not wait for the output before it: acknowledgements, of frames that were not looked at yet. */
@@ -318,8 +326,9 @@ int call_run(const struct call *call) {
   talk.sock = dial(call->name);
   if (talk.sock < 0) return HAND_OVER;
   int does = agreed(call);
-  /* A command may have begun: it is not begun twice. To end a sandbox twice does no harm. */
+  /* A command may have begun, and is not begun twice. */
   if (does < 0 && call->command) lost(vanished);
+  if (does < 0) ask_whether_ended(call);
   if (does < 1) {
     close(talk.sock);
     return HAND_OVER;

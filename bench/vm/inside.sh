@@ -54,6 +54,10 @@ within() { boxlite boxlite-inside-all inside "$times" "$RUNS" "${EXECS:-0}" /kit
 ! wants boxlite || cat "$BOXLITE_HOME"/logs/* > /out/boxlite.log
 
 [ "${EXECS:-0}" -gt 0 ] || exit 0
+# A sandbox whose boot got stuck would take its contestant's commands along: it is made once more.
+up_ours() { timer bunker-up "$times" bunker run --engine krun -d --name bench "$image" /bin/sleep 100000; }
+up_peer() { timer microsandbox-up "$times" msb run -d --name bench --cpus 1 --memory 512M "$image" -- /bin/sleep 100000; }
+up_boxed() { boxlite boxlite-up up /kit/bench/layout; }
 if wants bare; then
   quiet=$(processes)
   bun /kit/bench/bare.js "$krun" "$krunfw" /work/rootfs /bin/busybox sleep 100000 > /dev/null &
@@ -61,21 +65,21 @@ if wants bare; then
 fi
 if wants bunker; then
   quiet=$(processes)
-  timer bunker-up "$times" bunker run --engine krun -d --name bench "$image" /bin/sleep 100000
+  up_ours || { bunker rm -f bench; up_ours; }
   bunker exec bench /bin/hello; sleep 3; memory bunker
   i=0; while [ "$i" -lt "$EXECS" ]; do i=$((i + 1)); timer bunker-exec "$times" bunker exec bench /bin/hello; done
   timer bunker-stop "$times" bunker stop bench; bunker rm -f bench
 fi
 if wants microsandbox; then
   quiet=$(processes)
-  timer microsandbox-up "$times" msb run -d --name bench --cpus 1 --memory 512M "$image" -- /bin/sleep 100000
+  up_peer || { msb rm -f bench; up_peer; }
   msb exec bench -- /bin/hello; sleep 3; memory microsandbox
   i=0; while [ "$i" -lt "$EXECS" ]; do i=$((i + 1)); timer microsandbox-exec "$times" msb exec bench -- /bin/hello; done
   timer microsandbox-stop "$times" msb stop bench; msb rm -f bench
 fi
 if wants boxlite; then
   quiet=$(processes)
-  boxlite boxlite-up up /kit/bench/layout
+  up_boxed || { boxlite boxlite-rm rm; up_boxed; }
   boxlite warm-boxlite-exec exec /bin/hello; sleep 3; memory boxlite
   i=0; while [ "$i" -lt "$EXECS" ]; do i=$((i + 1)); boxlite boxlite-exec exec /bin/hello; done
   boxlite boxlite-stop stop; boxlite boxlite-rm rm

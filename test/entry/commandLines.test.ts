@@ -106,8 +106,6 @@ describe("the entry program", () => {
     ["exec", "nobody", "ls"],
     ["exec", "shy", "ls", "a\nb", ""],
     ["exec", "-i", "-i", "box", "ls"],
-    ["stop", "gone"],
-    ["kill", "gone"],
     ["exec", "box", "x".repeat(100_000), "y".repeat(100_000), "z".repeat(100_000)],
     ["stop"],
     ["stop", "box", "shy"],
@@ -136,6 +134,16 @@ describe("the entry program", () => {
 
   test("never lets a command begin twice: without an answer it is lost", async () => {
     expect(handedOver(await entry.run(["exec", "gone", "ls"]))?.words).toEqual(lost)
+  })
+
+  test("asks the whole program whether a sandbox has ended whose keeper is gone before it answered", async () => {
+    for (const words of [
+      ["kill", "gone"],
+      ["stop", "gone"],
+      ["stop", "-t", "3", "gone"]
+    ]) {
+      expect(handedOver(await entry.run(words))?.words).toEqual(["__ended", "gone", ...words])
+    }
   })
 
   test("lets the whole program compile late where its life is short, unless it was told how", async () => {
