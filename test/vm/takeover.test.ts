@@ -15,7 +15,7 @@ const skipped = mustSkip("commands that outlive their keeper")
 const timeoutMs = 600_000
 const { it, itOnHost } = vmCases(timeoutMs)
 const image = "test/busybox:1"
-const takeovers = Number(process.env["BUNKER_TEST_TAKEOVERS"] ?? (inLab ? 2 : 4))
+const takeovers = Number(process.env["BUNKER_TEST_TAKEOVERS"] ?? (inLab ? 1 : 4))
 /** Lines of numbers: 5 MB, and in the lab 1.1, which is still more than waits in the guest. */
 const floodLines = inLab ? 180_000 : 800_000
 
