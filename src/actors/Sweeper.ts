@@ -20,7 +20,7 @@ import {
   type TerminationReason
 } from "../domain/sandbox.ts"
 import { Database, type DatabaseError } from "../store/Database.ts"
-import { removeBelow } from "../store/files.ts"
+import { readText, removeBelow } from "../store/files.ts"
 import { hasForgottenRoot } from "../store/imageCollection.ts"
 import { isLeft } from "../store/leaseToken.ts"
 import { isLocked } from "../store/lock.ts"
@@ -120,15 +120,6 @@ const crashed: Termination = {
 /** A start that has no process after this long was given up by somebody who died, in milliseconds. */
 const startingMaxMs = 10_000
 
-/** What a file says, undefined where there is none. */
-const textOf = (file: string): string | undefined => {
-  try {
-    return fs.readFileSync(file, "utf8")
-  } catch {
-    return undefined
-  }
-}
-
 /** How long the logs of an ephemeral sandbox that did not boot wait for a reader, in milliseconds. */
 const unreadMaxMs = 3_600_000
 
@@ -214,7 +205,7 @@ const make = (options: SweeperOptions) =>
       dryRun: boolean
     ): Effect.fn.Return<boolean, DatabaseError> {
       const now = yield* Clock.currentTimeMillis
-      if (!isLeft(textOf(paths.sandbox(info.name).creator), now - info.updatedAt)) return false
+      if (!isLeft(readText(paths.sandbox(info.name).creator), now - info.updatedAt)) return false
       if (dryRun) return true
       if (!(yield* beginStart(db, info.id, now))) return false
       return yield* terminate(db, info.id, ["starting"], "crashed", crashed, now)

@@ -4,13 +4,16 @@
  * that is not done is refused without a word, and the whole program, asked the same, says why.
  */
 import fs from "node:fs"
+import path from "node:path"
 import { Deferred, Effect, Option, Queue, Schema, Stream } from "effect"
 import { GuestChannelFailed } from "../domain/errors/vm.ts"
 import { type ExecEvent, ExecRequest, exitCodeOf } from "../domain/exec.ts"
 import { EndTimeoutMs, type SandboxInfo } from "../domain/sandbox.ts"
-import { attemptFile } from "../store/files.ts"
+import { attemptFile, temporaryName } from "../store/files.ts"
 import { Paths } from "../store/Paths.ts"
 import {
+  acknowledged,
+  encodeAck,
   encodeFrame,
   encodeJson,
   type Frame,
@@ -20,7 +23,7 @@ import {
   jsonBytesMax,
   windowBytes
 } from "../vm/frames.ts"
-import { type GuestConnection, pipeHandlers, SocketPipe, socketConnection } from "../vm/guestConnection.ts"
+import { type GuestConnection, listenPipes, type SocketPipe, socketConnection } from "../vm/guestConnection.ts"
 import { parsePayload } from "../vm/guestMessages.ts"
 import type { KeptVm } from "./Keeper.ts"
 import type { KeeperAddress } from "./keepers.ts"
@@ -82,21 +85,7 @@ export const serveEntry = Effect.fn("Keeper.serveEntry")(function* (
     )
   }
   yield* Effect.acquireRelease(
-    attemptFile("listen on", socket, () => {
-      fs.rmSync(socket, { force: true })
-      return Bun.listen<SocketPipe>({
-        unix: socket,
-        data: undefined as never,
-        socket: {
-          ...pipeHandlers,
-          open: (opened) => {
-            opened.data = new SocketPipe()
-            opened.data.socket = opened
-            accept(opened.data)
-          }
-        }
-      })
-    }),
+    attemptFile("listen on", socket, () => listenPipes(socket, accept)),
     (listener) =>
       Effect.sync(() => {
         listener.stop()
@@ -105,9 +94,9 @@ export const serveEntry = Effect.fn("Keeper.serveEntry")(function* (
   )
   // Renamed over the old one: a link that is there leads to a socket.
   yield* attemptFile("link", link, () => {
-    const aside = `${link}.${process.pid}`
-    fs.rmSync(aside, { force: true })
-    fs.symlinkSync(`../../run/${info.id}/entry.sock`, aside)
+    const directory = path.dirname(link)
+    const aside = temporaryName(directory, "entry")
+    fs.symlinkSync(path.relative(directory, socket), aside)
     fs.renameSync(aside, link)
   })
 })
@@ -146,7 +135,7 @@ const converse = Effect.fn("Keeper.converse")(function* (connection: GuestConnec
   /** Never rests, so that no signal waits behind input that the command does not read; the window bounds what is held. */
   const take = (bytes: Uint8Array) => {
     const fault = decoder.push(bytes, (frame) => {
-      if (frame.type === FrameType.Ack && window.acknowledge(ackOf(frame))) return
+      if (frame.type === FrameType.Ack && window.acknowledge(acknowledged(frame))) return
       const signal = frame.type === FrameType.Event ? decodeSignal(parsePayload(frame.payload)) : Option.none()
       if (Option.isSome(signal) && exec !== undefined) return passSignal(exec, signal.value.signal)
       unread += frame.payload.length + frameHeaderBytes
@@ -175,7 +164,7 @@ const converse = Effect.fn("Keeper.converse")(function* (connection: GuestConnec
       else {
         // What the command will never read counts as taken.
         yield* Effect.ignore(keeper.Input({ exec: id, data: payload }))
-        yield* connection.write(encodeAck(payload.length + frameHeaderBytes))
+        yield* connection.write(encodeAck(0, payload.length + frameHeaderBytes))
       }
     }
   })
@@ -263,12 +252,4 @@ class OutputWindow {
     step?.()
     return true
   }
-}
-
-const ackOf = ({ payload }: Frame): number => new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0, true)
-
-const encodeAck = (bytes: number): Uint8Array => {
-  const count = new Uint8Array(4)
-  new DataView(count.buffer).setUint32(0, bytes, true)
-  return encodeFrame(FrameType.Ack, 0, count)
 }

@@ -15,7 +15,16 @@ import { CollectReport, type LayerInfo } from "../domain/image.ts"
 import { layerUuid, mergedUuid, readSeal } from "../oci/erofs/seal.ts"
 import { vmdkDescriptor } from "../oci/vmdk.ts"
 import { Database, type DatabaseError } from "../store/Database.ts"
-import { attemptFile, diskUsage, type FileError, ingest, isLeftover, removeBelow, writeAtomic } from "../store/files.ts"
+import {
+  attemptFile,
+  diskUsage,
+  type FileError,
+  ingest,
+  isLeftover,
+  readText,
+  removeBelow,
+  writeAtomic
+} from "../store/files.ts"
 import { type Collected, collectOrphans, namedResources, wantsManifest } from "../store/imageCollection.ts"
 import { layerBytes } from "../store/images.ts"
 import { fileLock, isLocked, tryFileLock, unlinkHeldLock } from "../store/lock.ts"
@@ -32,14 +41,6 @@ const digestPattern = /^([0-9a-f]{64})\.(?:erofs|vmdk|json|lock)$/
 const partPattern = /^([0-9a-f]{64})\.[0-9a-f]{16}\.part$/
 
 const sizeOf = (file: string): number | undefined => fs.statSync(file, { throwIfNoEntry: false })?.size
-
-const readText = (file: string): string | undefined => {
-  try {
-    return fs.readFileSync(file, "utf8")
-  } catch {
-    return undefined
-  }
-}
 
 /** What a removal did, or in a dry run would do; counts files. */
 interface Tally {

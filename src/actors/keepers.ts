@@ -24,7 +24,6 @@ import { findSandbox } from "../store/sandboxes.ts"
 import type { Engines } from "../vm/Engine.ts"
 import { type Address, local, supervised } from "./Actor.ts"
 import { AgentTimeoutMs, watchAgent } from "./agentWatch.ts"
-import { serveEntry } from "./entrySocket.ts"
 import { ImageStore } from "./ImageStore.ts"
 import { KeeperProtocol, type KeptVm, keeperBehaviour, type Records } from "./Keeper.ts"
 import { adoptVm, bootVm } from "./keeperBoot.ts"
@@ -270,7 +269,11 @@ export const hostVm = Effect.fnUntraced(function* (
   const { keeperSocket } = paths.run(info.id)
   yield* attemptFile("remove", keeperSocket, () => fs.rmSync(keeperSocket, { force: true }))
   // Others who want something of a run in the foreground meanwhile find its keeper's lock, and wait.
-  const serving = Effect.andThen(serve(address, keeperSocket), serveEntry(info, vm, address))
+  const serving = Effect.gen(function* () {
+    yield* serve(address, keeperSocket)
+    const { serveEntry } = yield* entry
+    yield* serveEntry(info, vm, address)
+  })
   if (how.dieWithParent) yield* Effect.forkScoped(Effect.delay(serving, serveAfter))
   else yield* serving
   const startedAt = (yield* findSandbox(db, info.name))?.info.startedAt
@@ -286,6 +289,7 @@ const startKeeperActor = Effect.fnUntraced(function* (vm: KeptVm, records: Recor
 
 /** A run that is over at once has nothing to do with another process. */
 const sockets = Effect.promise(() => import("./unixSocket.ts"))
+const entry = Effect.promise(() => import("./entrySocket.ts"))
 
 const serve = Effect.fnUntraced(function* (address: KeeperAddress, socket: string) {
   const { serveUnix } = yield* sockets

@@ -3,7 +3,7 @@
  * end is not known, and whether a sandbox has ended. Begins nothing twice.
  */
 import os from "node:os"
-import { type Cause, Effect, Exit, Schedule } from "effect"
+import { Effect, Exit, Schedule } from "effect"
 import { VmSupervisor } from "../actors/VmSupervisor.ts"
 import { GuestChannelFailed } from "../domain/errors/vm.ts"
 import { isLive } from "../domain/sandbox.ts"
@@ -23,7 +23,7 @@ const run = <A, E>(program: Program, effect: Effect.Effect<A, E, Bunker>): Promi
 export const runLost = async (program: Program): Promise<never> => {
   const [, name = "", reason = ""] = process.argv.slice(2)
   const exit = await run(program, explainBrokenChannel(name, new GuestChannelFailed({ reason: reason.slice(0, 1000) })))
-  lastWords(`bunker: ${Exit.isFailure(exit) ? explain(exit.cause as Cause.Cause<unknown>) : reason}`)
+  lastWords(`bunker: ${Exit.isFailure(exit) ? explain(exit.cause) : reason}`)
   process.exit(125)
 }
 

@@ -31,6 +31,15 @@ export const fileError = (operation: string, file: string, cause: unknown): File
 export const attemptFile = <A>(operation: string, file: string, run: () => A): Effect.Effect<A, FileError> =>
   Effect.try({ try: run, catch: (cause) => fileError(operation, file, cause) })
 
+/** The text of a small file, undefined when it can not be read. */
+export const readText = (file: string): string | undefined => {
+  try {
+    return fs.readFileSync(file, "utf8")
+  } catch {
+    return undefined
+  }
+}
+
 /** Makes a directory (and its parents) that only the owner can enter. */
 export const ensureDirectory = (directory: string): Effect.Effect<void, FileError> =>
   attemptFile("make directory", directory, () => {

@@ -1,5 +1,6 @@
 /** Tells which process listens on a TCP port of this machine, from procfs (proc(5)). Opens no socket. */
 import fs from "node:fs"
+import { readText } from "./files.ts"
 
 /** A process that listens. */
 export interface Listener {
@@ -15,20 +16,12 @@ const listeningInodes = (port: number): ReadonlySet<string> => {
   const wanted = `:${port.toString(16).toUpperCase().padStart(4, "0")}`
   const found = new Set<string>()
   for (const file of ["/proc/net/tcp", "/proc/net/tcp6"]) {
-    for (const line of readText(file).split("\n").slice(1)) {
+    for (const line of (readText(file) ?? "").split("\n").slice(1)) {
       const [, local = "", , state, , , , , , inode = ""] = line.trim().split(/\s+/)
       if (state === LISTEN && local.endsWith(wanted)) found.add(inode)
     }
   }
   return found
-}
-
-const readText = (file: string): string => {
-  try {
-    return fs.readFileSync(file, "utf8")
-  } catch {
-    return ""
-  }
 }
 
 const listing = (directory: string): ReadonlyArray<string> => {
@@ -55,8 +48,6 @@ export const findListener = (port: number): Listener | undefined => {
   if (inodes.size === 0) return undefined
   const pid = listing("/proc").find((entry) => /^\d+$/.test(entry) && holdsOne(entry, inodes))
   if (pid === undefined) return undefined
-  const words = readText(`/proc/${pid}/cmdline`)
-    .split("\0")
-    .filter((word) => word !== "")
+  const words = (readText(`/proc/${pid}/cmdline`) ?? "").split("\0").filter((word) => word !== "")
   return { pid: Number(pid), command: words.join(" ").slice(0, 200) }
 }

@@ -9,7 +9,7 @@ import { Effect, Result, Schema } from "effect"
 import { RunDefaults } from "../domain/image.ts"
 import type { SafeName } from "../domain/name.ts"
 import { TerminationReason } from "../domain/sandbox.ts"
-import { attemptFile, temporaryName } from "./files.ts"
+import { attemptFile, readText, temporaryName } from "./files.ts"
 import type { Paths } from "./Paths.ts"
 import { isAlive, type ProcessIdentity } from "./processes.ts"
 import type { Termination } from "./sandboxes.ts"
@@ -51,13 +51,8 @@ const write = (home: Home, name: SafeName, run: SavedRun) => {
 }
 
 const read = (home: Home, name: SafeName): SavedRun | undefined => {
-  let text: string
-  try {
-    text = fs.readFileSync(home.sandbox(name).processFile, "utf8")
-  } catch {
-    return undefined
-  }
-  return Result.getOrUndefined(decode(text))
+  const text = readText(home.sandbox(name).processFile)
+  return text === undefined ? undefined : Result.getOrUndefined(decode(text))
 }
 
 const isOf = (run: SavedRun, { pid, startTicks, bootId }: ProcessIdentity): boolean =>

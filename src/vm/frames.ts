@@ -91,6 +91,17 @@ export const jsonPayload = (value: unknown): Uint8Array | undefined => {
 export const encodeJson = (type: FrameType, value: unknown): Uint8Array =>
   encodeFrame(type, 0, utf8.encode(JSON.stringify(value)))
 
+/** Frame that acknowledges so many bytes of a stream. */
+export const encodeAck = (stream: number, bytes: number): Uint8Array => {
+  const count = new Uint8Array(4)
+  new DataView(count.buffer).setUint32(0, bytes, true)
+  return encodeFrame(FrameType.Ack, stream, count)
+}
+
+/** Bytes that an ACK acknowledges. */
+export const acknowledged = ({ payload }: Frame): number =>
+  new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0, true)
+
 /**
  * Cuts frames out of a byte stream that arrives in arbitrary pieces.
  *

@@ -1,4 +1,5 @@
 /** One stream to the guest over a unix socket, with real back pressure both ways. Knows nothing of frames. */
+import { rmSync } from "node:fs"
 import { type Cause, Effect, Queue, Stream } from "effect"
 import { GuestChannelFailed } from "../domain/errors/vm.ts"
 
@@ -125,6 +126,23 @@ export const pipeHandlers: Bun.SocketHandler<SocketPipe> = {
   close: (socket) => socket.data.onClose(),
   end: (socket) => socket.data.onClose(),
   error: (socket) => socket.data.end()
+}
+
+/** Listens on a unix socket, over a stale file in its place; `accept` gets each connection. Throws what Bun does. */
+export const listenPipes = (path: string, accept: (pipe: SocketPipe) => void): Bun.UnixSocketListener<SocketPipe> => {
+  rmSync(path, { force: true })
+  return Bun.listen<SocketPipe>({
+    unix: path,
+    data: undefined as never,
+    socket: {
+      ...pipeHandlers,
+      open: (socket) => {
+        socket.data = new SocketPipe()
+        socket.data.socket = socket
+        accept(socket.data)
+      }
+    }
+  })
 }
 
 /** The connection of a pipe. */

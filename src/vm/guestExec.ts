@@ -5,7 +5,9 @@
 import { type Cause, Deferred, Effect, Queue, type Scope, Semaphore, Stream } from "effect"
 import { GuestChannelFailed } from "../domain/errors/vm.ts"
 import {
+  acknowledged,
   dataBytesMax,
+  encodeAck,
   encodeFrame,
   encodeJson,
   type Frame,
@@ -97,7 +99,7 @@ export const openExecConnection = Effect.fn("GuestChannel.openExec")(function* (
         return Effect.asVoid(Queue.offer(events, { _tag, data: frame.payload }))
       }
       case FrameType.Ack:
-        return input.acknowledge(new DataView(frame.payload.buffer, frame.payload.byteOffset, 4).getUint32(0, true))
+        return input.acknowledge(acknowledged(frame))
           ? Effect.void
           : Effect.fail(failed("more input was acknowledged than sent"))
       case FrameType.Exit:
@@ -165,10 +167,9 @@ export const openExecConnection = Effect.fn("GuestChannel.openExec")(function* (
   let confirming = false
   const sayConfirmed = Effect.gen(function* () {
     while (unconfirmed > 0) {
-      const count = new Uint8Array(4)
-      new DataView(count.buffer).setUint32(0, unconfirmed, true)
+      const frame = encodeAck(1, unconfirmed)
       unconfirmed = 0
-      yield* say(FrameType.Ack, 1, count)
+      yield* Effect.ignore(connection.write(frame))
     }
     confirming = false
   })

@@ -2,11 +2,11 @@
  * Brings connections to the guest agent into being: by listening (libkrun, where the guest connects) or by connecting to
  * slots (QEMU, where each virtio port is a socket). Routes exec connections; does not interpret anything else.
  */
-import { unlinkSync } from "node:fs"
+import { rmSync } from "node:fs"
 import { Deferred, Effect, Queue, Schedule, type Scope } from "effect"
 import { GuestChannelFailed } from "../domain/errors/vm.ts"
 import { FrameDecoder, FrameType } from "./frames.ts"
-import { type GuestConnection, pipeHandlers, SocketPipe, socketConnection } from "./guestConnection.ts"
+import { type GuestConnection, listenPipes, pipeHandlers, SocketPipe, socketConnection } from "./guestConnection.ts"
 import { decodeGuestHello } from "./guestMessages.ts"
 
 export type { GuestConnection } from "./guestConnection.ts"
@@ -96,27 +96,13 @@ export const unixListenerTransport = Effect.fn("Vm.unixListenerTransport")(funct
 
   yield* Effect.acquireRelease(
     Effect.try({
-      try: () => {
-        unlinkStale(socketPath)
-        return Bun.listen<SocketPipe>({
-          unix: socketPath,
-          data: undefined as never,
-          socket: {
-            ...pipeHandlers,
-            open: (socket) => {
-              socket.data = new SocketPipe()
-              socket.data.socket = socket
-              accept(socket.data)
-            }
-          }
-        })
-      },
+      try: () => listenPipes(socketPath, accept),
       catch: (cause) => failed(`can not listen on ${socketPath}: ${errorText(cause)}`)
     }),
     (listener) =>
       Effect.sync(() => {
         listener.stop(true)
-        unlinkStale(socketPath)
+        rmSync(socketPath, { force: true })
       })
   )
 
@@ -142,14 +128,6 @@ export const unixListenerTransport = Effect.fn("Vm.unixListenerTransport")(funct
       })
   }
 })
-
-const unlinkStale = (path: string): void => {
-  try {
-    unlinkSync(path)
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause
-  }
-}
 
 const connectPipe = (path: string): Effect.Effect<SocketPipe, GuestChannelFailed> =>
   Effect.tryPromise({

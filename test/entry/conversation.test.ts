@@ -2,7 +2,7 @@
 import { afterAll, describe, expect, test } from "bun:test"
 import { writeFileSync } from "node:fs"
 import path from "node:path"
-import { encodeFrame, FrameType } from "../../src/vm/frames.ts"
+import { acknowledged as acknowledgedBy, encodeFrame, FrameType } from "../../src/vm/frames.ts"
 import {
   acknowledge,
   agree,
@@ -155,7 +155,7 @@ describe("a command through the entry program", () => {
         if (frame === undefined) return
         if (frame.type === FrameType.Eof) taken.resolve(total)
         else if (frame.type === FrameType.Ack) {
-          acknowledged += new DataView(frame.payload.buffer).getUint32(0, true)
+          acknowledged += acknowledgedBy(frame)
         } else {
           total += frame.payload.length
           await send(socket, acknowledge(12 + frame.payload.length))

@@ -5,7 +5,7 @@
 import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
-import { encodeFrame, encodeJson, type Frame, FrameDecoder, FrameType } from "../../src/vm/frames.ts"
+import { encodeAck, encodeFrame, encodeJson, type Frame, FrameDecoder, FrameType } from "../../src/vm/frames.ts"
 
 const source = path.join(import.meta.dir, "../../entry")
 const clang = Bun.which("clang")
@@ -150,8 +150,4 @@ export const agree = encodeJson(FrameType.Response, { ok: true })
 export const refuse = encodeJson(FrameType.Response, { ok: false })
 export const exit = (code: number) => encodeJson(FrameType.Exit, { code })
 export const output = (stream: number, text: string) => encodeFrame(FrameType.Data, stream, Buffer.from(text))
-export const acknowledge = (bytes: number) => {
-  const count = new Uint8Array(4)
-  new DataView(count.buffer).setUint32(0, bytes, true)
-  return encodeFrame(FrameType.Ack, 0, count)
-}
+export const acknowledge = (bytes: number) => encodeAck(0, bytes)
