@@ -92,12 +92,27 @@ export interface ConnectOptions {
 /** Statements that stay prepared. */
 const preparedMax = 256
 
+/** Time between two tries of what SQLite does not wait for, in milliseconds. */
+const busyPauseMs = 5
+
+/** The one statement that SQLite's busy timeout does not cover: several processes that open a new file switch it at once. */
+const switchToWal = (sqlite: Sqlite): void => {
+  for (let waited = 0; ; waited += busyPauseMs) {
+    try {
+      return void sqlite.run("PRAGMA journal_mode=WAL")
+    } catch (cause) {
+      if ((cause as { readonly code?: unknown }).code !== "SQLITE_BUSY" || waited >= busyTimeoutMs) throw cause
+      Bun.sleepSync(busyPauseMs)
+    }
+  }
+}
+
 /** Opens a file, mode 0600, with WAL and a busy timeout. Each statement's text is prepared once: use texts that are constants. */
 export const connect = (file: string, options: ConnectOptions): Connection => {
   const sqlite = new Sqlite(file, { readwrite: true, create: options.create === true, strict: true })
   try {
     sqlite.run(`PRAGMA busy_timeout=${busyTimeoutMs}`)
-    sqlite.run("PRAGMA journal_mode=WAL")
+    switchToWal(sqlite)
     sqlite.run(`PRAGMA synchronous=${options.synchronous}`)
     sqlite.run("PRAGMA foreign_keys=ON")
     if (options.create === true) fs.chmodSync(file, 0o600)
