@@ -25,6 +25,27 @@ interface Totals {
   readonly passed: number
   readonly failed: number
   readonly skipped: number
+  /** What failed, each with the lines that were printed before it, to be said once more at the end. */
+  readonly failures?: ReadonlyArray<string>
+}
+
+/** Lines kept of what a failed test printed: the end of a long output is all that some readers see. */
+const failureLinesMax = 30
+
+/** Finds the tests that failed, and the errors outside of tests, in what `bun test` printed. */
+const failuresOf = (plain: string): ReadonlyArray<string> => {
+  const found: Array<string> = []
+  let lines: Array<string> = []
+  for (const line of plain.split("\n").filter((each) => each.trim() !== "")) {
+    if (line.startsWith("# Unhandled error")) lines = []
+    lines.push(line)
+    // An error outside of tests stands between two rules, below its title.
+    const isErrorsEnd = /^-{10,}$/.test(line) && lines.length > 2 && lines.at(0)?.startsWith("# Unhandled") === true
+    const isEnd = isErrorsEnd || line.startsWith("(fail) ")
+    if (isEnd) found.push(lines.slice(-failureLinesMax).join("\n"))
+    if (isEnd || /^\((pass|skip|todo)\) |^\S+\.test\.[jt]s:$/.test(line)) lines = []
+  }
+  return found
 }
 
 /** Reads the lines that `bun test` ends with. A suite that ends badly without a failed test counts as one. */
@@ -36,7 +57,8 @@ const totalsOf = (output: string, exitCode: number): Totals => {
   return {
     passed: count("pass"),
     failed: failed === 0 && exitCode !== 0 ? Math.max(1, count("errors?")) : failed,
-    skipped: count("skip") + count("todo")
+    skipped: count("skip") + count("todo"),
+    failures: failuresOf(plain)
   }
 }
 
@@ -64,16 +86,26 @@ const step = (script: string, ...options: ReadonlyArray<string>): Promise<number
 
 const results: Array<Totals> = []
 // Each check that fails counts as a failed test; one that passes counts as nothing.
-if (words.includes("--check")) results.push({ passed: 0, failed: await step("scripts/check.ts"), skipped: 0 })
+if (words.includes("--check")) {
+  const failed = await step("scripts/check.ts")
+  results.push({
+    passed: 0,
+    failed,
+    skipped: 0,
+    failures: failed > 0 ? [`${failed} of the checks: see the beginning`] : []
+  })
+}
 if ((await step("scripts/build.ts", "--if-stale")) === 0) {
   const options = [`--parallel=${workers}`, "--timeout", String(testTimeoutMs)]
   results.push(await suites([process.execPath, "test", ...options, ...patterns]))
   if (words.includes("--lab")) results.push(await suites(["test/lab/run.sh"]))
 } else {
-  results.push({ passed: 0, failed: 1, skipped: 0 })
+  results.push({ passed: 0, failed: 1, skipped: 0, failures: ["the build"] })
 }
 
 const sum = (of: (totals: Totals) => number): number => results.reduce((total, each) => total + of(each), 0)
 const [passed, failed, skipped] = [sum((each) => each.passed), sum((each) => each.failed), sum((each) => each.skipped)]
+const failures = results.flatMap((each) => each.failures ?? [])
+if (failures.length > 0) console.log(`\nwhat failed:\n${failures.join("\n")}`)
 console.log(`\n${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`)
 process.exit(failed > 0 || passed === 0 ? 1 : 0)
