@@ -1,18 +1,19 @@
 /**
  * Clears away what crashes leave outside the sandbox table: content leases that ran out or whose holder died, image files without
- * a record, run directories of sandboxes that are gone, temporary files that nobody writes any more, models that were left
- * half-way. Part of Sweeper; each kind has a lease and a bound of its own.
+ * a record, directories of machines that were never written down, run directories of sandboxes that are gone, temporary files that
+ * nobody writes any more, models that were left half-way. Part of Sweeper; each kind has a lease and a bound of its own.
  */
 
 import fs from "node:fs"
 import path from "node:path"
-import { Clock, Effect } from "effect"
+import { Clock, Effect, Schema } from "effect"
+import { SafeName } from "../domain/name.ts"
 import type { Service as Database } from "../store/Database.ts"
-import { removeBelow } from "../store/files.ts"
+import { attemptFile, isLeftover, removeBelow } from "../store/files.ts"
 import { freeDeadLeases } from "../store/imageCollection.ts"
 import { isLocked, tryFileLock, unlinkHeldLock } from "../store/lock.ts"
 import type { Paths } from "../store/Paths.ts"
-import { sandboxExists } from "../store/sandboxes.ts"
+import { findSandbox, sandboxExists } from "../store/sandboxes.ts"
 import type { ImageFiles } from "./imageFiles.ts"
 import { type LeaseManager, withLease } from "./LeaseManager.ts"
 import { sweepModels } from "./modelUpkeep.ts"
@@ -36,6 +37,44 @@ const olderThan = (directory: string, beforeMs: number): ReadonlyArray<string> =
     .map((name) => path.join(directory, name))
     .filter((file) => (fs.lstatSync(file, { throwIfNoEntry: false })?.mtimeMs ?? Number.POSITIVE_INFINITY) < beforeMs)
 
+/** True for a directory in which nothing is, or only temporary files that nobody will finish. */
+const holdsNothing = (directory: string, nowMs: number): boolean => {
+  try {
+    return fs.readdirSync(directory).every((file) => isLeftover(path.join(directory, file), nowMs))
+  } catch {
+    // It went while we looked.
+    return false
+  }
+}
+
+/** Names of sandboxes with a directory and nothing in it: whoever was to create them as machines died before the definition. */
+const unbornMachines = (paths: Paths["Service"], nowMs: number): ReadonlyArray<SafeName> =>
+  fs
+    .readdirSync(paths.sandboxes, { withFileTypes: true })
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => entry.name)
+    .filter(Schema.is(SafeName))
+    .filter((name) => holdsNothing(paths.sandbox(name).directory, nowMs))
+    .slice(0, entriesMax)
+
+/** Removes such a directory, unless somebody creates that machine just now. What came into it meanwhile stays. */
+const removeUnborn = (db: Database, paths: Paths["Service"], name: SafeName) => {
+  const { directory, machineLock } = paths.sandbox(name)
+  return Effect.gen(function* () {
+    if (!(yield* tryFileLock(machineLock)) || (yield* findSandbox(db, name)) !== undefined) return
+    const now = yield* Clock.currentTimeMillis
+    yield* attemptFile("remove", directory, () => {
+      if (!holdsNothing(directory, now)) return
+      for (const file of fs.readdirSync(directory)) fs.rmSync(path.join(directory, file))
+      fs.rmdirSync(directory)
+    })
+    yield* unlinkHeldLock(machineLock)
+  }).pipe(
+    Effect.scoped,
+    Effect.catch((failure) => Effect.logWarning(`sweep: the directory of ${name} was left as it is`, failure))
+  )
+}
+
 /** Sweeps every kind whose lease is to be had; the failure of one is logged and stops no other. */
 export const sweepLeftovers = Effect.fn("Sweeper.leftovers")(function* (
   db: Database,
@@ -58,6 +97,9 @@ export const sweepLeftovers = Effect.fn("Sweeper.leftovers")(function* (
           }),
         { discard: true }
       ),
+    // Before their locks, which then go, too.
+    unborn_machines: (now) =>
+      Effect.forEach(unbornMachines(paths, now), (name) => removeUnborn(db, paths, name), { discard: true }),
     machine_locks: (now) =>
       Effect.forEach(
         olderThan(paths.locks, now - runAgeMs),

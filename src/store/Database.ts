@@ -95,13 +95,17 @@ const preparedMax = 256
 /** Time between two tries of what SQLite does not wait for, in milliseconds. */
 const busyPauseMs = 5
 
+/** True for `SQLITE_BUSY` and its extended codes, `SQLITE_BUSY_RECOVERY` among them. */
+const isBusy = (cause: unknown): boolean =>
+  String((cause as { readonly code?: unknown }).code).startsWith("SQLITE_BUSY")
+
 /** The one statement that SQLite's busy timeout does not cover: several processes that open a new file switch it at once. */
 const switchToWal = (sqlite: Sqlite): void => {
   for (let waited = 0; ; waited += busyPauseMs) {
     try {
       return void sqlite.run("PRAGMA journal_mode=WAL")
     } catch (cause) {
-      if ((cause as { readonly code?: unknown }).code !== "SQLITE_BUSY" || waited >= busyTimeoutMs) throw cause
+      if (!isBusy(cause) || waited >= busyTimeoutMs) throw cause
       Bun.sleepSync(busyPauseMs)
     }
   }

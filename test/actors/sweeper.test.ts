@@ -375,6 +375,28 @@ describe("Sweeper", () => {
     }).pipe(Effect.provide(environment))
   )
 
+  it.live(
+    "clears directories of machines whose creator died before it wrote the definition, and nothing with content",
+    () =>
+      Effect.gen(function* () {
+        const sweeper = yield* Sweeper
+        const paths = yield* Paths
+        const { pid, startTicks } = yield* deadProcess
+        const directory = (name: string) => path.join(paths.sandboxes, name)
+        for (const name of ["empty", "half", "disk", "written", "recorded", "creating"]) mkdirSync(directory(name))
+        const temporary = (maker: { pid: number; startTicks: number }) =>
+          `config.toml.${maker.pid.toString(36)}-${maker.startTicks.toString(36)}-1-0a1b2c3d.tmp`
+        writeFileSync(path.join(directory("half"), temporary({ pid, startTicks })), "")
+        writeFileSync(path.join(directory("written"), temporary(identify(process.pid)!)), "")
+        writeFileSync(path.join(directory("disk"), "upper.ext4"), "")
+        yield* putSandbox({ name: "recorded", status: "stopped" })
+        yield* tryFileLock(paths.sandbox("creating" as SafeName).machineLock)
+        yield* sweeper.Sweep({ force: true })
+        expect(readdirSync(paths.sandboxes).toSorted()).toEqual(["creating", "disk", "recorded", "written"])
+        for (const name of ["empty", "half"]) expect(readdirSync(paths.locks)).not.toContain(`machine-${name}.lock`)
+      }).pipe(Effect.scoped, Effect.provide(environment))
+  )
+
   it.live("leaves a VM that somebody keeps to its keeper", () =>
     Effect.gen(function* () {
       const sweeper = yield* Sweeper
