@@ -1,5 +1,5 @@
 /** Drives the compiled program as a user would: each call is a process, in a home directory of the test's own. */
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs"
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
 
@@ -67,6 +67,22 @@ export class Home {
     const { code, stdout, stderr } = await this.bunker(args, options)
     if (code !== 0) throw new Error(`bunker ${args.join(" ")} ended with ${code}: ${stdout}${stderr}`)
     return stdout
+  }
+
+  /** Commands of the processes that belong to this home, its keepers and VMs; a server is none of them. */
+  processes(): ReadonlyArray<string> {
+    return readdirSync("/proc")
+      .filter((pid) => /^\d+$/.test(pid))
+      .flatMap((pid) => {
+        try {
+          const command = readFileSync(`/proc/${pid}/cmdline`, "utf8")
+          const environment = readFileSync(`/proc/${pid}/environ`, "utf8")
+          const ours = command.includes(`${this.directory}/`) || environment.includes(`BUNKER_HOME=${this.directory}\0`)
+          return ours && !command.includes("\0serve\0") ? [command.replaceAll("\0", " ").slice(0, 80)] : []
+        } catch {
+          return []
+        }
+      })
   }
 
   private server: Bun.Subprocess | undefined

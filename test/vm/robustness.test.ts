@@ -31,21 +31,6 @@ const timeoutMs = 3_600_000
 const image = "test/busybox:1"
 const config = { image, memory_mb: 128 }
 
-/** Processes that belong to a home: its keepers and VMs. */
-const processesOf = (directory: string): ReadonlyArray<string> =>
-  readdirSync("/proc")
-    .filter((pid) => /^\d+$/.test(pid))
-    .flatMap((pid) => {
-      try {
-        const command = readFileSync(`/proc/${pid}/cmdline`, "utf8")
-        const environment = readFileSync(`/proc/${pid}/environ`, "utf8")
-        const ours = command.includes(`${directory}/`) || environment.includes(`BUNKER_HOME=${directory}\0`)
-        return ours && !command.includes("\0serve\0") ? [command.replaceAll("\0", " ").slice(0, 80)] : []
-      } catch {
-        return []
-      }
-    })
-
 const descriptorsOf = (pid: number | "self"): number => readdirSync(`/proc/${pid}/fd`).length
 
 /** Memory that is a process's own and no file's. */
@@ -119,7 +104,7 @@ describe.skipIf(skipped)(`robustness (${engine})`, () => {
 
     expect(await ok("GET", "/v1/sandboxes")).toEqual([])
     expect(entries(home)).toEqual(nothing)
-    expect(processesOf(home.directory)).toEqual([])
+    expect(home.processes()).toEqual([])
   })
 
   it("booting and removing in sequence leaks nothing", async () => {
@@ -132,8 +117,8 @@ describe.skipIf(skipped)(`robustness (${engine})`, () => {
       await drop(`cycle${index}`)
     }
     expect(descriptorsOf(home.serverPid)).toBeLessThanOrEqual(before + 2)
-    for (let tries = 0; tries < 100 && processesOf(home.directory).length > 0; tries += 1) await Bun.sleep(50)
-    expect(processesOf(home.directory)).toEqual([])
+    for (let tries = 0; tries < 100 && home.processes().length > 0; tries += 1) await Bun.sleep(50)
+    expect(home.processes()).toEqual([])
     expect(entries(home)).toEqual(nothing)
   })
 
@@ -288,7 +273,7 @@ describe.skipIf(skipped)(`robustness (${engine})`, () => {
     const left = async () => {
       await home.must(["sweep"])
       const names = (await home.must(["ps", "-a", "-q"])).split("\n").filter((name) => name.startsWith("box-"))
-      return [...names, ...processesOf(home.directory)]
+      return [...names, ...home.processes()]
     }
     while ((await left()).length > 0 && Date.now() < deadline) await Bun.sleep(500)
     expect(await left()).toEqual([])
