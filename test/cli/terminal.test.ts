@@ -157,8 +157,8 @@ describe.skipIf(skipped)("at a terminal", () => {
       await home.must(["run", "-d", "--rm", "--name", "quiet", image, "sh", "-c", quiet])
       const stalled = home.start(["attach", "loud"])
       const waiting = home.must(["wait", "loud", "quiet"])
-      // One that goes with its end can not be waited for later.
-      while (!isAsked(home)) await Bun.sleep(20)
+      // One that goes with its end can not be waited for later. Who only looks whether somebody listens is gone at once.
+      for (let seen = 0; seen < 10; seen = isAsked(home) ? seen + 1 : 0) await Bun.sleep(20)
       await home.must(["exec", "quiet", "touch", "/go"])
       expect(await waiting).toBe("3\n4\n")
       stalled.kill("SIGKILL")
