@@ -34,7 +34,8 @@ const failureLinesMax = 30
 
 /** Finds the tests that failed, and the errors outside of tests, in what `bun test` printed. */
 const failuresOf = (plain: string): ReadonlyArray<string> => {
-  const found: Array<string> = []
+  // By the last line: `bun test` lists the names of failed tests once more at its end.
+  const found = new Map<string, string>()
   let lines: Array<string> = []
   for (const line of plain.split("\n").filter((each) => each.trim() !== "")) {
     if (line.startsWith("# Unhandled error")) lines = []
@@ -42,10 +43,11 @@ const failuresOf = (plain: string): ReadonlyArray<string> => {
     // An error outside of tests stands between two rules, below its title.
     const isErrorsEnd = /^-{10,}$/.test(line) && lines.length > 2 && lines.at(0)?.startsWith("# Unhandled") === true
     const isEnd = isErrorsEnd || line.startsWith("(fail) ")
-    if (isEnd) found.push(lines.slice(-failureLinesMax).join("\n"))
+    const key = isErrorsEnd ? lines.join("\n") : line
+    if (isEnd && !found.has(key)) found.set(key, lines.slice(-failureLinesMax).join("\n"))
     if (isEnd || /^\((pass|skip|todo)\) |^\S+\.test\.[jt]s:$/.test(line)) lines = []
   }
-  return found
+  return [...found.values()]
 }
 
 /** Reads the lines that `bun test` ends with. A suite that ends badly without a failed test counts as one. */
