@@ -42,7 +42,6 @@ import {
 import { type Address, layerLocal } from "./Actor.ts"
 import { makeImageFiles } from "./imageFiles.ts"
 import { LeaseManager, withLease } from "./LeaseManager.ts"
-import { sweepLeftovers } from "./sweepLeftovers.ts"
 
 const count = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 100_000 }))
 
@@ -270,7 +269,10 @@ const make = (options: SweeperOptions) =>
       if (dryRun) return yield* sweepOnce(true)
       const claim = { ...maintenance, minIntervalMs: force ? 0 : maintenance.minIntervalMs }
       const report = yield* withLease(leases, claim, sweepOnce(false))
-      if (Option.isSome(report)) yield* sweepLeftovers(db, paths, leases, images, force)
+      if (Option.isSome(report)) {
+        const { sweepLeftovers } = yield* leftovers
+        yield* sweepLeftovers(db, paths, leases, images, force)
+      }
       return Option.getOrNull(report)
     })
 
@@ -293,6 +295,9 @@ const make = (options: SweeperOptions) =>
       Active: () => Effect.map(activeSandboxes(db), (rows) => rows.map((row) => new Active(row)))
     })
   })
+
+/** Most processes sweep nothing: another one did, lately. */
+const leftovers = Effect.promise(() => import("./sweepLeftovers.ts"))
 
 type NextRow = Effect.Effect<Option.Option<Found>, DatabaseError>
 

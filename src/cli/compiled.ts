@@ -7,12 +7,12 @@ import agentPath from "../../guest/build/agent" with { type: "file" }
 import launcherPath from "../../launcher/build/launcher" with { type: "file" }
 import stagePath from "../../stage/build/stage" with { type: "file" }
 import { enter } from "./enter.ts"
-import type { EnterApp } from "./enterApp.ts"
+import { type EnterApp, enterApp as enterPlain } from "./enterApp.ts"
 
 enter(async (plugins) => {
   // Built at run time, or the bundler would put it into this module.
-  const { enterApp } = plugins
-    ? ((await import(`${import.meta.dirname}/compiledPlugins.js`)) as { readonly enterApp: EnterApp })
-    : await import("./enterApp.ts")
+  const enterApp = plugins
+    ? ((await import(`${import.meta.dirname}/compiledPlugins.js`)) as { readonly enterApp: EnterApp }).enterApp
+    : enterPlain
   enterApp({ command: [process.execPath], agentPath, stagePath, launcherPath })
 })

@@ -1,6 +1,5 @@
 /** Enters what needs the whole program: a sandbox's keeper, the last words of the entry program, or the command line. */
 import type { Program } from "../plugin/bunker.ts"
-import { runApp } from "./app.ts"
 
 export type EnterApp = (program: Program) => void
 
@@ -8,5 +7,5 @@ export const enterApp: EnterApp = (program) => {
   if (process.argv[2] === "__keeper") return void import("./keeper.ts").then(({ runKeeper }) => runKeeper(program))
   if (process.argv[2] === "__lost") return void import("./lost.ts").then(({ runLost }) => runLost(program))
   if (process.argv[2] === "__ended") return void import("./lost.ts").then(({ runEnded }) => runEnded(program))
-  void runApp(program, process.argv.slice(2))
+  void import("./app.ts").then(({ runApp }) => runApp(program, process.argv.slice(2)))
 }

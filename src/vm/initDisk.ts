@@ -4,7 +4,6 @@
  */
 import fs from "node:fs"
 import path from "node:path"
-import { buildImage } from "../oci/erofs/writer.ts"
 import { publish } from "./publish.ts"
 
 /** Directories of the init disk; the agent mounts on them before it switches to the image. */
@@ -17,16 +16,19 @@ const LAYOUT = 1
 export const agentDigest = (agent: Uint8Array): string => new Bun.CryptoHasher("sha256").update(agent).digest("hex")
 
 /** Path of the init disk for this agent, made on the first call. Throws what node:fs throws. */
-export const cachedInitDisk = (bootCacheDir: string, agentPath: string): string => {
+export const cachedInitDisk = async (bootCacheDir: string, agentPath: string): Promise<string> => {
   const agent = fs.readFileSync(agentPath)
   const file = path.join(bootCacheDir, `init${LAYOUT}-${agentDigest(agent).slice(0, 32)}.erofs`)
-  if (!fs.existsSync(file)) publish(file, buildInitDisk(agent))
+  if (!fs.existsSync(file)) publish(file, await buildInitDisk(agent))
   return file
 }
 
 /** The bytes of an init disk; equal agents give equal bytes. */
-const buildInitDisk = (agent: Uint8Array): Uint8Array =>
-  buildImage([
+const buildInitDisk = async (agent: Uint8Array): Promise<Uint8Array> => {
+  // Loaded for the first boot of a build alone.
+  const { buildImage } = await import("../oci/erofs/writer.ts")
+  return buildImage([
     ...INIT_DIRECTORIES.map((name) => ({ path: `/${name}`, mode: 0o040755 })),
     { path: "/init", mode: 0o100755, data: agent }
   ])
+}

@@ -56,9 +56,13 @@ export const findLibkrunfw = (options: EngineOptions): Effect.Effect<string, Lib
   Effect.suspend(() => found("libkrunfw.so.5", locateLibkrunfw({ explicit: options.libkrunfw })))
 
 /** Builds or finds something in the boot cache; what goes wrong is a typed failure that names the cache. */
-export const fromBootCache = <A>(what: string, options: EngineOptions, make: () => A): Effect.Effect<A, StoreFailed> =>
-  Effect.try({
-    try: make,
+export const fromBootCache = <A>(
+  what: string,
+  options: EngineOptions,
+  make: () => A | Promise<A>
+): Effect.Effect<A, StoreFailed> =>
+  Effect.tryPromise({
+    try: async () => make(),
     catch: (cause) =>
       new StoreFailed({
         operation: `build ${what} in`,
