@@ -17,14 +17,14 @@ import {
   WrongState
 } from "../domain/errors/vm.ts"
 import type { LeasedImage, RunDefaults } from "../domain/image.ts"
-import { type Mount, predecessors, type SandboxInfo } from "../domain/sandbox.ts"
+import { type BootPhases, type Mount, predecessors, type SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { attemptFile, ensureDirectory } from "../store/files.ts"
 import { tryFileLock } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 import { awaitEnd, isStopped, type ProcessIdentity, signalProcess } from "../store/processes.ts"
 import { saveProcess } from "../store/runFile.ts"
-import { beginStart, insertRun, terminate } from "../store/sandboxes.ts"
+import { beginStart, insertRun, savePhases, terminate } from "../store/sandboxes.ts"
 import { channelLater } from "../vm/channelLater.ts"
 import { Engines } from "../vm/Engine.ts"
 import type { Engine, VmConfig, VmDisk } from "../vm/engineTypes.ts"
@@ -83,6 +83,7 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
       advice: "see 'bunker ps'"
     })
   }
+  const begun = performance.now()
   return yield* Effect.gen(function* () {
     const engine = yield* chooseEngine(info)
     const disks: Array<VmDisk> = [{ path: boot.image.disk, format: "vmdk", readOnly: true }]
@@ -93,7 +94,7 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
     // What a run whose keeper was killed left there.
     yield* Effect.scoped(Effect.flatMap(openConsole(own), (left) => left.collect))
     yield* attemptFile("create", own.consoleLog, () => fs.writeFileSync(own.consoleLog, "", { mode: 0o600 }))
-    const { vm, channel } = yield* withModels(
+    const { vm, channel, phases } = yield* withModels(
       info,
       Effect.fnUntraced(function* (models: ReadonlyArray<Mount>) {
         const mounts = yield* settleMounts(info.config, models)
@@ -109,21 +110,34 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
           dieWithParent: boot.dieWithParent,
           brief: boot.dieWithParent && info.ephemeral
         }
+        const prepared = performance.now()
         const started = yield* startAndGreet(engine, config, boot).pipe(
           Effect.mapError((error) => explain(error, info, own.consoleLog))
         )
+        const greeted = performance.now()
         yield* prepareGuest(started.channel, info, mounts.guest).pipe(
           Effect.mapError((error) => explain(error, info, own.consoleLog))
         )
-        return started
+        const times = [begun, prepared, started.spawned, greeted, performance.now()]
+        return { ...started, phases: phasesBetween(times) }
       })
     )
     const pausing = yield* makePausing({ info, process: vm.identity, channel, paused: false })
     const kept = yield* keepRecords(info, boot.image.config, vm, channel, pausing)
     yield* ports.open(kept)
+    // Whoever waits for the boot does not wait for its times.
+    yield* Effect.forkScoped(Effect.ignore(savePhases(db, info.id, phases)))
     return kept
   }).pipe(Effect.onError((cause) => recordBootFailure(info, cause)))
 })
+
+/** From the moments at which a boot began and its phases ended, in milliseconds. */
+const phasesBetween = (times: ReadonlyArray<number>): BootPhases => {
+  const [prepareMs = 0, spawnMs = 0, helloMs = 0, mountMs = 0] = times
+    .slice(1)
+    .map((time, i) => Math.round(time - times[i]!))
+  return { prepareMs, spawnMs, helloMs, mountMs }
+}
 
 /** Takes over a VM that lives while its keeper is gone: the agent calls again by itself, that of a paused VM once it runs on. */
 export const adoptVm = Effect.fn("Keeper.adopt")(function* (image: RunDefaults, { info, process }: Adopted) {
@@ -231,6 +245,7 @@ const startAndGreet = Effect.fnUntraced(function* (engine: Engine, config: VmCon
     )
   const attempt = Effect.gen(function* () {
     const started = yield* engine.spawn({ ...config, onProcess: record })
+    const spawned = performance.now()
     const vm: VmHandle = started
     const died = Effect.flatMap(started.exited, (exit) => Effect.fail(new DiedEarly(exit)))
     const greeted = connectGuest(started.transport).pipe(
@@ -244,7 +259,7 @@ const startAndGreet = Effect.fnUntraced(function* (engine: Engine, config: VmCon
       Effect.raceFirst(died, Effect.andThen(Effect.sleep(endGraceMs), Effect.fail(error)))
     )
     const channel = yield* Effect.raceFirst(heard, died).pipe(Effect.tapError(() => started.kill))
-    return { vm, channel }
+    return { vm, channel, spawned }
   })
   return yield* attempt.pipe(
     Effect.catchIf(

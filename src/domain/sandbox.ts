@@ -235,6 +235,19 @@ export const SandboxConfig = Schema.Struct({
 })
 export type SandboxConfig = typeof SandboxConfig.Type
 
+/** How long a boot took, by phase, in milliseconds. */
+export const BootPhases = Schema.Struct({
+  /** Ports, disks and mounts, up to the start of the VM's process. */
+  prepareMs: Schema.Int,
+  /** The process: its lock, its sockets, the engine. */
+  spawnMs: Schema.Int,
+  /** The guest's kernel, up to the first word of its agent. */
+  helloMs: Schema.Int,
+  /** Root file system and mounts in the guest, up to its being ready for commands. */
+  mountMs: Schema.Int
+})
+export type BootPhases = typeof BootPhases.Type
+
 /** One sandbox with its newest run, as `ps` and `inspect` show it. Times are unix milliseconds. */
 export class SandboxInfo extends Schema.Class<SandboxInfo>("SandboxInfo")({
   id: Schema.Int,
@@ -255,6 +268,8 @@ export class SandboxInfo extends Schema.Class<SandboxInfo>("SandboxInfo")({
   pid: Schema.NullOr(Schema.Int),
   engine: Schema.NullOr(Schema.String),
   startedAt: Schema.NullOr(Schema.Int),
+  /** Null until its guest is ready. */
+  boot: Schema.NullOr(BootPhases),
   terminatedAt: Schema.NullOr(Schema.Int),
   exitCode: Schema.NullOr(Schema.Int),
   exitSignal: Schema.NullOr(Schema.String),

@@ -6,6 +6,7 @@ import { Result } from "effect"
 import init from "../../migrations/0001_init.sql" with { type: "text" }
 import models from "../../migrations/0002_models.sql" with { type: "text" }
 import machines from "../../migrations/0003_machines.sql" with { type: "text" }
+import boot from "../../migrations/0004_boot.sql" with { type: "text" }
 import { SandboxesActive, SchemaMismatch } from "../domain/errors/store.ts"
 
 export interface Migration {
@@ -20,7 +21,8 @@ export interface Migration {
 export const builtIn: ReadonlyArray<Migration> = [
   { version: 1, name: "init", text: init },
   { version: 2, name: "models", text: models },
-  { version: 3, name: "machines", text: machines }
+  { version: 3, name: "machines", text: machines },
+  { version: 4, name: "boot", text: boot }
 ]
 
 /** What applying needs from the database; everything throws on failure. */

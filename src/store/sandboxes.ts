@@ -9,14 +9,21 @@ import { DatabaseFailed } from "../domain/errors/store.ts"
 import { AlreadyExists } from "../domain/errors/vm.ts"
 import type { SafeName } from "../domain/name.ts"
 import { planRestart, type RestartPlan } from "../domain/restart.ts"
-import { predecessors, SandboxConfig, SandboxInfo, type Status, type TerminationReason } from "../domain/sandbox.ts"
+import {
+  BootPhases,
+  predecessors,
+  SandboxConfig,
+  SandboxInfo,
+  type Status,
+  type TerminationReason
+} from "../domain/sandbox.ts"
 import type { Service as Database } from "./Database.ts"
 import { type ActiveSandbox, activeSandboxesSql } from "./migrations.ts"
 import type { ProcessIdentity } from "./processes.ts"
 
 const columns = `
   s.id, s.name, s.config, s.status, s.ephemeral, s.created_at, s.updated_at, s.vm_id, s.config_stamp, s.restart_count, s.restart_at,
-  r.id AS run_id, r.engine, r.pid, r.pid_started_at, r.boot_id, r.status AS run_status, r.started_at, r.terminated_at, r.exit_code,
+  r.id AS run_id, r.engine, r.pid, r.pid_started_at, r.boot_id, r.status AS run_status, r.started_at, r.phases, r.terminated_at, r.exit_code,
   r.exit_signal, r.termination_reason, r.termination_detail`
 const newestRun = `
   LEFT JOIN run r ON r.id = (SELECT id FROM run WHERE sandbox_id = s.id ORDER BY id DESC LIMIT 1)`
@@ -31,6 +38,7 @@ export const statements = {
     "INSERT INTO sandbox_rootfs (sandbox_id, manifest_id, mode) SELECT ?, id, ? FROM manifest WHERE digest = ?",
   insertRun:
     "INSERT INTO run (sandbox_id, engine, pid, pid_started_at, boot_id, status, started_at) VALUES (?, ?, ?, ?, ?, 'running', ?) RETURNING id",
+  setPhases: "UPDATE run SET phases = ? WHERE sandbox_id = ? AND status = 'running'",
   dropRootfs: "DELETE FROM sandbox_rootfs WHERE sandbox_id = ?",
   endRuns:
     "UPDATE run SET status = 'terminated', exit_code = ?, exit_signal = ?, termination_reason = ?, termination_detail = ?, terminated_at = ? WHERE sandbox_id = ? AND status = 'running'",
@@ -76,6 +84,7 @@ interface Row {
   readonly boot_id: string | null
   readonly run_status: string | null
   readonly started_at: number | null
+  readonly phases: string | null
   readonly terminated_at: number | null
   readonly exit_code: number | null
   readonly exit_signal: string | null
@@ -95,6 +104,9 @@ export interface SandboxRecord {
 const decodeConfig = Schema.decodeUnknownSync(Schema.fromJsonString(SandboxConfig))
 const encodeConfig = Schema.encodeSync(Schema.fromJsonString(SandboxConfig))
 
+const decodePhases = Schema.decodeUnknownSync(Schema.fromJsonString(BootPhases))
+const encodePhases = Schema.encodeSync(Schema.fromJsonString(BootPhases))
+
 const toRecord = (row: Row): SandboxRecord => {
   const running = row.run_status === "running"
   return {
@@ -112,6 +124,7 @@ const toRecord = (row: Row): SandboxRecord => {
       pid: running ? row.pid : null,
       engine: row.engine,
       startedAt: row.started_at,
+      boot: row.phases === null ? null : decodePhases(row.phases),
       terminatedAt: row.terminated_at,
       exitCode: row.exit_code,
       exitSignal: row.exit_signal,
@@ -271,6 +284,10 @@ export const transition = (db: Database, id: number, to: Status, nowMs: number) 
 /** Records the process of a run before its guest starts. */
 export const insertRun = (db: Database, sandboxId: number, engine: string, process: ProcessIdentity, nowMs: number) =>
   db.run(statements.insertRun, [sandboxId, engine, process.pid, process.startTicks, process.bootId, nowMs])
+
+/** Records how long the boot of the run took that goes on. */
+export const savePhases = (db: Database, sandboxId: number, phases: BootPhases) =>
+  db.run(statements.setPhases, [encodePhases(phases), sandboxId])
 
 export interface Termination {
   readonly exitCode: number | null

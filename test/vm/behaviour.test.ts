@@ -249,9 +249,15 @@ suite(`sandboxes (${engine})`, () => {
 
     it("of two starts at once one wins", async () => {
       await create("twice")
+      expect((await infoOf("twice")).boot).toBeNull()
       const [one, other] = await Promise.all([home.bunker(["start", "twice"]), home.bunker(["start", "twice"])])
       expect([one.code, other.code].toSorted()).toEqual([0, 125])
-      expect((await infoOf("twice")).status).toBe("running")
+      const { status, boot } = await infoOf("twice")
+      expect(status).toBe("running")
+      // How long which phase took.
+      expect(Object.keys(boot)).toEqual(["prepare_ms", "spawn_ms", "hello_ms", "mount_ms"])
+      for (const ms of Object.values(boot)) expect(ms).toBeWithin(0, 300_000)
+      expect(boot.hello_ms).toBeGreaterThan(0)
       const refused = await home.http("DELETE", "/v1/sandboxes/twice")
       expect(refused).toMatchObject({ status: 409, body: { error: expect.stringContaining("bunker stop twice") } })
       expect((await home.http("DELETE", "/v1/sandboxes/twice?force=true")).status).toBe(204)
