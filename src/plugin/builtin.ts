@@ -197,6 +197,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
     layer: ({ agentTimeout }) => supervisor(options.keepers, agentTimeout),
     routes: [
       { method: "GET", path: "/v1/sandboxes", message: "List" },
+      { method: "GET", path: "/v1/problems", message: "Problems" },
       { method: "POST", path: "/v1/sandboxes", message: "Create", status: 201, defaults: newSandbox },
       { method: "GET", path: "/v1/sandboxes/:name", message: "Inspect" },
       { method: "DELETE", path: "/v1/sandboxes/:name", message: "Remove", defaults: { force: false } },

@@ -13,6 +13,7 @@ export { VmSupervisor } from "../actors/VmSupervisor.ts"
 export * from "../domain/errors.ts"
 export { ExecEvent, ExecRequest } from "../domain/exec.ts"
 export { ImageEvent, ImageHandle, ImageInspection } from "../domain/image.ts"
+export { MachineProblem } from "../domain/machine.ts"
 export {
   ModelCacheReport,
   ModelEntry,

@@ -7,6 +7,7 @@
 export * from "../domain/errors.ts"
 export type { GuestFile } from "../domain/guestFiles.ts"
 export type { LogLine } from "../domain/logs.ts"
+export type { MachineProblem } from "../domain/machine.ts"
 export type { SandboxInfo } from "../domain/sandbox.ts"
 export type { SandboxStats } from "../domain/stats.ts"
 export type { FileOptions, Files, MkdirOptions, RemoveOptions, StatOptions, WriteFileOptions } from "./files.ts"

@@ -9,6 +9,7 @@ import { VmSupervisor } from "../actors/VmSupervisor.ts"
 import type { ReachError } from "../domain/errors/groups.ts"
 import { ExecFailed } from "../domain/errors/vm.ts"
 import type { LogLine, LogRequest } from "../domain/logs.ts"
+import type { MachineProblem } from "../domain/machine.ts"
 import type { SandboxInfo } from "../domain/sandbox.ts"
 import type { SandboxStats } from "../domain/stats.ts"
 import { Files } from "./files.ts"
@@ -107,17 +108,14 @@ export class Sandbox implements AsyncDisposable {
     }
   }
 
-  /** Every sandbox, as `bunker ps -a` lists them. */
-  static async list(options: PlaceOptions = {}): Promise<ReadonlyArray<SandboxInfo>> {
-    const runtime = runtimeOf(options)
-    try {
-      return await run(
-        runtime,
-        VmSupervisor.use((vms) => vms.List())
-      )
-    } finally {
-      await runtime.dispose()
-    }
+  /** Every sandbox whose definition can be understood, as `bunker ps -a` lists them. */
+  static list(options: PlaceOptions = {}): Promise<ReadonlyArray<SandboxInfo>> {
+    return askOnce(options, (vms) => vms.List())
+  }
+
+  /** What is wrong with definitions: `broken` ones are in no `list`, and `Sandbox.get` rejects with `MachineConfigInvalid`. */
+  static problems(options: PlaceOptions = {}): Promise<ReadonlyArray<MachineProblem>> {
+    return askOnce(options, (vms) => vms.Problems())
   }
 
   /** The sandboxes of a `bunker serve`; it is asked with the first call. */
@@ -125,7 +123,8 @@ export class Sandbox implements AsyncDisposable {
     return {
       create: (options) => Sandbox.create({ ...options, server }),
       get: (name) => Sandbox.get(name, { server }),
-      list: () => Sandbox.list({ server })
+      list: () => Sandbox.list({ server }),
+      problems: () => Sandbox.problems({ server })
     }
   }
 
@@ -243,6 +242,20 @@ export interface Server {
   readonly create: (options: Omit<SandboxOptions, "home" | "server">) => Promise<Sandbox>
   readonly get: (name: string) => Promise<Sandbox>
   readonly list: () => Promise<ReadonlyArray<SandboxInfo>>
+  readonly problems: () => Promise<ReadonlyArray<MachineProblem>>
+}
+
+/** Asks actors that live for this one question. */
+const askOnce = async <A, E>(
+  options: PlaceOptions,
+  message: (vms: VmSupervisor["Service"]) => Effect.Effect<A, E, Actors>
+): Promise<A> => {
+  const runtime = runtimeOf(options)
+  try {
+    return await run(runtime, VmSupervisor.use(message))
+  } finally {
+    await runtime.dispose()
+  }
 }
 
 /** Runs the main command in the background of this process, and answers when it runs; nothing when there is none. */
