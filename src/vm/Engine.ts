@@ -17,6 +17,8 @@ export interface Choice {
   readonly engine: Engine
   /** One phrase, for stderr. */
   readonly reason: string
+  /** A guest was booted for it just now; false where that is remembered. */
+  readonly fresh: boolean
 }
 
 export class Engines extends Context.Service<
@@ -37,9 +39,10 @@ export class Engines extends Context.Service<
       const engines = { krun: makeKrunEngine(options), qemu: makeQemuEngine(options) }
       const auto = Effect.gen(function* () {
         const krun = yield* probe(engines.krun, options)
-        if (krun.ok) return { engine: engines.krun, reason: "KVM boots guests on this machine" }
+        const fresh = !krun.cached
+        if (krun.ok) return { engine: engines.krun, reason: `a guest booted in ${krun.milliseconds} ms`, fresh }
         return yield* engines.qemu.available.pipe(
-          Effect.as({ engine: engines.qemu, reason: `software emulation, because of krun: ${krun.reason}` }),
+          Effect.as({ engine: engines.qemu, reason: krun.reason, fresh }),
           Effect.mapError(
             (qemu) =>
               new EngineUnavailable({

@@ -151,4 +151,20 @@ suite("a run in the foreground", () => {
     await nothingLeft()
     rmSync(fake)
   })
+
+  it("says once which engine 'auto' chose, and why", async () => {
+    const env = { BUNKER_ENGINE: "auto" }
+    const small = ["-q", "--memory", "128m"]
+    for (const name of ["one", "two"]) await home.must(["create", ...small, "--name", name, image], { env })
+    const { stderr, code } = await home.bunker(["start", "one", "two"], { env })
+    expect(code).toBe(0)
+    const said = stderr.split("\n").filter((line) => line.startsWith("bunker: using "))
+    expect(said).toHaveLength(1)
+    expect(said[0]).toMatch(
+      /KVM \(krun\): a guest booted in \d+ ms|software emulation \(qemu\), since .* here: .+; 'bunker doctor'/
+    )
+    await home.must(["rm", "-f", "one", "two"])
+    expect(await home.bunker(["run", ...small, image, "true"], { env })).toMatchObject({ code: 0, stderr: "" })
+    await nothingLeft()
+  })
 })

@@ -65,13 +65,23 @@ const presentImage = Effect.fn("Cli.presentImage")(function* (choice: ImageChoic
   return found
 })
 
-/** Says once why `auto` does not use KVM: the user wonders why it is slow. */
+/** Longest reason on one line, in characters. */
+const reasonMax = 200
+
+let announced = false
+
+/**
+ * Says once what `auto` chose and why: that there is no KVM with every command, for the user wonders why it is slow; that there is only
+ * when that was just found out.
+ */
 const announceEngine = Effect.fnUntraced(function* (engine: string, quiet: boolean) {
-  if (engine !== "auto") return
-  const { engine: chosen } = yield* (yield* Engines).auto
-  if (chosen.kind === "krun" || quiet) return
+  if (engine !== "auto" || quiet || announced) return
+  announced = true
+  const { engine: chosen, reason, fresh } = yield* (yield* Engines).auto
+  const why = reason.split("\n", 1)[0]!.slice(0, reasonMax)
+  if (chosen.kind === "krun") return yield* fresh ? say(`bunker: using KVM (krun): ${why}`) : Effect.void
   yield* say(
-    `bunker: using software emulation (${chosen.kind}), since KVM boots no guest here; 'bunker doctor' says why`
+    `bunker: using software emulation (${chosen.kind}), since KVM boots no guest here: ${why}; 'bunker doctor' says more`
   )
 })
 
