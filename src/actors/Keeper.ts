@@ -76,6 +76,8 @@ export interface KeptVm {
   readonly ended: Deferred.Deferred<RunEnd>
   /** Says why the VM is about to end; the first reason stays. */
   readonly expect: (end: RunEnd) => void
+  /** Says that it will not end in order: what ends it now is SIGKILL, which the record has beside the reason. */
+  readonly giveUp: () => void
   /** True once somebody has said why. */
   readonly ending: () => boolean
   readonly use: VmUse
@@ -187,6 +189,7 @@ export const stopVm = Effect.fn("Keeper.stop")(function* (vm: KeptVm, end: RunEn
   const left = Math.max(0, deadline - (yield* Clock.currentTimeMillis))
   const ended = yield* Effect.timeoutOption(Deferred.await(vm.ended), left)
   if (ended._tag === "Some") return ended.value
+  vm.giveUp()
   yield* vm.kill
   return yield* Deferred.await(vm.ended)
 })
@@ -278,6 +281,7 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
         Rpc.fork(
           Effect.suspend(() => {
             vm.expect(killRequested)
+            vm.giveUp()
             return Effect.andThen(vm.kill, Deferred.await(vm.ended))
           })
         ),

@@ -44,6 +44,7 @@ export const keepRecords = Effect.fnUntraced(function* (
   const sweeper = yield* Sweeper
   const ended = yield* Deferred.make<RunEnd>()
   let expected: RunEnd | undefined
+  let givenUp = false
   const use = { commands: 0, touches: 0 }
   const traffic = { received: 0, sent: 0 }
   const paths = yield* Paths
@@ -53,7 +54,7 @@ export const keepRecords = Effect.fnUntraced(function* (
   const found = pausing.paused() ? "paused" : "running"
   yield* Effect.orDie(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, found, now)))
   const record = Effect.fn("Keeper.record")(function* (exit: VmExit) {
-    const end = expected ?? unexpectedEnd(exit)
+    const end = expected === undefined ? unexpectedEnd(exit) : givenUp ? byForce(expected, exit) : expected
     const to = statusAfter(end.reason)
     yield* console_.collect
     // These records are not anybody's any more: whoever looks puts it right, and finds beside the definition how it ended.
@@ -84,6 +85,7 @@ export const keepRecords = Effect.fnUntraced(function* (
     image,
     ended,
     expect: (end) => void (expected ??= end),
+    giveUp: () => void (givenUp = true),
     ending: () => expected !== undefined,
     use,
     traffic,
@@ -103,6 +105,10 @@ export const keepRecords = Effect.fnUntraced(function* (
     }
   }
 })
+
+/** One that ended by itself at the last moment has a code; that of a VM which another process started is not known. */
+const byForce = (end: RunEnd, exit: VmExit): RunEnd =>
+  exit.code === undefined ? new RunEnd({ ...end, exitSignal: exit.signal ?? "SIGKILL" }) : end
 
 const unexpectedEnd = (exit: VmExit): RunEnd =>
   new RunEnd({

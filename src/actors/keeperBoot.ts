@@ -6,10 +6,11 @@
  */
 
 import fs from "node:fs"
-import { Cause, Clock, Deferred, Effect, Option, Schedule } from "effect"
+import { Cause, Clock, Deferred, Effect, Option } from "effect"
 import { formatDuration } from "../domain/duration.ts"
 import { StoreFailed } from "../domain/errors/store.ts"
 import {
+  AlreadyRunning,
   BootFailed,
   EngineUnavailable,
   type GuestChannelFailed,
@@ -17,14 +18,14 @@ import {
   WrongState
 } from "../domain/errors/vm.ts"
 import type { LeasedImage, RunDefaults } from "../domain/image.ts"
-import { type BootPhases, type Mount, predecessors, type SandboxInfo } from "../domain/sandbox.ts"
+import { type BootPhases, isLive, type Mount, predecessors, type SandboxInfo, type Status } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { attemptFile, ensureDirectory } from "../store/files.ts"
 import { tryFileLock } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 import { awaitEnd, isStopped, type ProcessIdentity, signalProcess } from "../store/processes.ts"
 import { saveProcess } from "../store/runFile.ts"
-import { beginStart, insertRun, savePhases, terminate } from "../store/sandboxes.ts"
+import { beginStart, findSandbox, insertRun, savePhases, terminate } from "../store/sandboxes.ts"
 import { channelLater } from "../vm/channelLater.ts"
 import { Engines } from "../vm/Engine.ts"
 import type { Engine, VmConfig, VmDisk } from "../vm/engineTypes.ts"
@@ -76,12 +77,7 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
   yield* claimKeeper(run.keeperLock, info)
   const ports = yield* publishPorts(info, false)
   if (!(yield* beginStart(db, info.id, yield* Clock.currentTimeMillis, boot.restartAt))) {
-    return yield* new WrongState({
-      name: info.name,
-      status: info.status,
-      operation: "start",
-      advice: "see 'bunker ps'"
-    })
+    return yield* startRefused(yield* statusNow(info), info, "see 'bunker ps'")
   }
   const begun = performance.now()
   return yield* Effect.gen(function* () {
@@ -196,19 +192,30 @@ const nothing = { exitCode: null, exitSignal: null, detail: null }
 
 /** One keeper at a time: the lock is held as long as this process keeps the VM. */
 const claimKeeper = Effect.fnUntraced(function* (lock: string, info: SandboxInfo) {
-  // Somebody who only looks whether the lock is held has it for an instant.
-  const won = yield* tryFileLock(lock).pipe(
-    Effect.repeat({ until: (got) => got, schedule: Schedule.spaced("10 millis").pipe(Schedule.upTo({ times: 10 })) })
-  )
-  if (!won) {
-    return yield* new WrongState({
-      name: info.name,
-      status: info.status,
-      operation: "start",
-      advice: "another process is starting or keeping it; see 'bunker ps'"
-    })
+  for (let turn = 0; !(yield* tryFileLock(lock)); turn += 1) {
+    // Somebody who only looks whether the lock is held has it for an instant; who is about to start or to go, for some more.
+    const status = turn < claimTurns ? undefined : yield* statusNow(info)
+    if (status !== undefined && (isLive(status) || turn >= claimTurnsMax)) {
+      return yield* startRefused(status, info, "the process that kept it has not let go of it yet; try again")
+    }
+    yield* Effect.sleep("10 millis")
   }
 })
+
+/** Turns of 10 ms in which a lock is tried before the record is asked who has it, and in which that may say nothing. */
+const claimTurns = 10
+const claimTurnsMax = 200
+
+/** What it is by now: it may have been started since it was looked up. */
+const statusNow = Effect.fnUntraced(function* (info: SandboxInfo) {
+  return (yield* findSandbox(yield* Database, info.name))?.info.status ?? info.status
+})
+
+const startRefused = (status: Status, { name }: SandboxInfo, advice: string): AlreadyRunning | WrongState => {
+  if (status === "running") return new AlreadyRunning({ name })
+  if (status === "starting") return new AlreadyRunning({ name, starting: true })
+  return new WrongState({ name, status, operation: "start", advice })
+}
 
 const chooseEngine = Effect.fnUntraced(function* (info: SandboxInfo) {
   const engines = yield* Engines

@@ -5,9 +5,11 @@ import net from "node:net"
 import { Effect, Fiber, Layer } from "effect"
 import { AgentTimeoutMs } from "../../src/actors/agentWatch.ts"
 import { ImageStore } from "../../src/actors/ImageStore.ts"
+import { bootVm } from "../../src/actors/keeperBoot.ts"
 import { makeKeepers } from "../../src/actors/keepers.ts"
 import { LeaseManager } from "../../src/actors/LeaseManager.ts"
 import { Sweeper } from "../../src/actors/Sweeper.ts"
+import type { LeasedImage } from "../../src/domain/image.ts"
 import type { SafeName } from "../../src/domain/name.ts"
 import { Database } from "../../src/store/Database.ts"
 import { tryFileLock } from "../../src/store/lock.ts"
@@ -57,4 +59,32 @@ it.live("a process that has a keeper's lock and keeps nothing is named after a t
     )
     yield* Fiber.join(asked)
   }).pipe(Effect.provide(Layer.merge(freshHome, unused)), Effect.provideService(AgentTimeoutMs, 200))
+)
+
+it.live("a second start while the first boots, or before it could say so, is told that somebody starts it", () =>
+  Effect.gen(function* () {
+    const [db, paths] = [yield* Database, yield* Paths]
+    const name = "twice" as SafeName
+    const id = yield* putSandbox({ name, status: "created" })
+    const { info } = (yield* findSandbox(db, name))!
+    const { directory, keeperLock } = paths.run(id)
+    fs.mkdirSync(directory, { recursive: true })
+    expect(yield* tryFileLock(keeperLock)).toBe(true)
+    const second = Effect.scoped(Effect.flip(bootVm({ info, image: {} as LeasedImage, dieWithParent: false })))
+    const setStatus = (status: string) => db.run("UPDATE sandbox SET status = ? WHERE id = ?", [status, id])
+    // The first has the lock, and is at its ports.
+    const early = yield* Effect.forkChild(second, { startImmediately: true })
+    yield* Effect.sleep("300 millis")
+    yield* setStatus("starting")
+    const refused = yield* Fiber.join(early)
+    expect(refused).toMatchObject({ _tag: "AlreadyRunning", starting: true })
+    expect(refused.message).toContain(`"twice" is being started already`)
+    yield* setStatus("running")
+    expect((yield* second).message).toContain("is running already")
+    yield* setStatus("draining")
+    expect((yield* second).message).toContain("it is draining")
+    // One that has ended, and whose keeper does not go.
+    yield* setStatus("stopped")
+    expect((yield* second).message).toContain("try again")
+  }).pipe(Effect.provide(Layer.merge(freshHome, unused)))
 )

@@ -21,6 +21,7 @@ describe("limits", () => {
       yield* pass(1)
       expect(yield* Deferred.await(vm.ended)).toMatchObject({
         reason: "max_duration_exceeded",
+        exitSignal: null,
         detail: "it may live for 1m"
       })
     })
@@ -33,7 +34,7 @@ describe("limits", () => {
       yield* pass(10_999)
       expect(yield* isUp(vm)).toBe(true)
       yield* pass(1)
-      expect(yield* Deferred.await(vm.ended)).toMatchObject({ reason: "max_duration_exceeded" })
+      expect(yield* Deferred.await(vm.ended)).toMatchObject({ reason: "max_duration_exceeded", exitSignal: "SIGKILL" })
     })
   )
 

@@ -1,6 +1,6 @@
 /** A VM without a machine, for what a keeper decides by itself. */
 import { Deferred, Effect } from "effect"
-import type { KeptVm, RunEnd } from "../../src/actors/Keeper.ts"
+import { type KeptVm, RunEnd } from "../../src/actors/Keeper.ts"
 import type { SandboxConfig } from "../../src/domain/sandbox.ts"
 import { config } from "./sandboxes.ts"
 
@@ -22,6 +22,7 @@ export const fakeVm = Effect.fnUntraced(function* (
     image: { env: [], entrypoint: [], cmd: [], workingDir: "", user: "" } as unknown as KeptVm["image"],
     ended,
     expect: (reason) => void (expected ??= reason),
+    giveUp: () => void (expected = expected && new RunEnd({ ...expected, exitSignal: "SIGKILL" })),
     ending: () => expected !== undefined,
     use,
     traffic: { received: 0, sent: 0 },

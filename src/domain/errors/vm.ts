@@ -13,8 +13,15 @@ export class AlreadyExists extends Schema.TaggedError<AlreadyExists>()("AlreadyE
   }
 }
 
-export class AlreadyRunning extends Schema.TaggedError<AlreadyRunning>()("AlreadyRunning", { name: Schema.String }) {
+export class AlreadyRunning extends Schema.TaggedError<AlreadyRunning>()("AlreadyRunning", {
+  name: Schema.String,
+  /** True while another process boots it. */
+  starting: Schema.optionalKey(Schema.Boolean)
+}) {
   override get message(): string {
+    if (this.starting === true) {
+      return `sandbox "${this.name}" is being started already, by another process; 'bunker ps' shows when it is up`
+    }
     return `sandbox "${this.name}" is running already; reach it with 'bunker exec ${this.name} ...'`
   }
 }

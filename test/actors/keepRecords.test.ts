@@ -1,0 +1,95 @@
+/** What is recorded of how a VM ended; its process is played by the test. */
+import { describe, expect } from "bun:test"
+import fs from "node:fs"
+import { Deferred, Effect, Layer } from "effect"
+import { RunEnd, stopVm } from "../../src/actors/Keeper.ts"
+import { keepRecords } from "../../src/actors/keepRecords.ts"
+import { LeaseManager } from "../../src/actors/LeaseManager.ts"
+import type { Pausing } from "../../src/actors/pausing.ts"
+import { Sweeper } from "../../src/actors/Sweeper.ts"
+import type { RunDefaults } from "../../src/domain/image.ts"
+import type { SafeName } from "../../src/domain/name.ts"
+import { Database } from "../../src/store/Database.ts"
+import { Paths } from "../../src/store/Paths.ts"
+import { findSandbox } from "../../src/store/sandboxes.ts"
+import type { GuestRequests } from "../../src/vm/GuestChannel.ts"
+import type { VmExit } from "../../src/vm/startRunner.ts"
+import type { GuestTransport } from "../../src/vm/transport.ts"
+import { freshHome } from "../support/home.ts"
+import { it } from "../support/it.ts"
+import { deadProcess, putSandbox } from "../support/sandboxes.ts"
+
+const environment = Sweeper.layer().pipe(Layer.provideMerge(LeaseManager.layer), Layer.provideMerge(freshHome))
+const name = "box" as SafeName
+const stop = new RunEnd({ exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null })
+const exitOf = (how: Partial<VmExit>): VmExit => ({
+  code: undefined,
+  signal: undefined,
+  report: undefined,
+  output: "",
+  ...how
+})
+
+/** A VM whose process ends when the test says so, or by SIGKILL. */
+const kept = Effect.fnUntraced(function* (
+  ephemeral: boolean,
+  poweroff: (exit: (exit: VmExit) => void) => Effect.Effect<void>,
+  killed: Partial<VmExit> = { signal: "SIGKILL" }
+) {
+  const [db, paths] = [yield* Database, yield* Paths]
+  const identity = yield* deadProcess
+  const id = yield* putSandbox({ name, status: "starting", ephemeral, process: identity })
+  fs.mkdirSync(paths.sandbox(name).logs, { recursive: true })
+  fs.mkdirSync(paths.run(id).directory, { recursive: true })
+  const exited = yield* Deferred.make<VmExit>()
+  const exit = (how: VmExit) => void Deferred.doneUnsafe(exited, Effect.succeed(how))
+  const vm = yield* keepRecords(
+    (yield* findSandbox(db, name))!.info,
+    { stopSignal: null } as RunDefaults,
+    {
+      identity,
+      transport: {} as GuestTransport,
+      exited: Deferred.await(exited),
+      kill: Effect.sync(() => exit(exitOf(killed)))
+    },
+    { poweroff: () => poweroff(exit) } as unknown as GuestRequests,
+    { paused: () => false, thaw: Effect.void } as Pausing
+  )
+  return { vm, exit, info: Effect.map(findSandbox(db, name), (record) => record?.info) }
+})
+
+describe("the record of an end", () => {
+  const deaf = () => Effect.never
+
+  it.live("has SIGKILL beside the reason when the time to end in order was over", () =>
+    Effect.gen(function* () {
+      const { vm, info } = yield* kept(false, deaf)
+      expect(yield* stopVm(vm, stop, 20)).toMatchObject({ reason: "shutdown_requested", exitSignal: "SIGKILL" })
+      expect(yield* info).toMatchObject({
+        status: "stopped",
+        terminationReason: "shutdown_requested",
+        exitSignal: "SIGKILL"
+      })
+    }).pipe(Effect.scoped, Effect.provide(environment))
+  )
+
+  it.live("the same for a VM that another process started, whose signal nobody sees", () =>
+    Effect.gen(function* () {
+      const { vm, info } = yield* kept(false, deaf, {})
+      yield* stopVm(vm, stop, 20)
+      expect(yield* info).toMatchObject({ terminationReason: "shutdown_requested", exitSignal: "SIGKILL" })
+    }).pipe(Effect.scoped, Effect.provide(environment))
+  )
+
+  it.live("has no signal where it ended in order, were it at the last moment", () =>
+    Effect.gen(function* () {
+      const ended = exitOf({ code: 0 })
+      const { vm, info } = yield* kept(false, (exit) => Effect.sync(() => exit(ended)))
+      expect(yield* stopVm(vm, stop, 5000)).toMatchObject({ exitSignal: null })
+      expect(yield* info).toMatchObject({ exitSignal: null, terminationReason: "shutdown_requested" })
+      yield* (yield* Database).run("DELETE FROM sandbox")
+      const late = yield* kept(false, deaf, { code: 0 })
+      expect(yield* stopVm(late.vm, stop, 20)).toMatchObject({ exitSignal: null })
+    }).pipe(Effect.scoped, Effect.provide(environment))
+  )
+})
