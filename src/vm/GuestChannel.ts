@@ -239,14 +239,18 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
 
   const connect = Effect.fnUntraced(function* <E>(
     op: string,
-    fields: Readonly<Record<string, unknown>>,
+    fields: Readonly<Record<string, unknown>> & { readonly timeout_ms?: number | undefined },
     refusal: (answer: Answer) => E,
     fate?: Fate
   ): Effect.fn.Return<Opened, E | GuestChannelFailed, Scope.Scope> {
     const number = execNumber()
-    const place = yield* transport.exec(number)
+    const { timeout_ms } = fields
+    const asked = performance.now()
+    const place = yield* transport.exec(number, timeout_ms)
+    // What it waited for a place is a part of its time.
+    const rest = timeout_ms && Math.max(1, Math.round(timeout_ms - (performance.now() - asked)))
     const answered = yield* Deferred.make<Answer, E | GuestChannelFailed>()
-    yield* control.request(op, { exec: number, slot: place.slot, ...fields }).pipe(
+    yield* control.request(op, { exec: number, slot: place.slot, ...fields, timeout_ms: rest }).pipe(
       Effect.filterOrFail((answer) => answer.response.ok, refusal),
       Deferred.into(answered),
       Effect.forkScoped

@@ -4,6 +4,7 @@
  */
 import { rmSync } from "node:fs"
 import { Deferred, Effect, Queue, Schedule, type Scope } from "effect"
+import { formatDuration } from "../domain/duration.ts"
 import { GuestChannelFailed } from "../domain/errors/vm.ts"
 import { FrameDecoder, FrameType } from "./frames.ts"
 import { type GuestConnection, listenPipes, pipeHandlers, SocketPipe, socketConnection } from "./guestConnection.ts"
@@ -21,8 +22,11 @@ export interface ExecPlace {
 export interface GuestTransport {
   /** Waits for the guest's (next) control connection. */
   readonly control: Effect.Effect<GuestConnection, GuestChannelFailed, Scope.Scope>
-  /** Reserves a place for the exec connection of this number; the scope ends both. */
-  readonly exec: (exec: number) => Effect.Effect<ExecPlace, GuestChannelFailed, Scope.Scope>
+  /**
+   * Reserves a place for the exec connection of this number; the scope ends both. Where places are few it waits for one, for
+   * `waitMs` at most (default and most: a minute).
+   */
+  readonly exec: (exec: number, waitMs?: number) => Effect.Effect<ExecPlace, GuestChannelFailed, Scope.Scope>
   /** One pipe serves every host process in turn, so that a HELLO must be asked for. Absent: false. */
   readonly persistent?: boolean
   /** Places for connections besides control, absent where there is no end of them. */
@@ -39,6 +43,8 @@ const helloTimeoutMs = 10_000
 /** How long a slot that the agent does not give back is kept from reuse. */
 const slotTimeoutMs = 2_000
 const connectRetryMs = 20
+/** Longest wait for a slot while all are in use, in milliseconds: who waits longer is told what to do. */
+const slotWaitMs = 60_000
 
 const failed = (reason: string) => new GuestChannelFailed({ reason })
 const errorText = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
@@ -182,10 +188,14 @@ export const slotTransport = Effect.fn("Vm.slotTransport")(function* (
       (pipe) => Effect.sync(() => pipe.end()),
       { interruptible: true }
     ).pipe(Effect.map(socketConnection)),
-    exec: () =>
+    exec: (_exec, waitMs = slotWaitMs) =>
       Effect.gen(function* () {
+        const slots = execPaths.length
+        const duration = Math.min(waitMs, slotWaitMs)
+        const busy = `all ${slots} places for commands, files and ports of this sandbox were in use for ${formatDuration(duration)}; end some, or give it more memory, which has more places (--memory)`
+        const next = Effect.timeoutOrElse(Queue.take(free), { duration, orElse: () => Effect.fail(failed(busy)) })
         const held = yield* Effect.acquireRelease(
-          Effect.map(Queue.take(free), (slot): { slot: number; pipe: SocketPipe | undefined } => {
+          Effect.map(next, (slot): { slot: number; pipe: SocketPipe | undefined } => {
             freed.set(slot, Deferred.makeUnsafe<void>())
             return { slot, pipe: undefined }
           }),

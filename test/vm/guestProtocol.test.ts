@@ -446,6 +446,9 @@ describe("slots", () => {
       expect(second.pollUnsafe()).toBeUndefined()
       yield* transport.slotFreed!(1)
       expect((yield* Fiber.join(second)).slot).toBe(1)
+      // Who has waited long enough says what holds them up, and takes nothing.
+      const busy = yield* Effect.flip(transport.exec(3, 30))
+      expect(busy.message).toMatch(/all 1 places .* in use for 30 ?ms; .*--memory/)
     })
   )
 })
