@@ -183,6 +183,14 @@ const make = (options: KeeperOptions) =>
 
     const restart = Effect.fn("VmSupervisor.restart")(function* (text: string, timeoutMs: number) {
       const { info } = yield* find(text)
+      if (info.ephemeral) {
+        return yield* new WrongState({
+          name: info.name,
+          status: info.status,
+          operation: "restart",
+          advice: "it goes with its end, and only one that is kept ('bunker create') starts again"
+        })
+      }
       if (isLive(info.status)) {
         yield* stop(text, timeoutMs).pipe(Effect.catchTag("WrongState", () => Effect.void))
       }

@@ -2,7 +2,7 @@
 import type { PublishedPort } from "./sandbox.ts"
 
 /** Address that is listened on unless another is asked for: this machine alone. */
-const defaultHostIp = "127.0.0.1"
+export const defaultHostIp = "127.0.0.1"
 
 const port = (text: string, least: number): number | undefined => {
   const number = /^\d{1,5}$/.test(text) ? Number(text) : -1

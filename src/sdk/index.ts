@@ -4,12 +4,14 @@
  *
  * Every failure is one of the tagged errors that are exported here, with a message that says what to do.
  */
+export type { RunEnd } from "../actors/Keeper.ts"
 export * from "../domain/errors.ts"
 export type { GuestFile } from "../domain/guestFiles.ts"
 export type { LogLine } from "../domain/logs.ts"
 export type { MachineProblem } from "../domain/machine.ts"
 export type { SandboxInfo } from "../domain/sandbox.ts"
 export type { SandboxStats } from "../domain/stats.ts"
+export type { ExecOptions, Rlimit, SpawnOptions } from "./execOptions.ts"
 export type { FileOptions, Files, MkdirOptions, RemoveOptions, StatOptions, WriteFileOptions } from "./files.ts"
 export { type FetchOptions, Images, type ImportOptions, type PullOptions } from "./images.ts"
 export type { LogRecord } from "./logging.ts"
@@ -17,13 +19,6 @@ export { type ModelPullOptions, Models, type NewModel } from "./models.ts"
 export type { Ended, Input, Output, Process } from "./process.ts"
 export type { ServerOptions } from "./remote.ts"
 export type { PlaceOptions } from "./runtime.ts"
-export {
-  type ExecOptions,
-  type ExecResult,
-  type LogOptions,
-  Sandbox,
-  type Server,
-  type SpawnOptions
-} from "./sandbox.ts"
-export type { SandboxOptions } from "./sandboxOptions.ts"
+export { type ExecResult, type LogOptions, Sandbox, type Server } from "./sandbox.ts"
+export type { Port, SandboxOptions } from "./sandboxOptions.ts"
 export { type CreateSessionOptions, type PutBlobOptions, type SessionOptions, Sessions } from "./sessions.ts"

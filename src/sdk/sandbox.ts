@@ -2,40 +2,21 @@
  * A running sandbox as a program holds it, of this process or of a server: one class, the same values and errors. Adds nothing to what
  * the actors do.
  */
-import { Deferred, Effect, Stream } from "effect"
-import type { Unreachable } from "../actors/Actor.ts"
-import { ImageStore } from "../actors/ImageStore.ts"
+import { Effect, Stream } from "effect"
+import type { RunEnd } from "../actors/Keeper.ts"
 import { VmSupervisor } from "../actors/VmSupervisor.ts"
-import type { ReachError } from "../domain/errors/groups.ts"
 import { ExecFailed } from "../domain/errors/vm.ts"
 import type { LogLine, LogRequest } from "../domain/logs.ts"
 import type { MachineProblem } from "../domain/machine.ts"
 import type { SandboxInfo } from "../domain/sandbox.ts"
 import type { SandboxStats } from "../domain/stats.ts"
+import { makeSandbox } from "./boot.ts"
+import { type ExecOptions, requestOf, type SpawnOptions } from "./execOptions.ts"
 import { Files } from "./files.ts"
-import { type Ended, type Input, type Output, Process } from "./process.ts"
+import { type Ended, type Output, Process } from "./process.ts"
 import type { Actors, ServerOptions } from "./remote.ts"
 import { iterate, type PlaceOptions, type Runtime, run, runtimeOf } from "./runtime.ts"
-import { configOf, pairs, type SandboxOptions } from "./sandboxOptions.ts"
-
-export interface ExecOptions {
-  readonly env?: Readonly<Record<string, string>>
-  readonly cwd?: string
-  readonly user?: string
-  /** What the command reads; default: nothing. A source that fails ends the command, and the call rejects with its failure. */
-  readonly stdin?: Input
-  /** Milliseconds until it is killed and ends with 124; default: no end. */
-  readonly timeoutMs?: number
-  /** Ends the command; the call rejects with the signal's reason. */
-  readonly signal?: AbortSignal
-}
-
-export interface SpawnOptions extends ExecOptions {
-  /** Gives it a terminal of this size: all its output is stdout. */
-  readonly tty?: { readonly cols: number; readonly rows: number }
-  /** Keeps stdin open for `write`; default false. */
-  readonly openStdin?: boolean
-}
+import type { SandboxOptions } from "./sandboxOptions.ts"
 
 export interface ExecResult extends Ended {
   readonly stdout: string
@@ -45,13 +26,13 @@ export interface ExecResult extends Ended {
 /** What to show of the logs; default: all that the main command said so far. */
 export type LogOptions = Partial<LogRequest> & { readonly signal?: AbortSignal }
 
-/** Size of a main command's terminal until somebody resizes it. */
-const firstSize = { cols: 80, rows: 24 }
-
 /** Time for a sandbox to end in order, in milliseconds. */
 const stopMs = 10_000
 
-/** A running sandbox. One that was made here ends when it is disposed, or with this process; see `Sandbox.get` for others. */
+/**
+ * A sandbox. One that was made here and is not persistent ends when it is disposed, or with this process; any other is left alone: see
+ * `stop` and `remove`.
+ */
 export class Sandbox implements AsyncDisposable {
   /** Its files. */
   readonly files: Files
@@ -64,36 +45,18 @@ export class Sandbox implements AsyncDisposable {
     this.files = new Files(runtime, name)
   }
 
-  /** Pulls the image if it is missing, boots a sandbox from it and answers when it takes commands. */
+  /** Pulls the image if it is missing, boots a sandbox from it and answers when it takes commands. What fails leaves no sandbox. */
   static async create(options: SandboxOptions): Promise<Sandbox> {
     const runtime = runtimeOf(options)
-    // One of a server has a keeper there, and lives on when this process just ends.
-    const detached = options.server !== undefined
-    const config = configOf(options)
-    const start = Effect.gen(function* () {
-      const images = yield* ImageStore
-      const vms = yield* VmSupervisor
-      yield* Stream.runDrain(images.Pull({ reference: options.image, policy: "if-missing" }))
-      const { name } = yield* vms.Create({
-        ...(options.name === undefined ? {} : { name: options.name }),
-        ephemeral: true,
-        config
-      })
-      const up = detached
-        ? vms.Start({ name, detached })
-        : Effect.andThen(vms.Start({ name, detached }), runMain(vms, name, options))
-      yield* Effect.onError(up, () => Effect.ignore(vms.Remove({ name, force: true })))
-      return name
-    })
     try {
-      return new Sandbox(runtime, await run(runtime, start), true)
+      return new Sandbox(runtime, await run(runtime, makeSandbox(options)), options.persistent !== true)
     } catch (error) {
       await runtime.dispose()
       throw error
     }
   }
 
-  /** A sandbox that runs already; disposing of it leaves it alone. Rejects with `SandboxNotFound`. */
+  /** A sandbox that is there, running or not; disposing of it leaves it alone. Rejects with `SandboxNotFound`. */
   static async get(name: string, options: PlaceOptions = {}): Promise<Sandbox> {
     const runtime = runtimeOf(options)
     try {
@@ -113,6 +76,11 @@ export class Sandbox implements AsyncDisposable {
     return askOnce(options, (vms) => vms.List())
   }
 
+  /** Removes a sandbox that has ended, with everything that it wrote; `force` also one that runs, or whose definition is broken. */
+  static remove(name: string, options: PlaceOptions & { readonly force?: boolean } = {}): Promise<void> {
+    return askOnce(options, (vms) => vms.Remove({ name, force: options.force === true }))
+  }
+
   /** What is wrong with definitions: `broken` ones are in no `list`, and `Sandbox.get` rejects with `MachineConfigInvalid`. */
   static problems(options: PlaceOptions = {}): Promise<ReadonlyArray<MachineProblem>> {
     return askOnce(options, (vms) => vms.Problems())
@@ -124,6 +92,7 @@ export class Sandbox implements AsyncDisposable {
       create: (options) => Sandbox.create({ ...options, server }),
       get: (name) => Sandbox.get(name, { server }),
       list: () => Sandbox.list({ server }),
+      remove: (name, options) => Sandbox.remove(name, { ...options, server }),
       problems: () => Sandbox.problems({ server })
     }
   }
@@ -147,23 +116,13 @@ export class Sandbox implements AsyncDisposable {
 
   /** Starts a command and answers when it runs. Its output waits in the guest until it is read. */
   spawn(argv: ReadonlyArray<string>, options: SpawnOptions = {}): Promise<Process> {
-    const { cwd, env, openStdin = false, stdin, timeoutMs, tty = null, user } = options
     const { name } = this
     const [program, ...rest] = argv
     const command = Stream.unwrap(
       Effect.gen(function* () {
         const vms = yield* VmSupervisor
         if (program === undefined) return yield* new ExecFailed({ reason: "not_found", detail: "" })
-        const request = {
-          argv: [program, ...rest] as const,
-          env: pairs(env),
-          tty,
-          stdin: openStdin || stdin !== undefined,
-          ...(cwd === undefined ? {} : { cwd }),
-          ...(user === undefined ? {} : { user }),
-          ...(timeoutMs === undefined ? {} : { timeoutMs })
-        }
-        return vms.Exec({ name, request })
+        return vms.Exec({ name, request: requestOf([program, ...rest], options) })
       })
     )
     return Process.open(this.runtime, name, command, options)
@@ -213,12 +172,42 @@ export class Sandbox implements AsyncDisposable {
     return this.ask((vms) => vms.Touch({ name: this.name }))
   }
 
-  /** Ends it in order: everything is written out. Milliseconds until it is killed; default ten seconds. */
-  async stop(timeoutMs: number = stopMs): Promise<void> {
-    await this.ask((vms) => vms.Stop({ name: this.name, timeoutMs }))
+  /** Boots a persistent one that was defined only, or has ended. Rejects with `AlreadyRunning`. */
+  async start(): Promise<void> {
+    await this.ask((vms) => vms.Start({ name: this.name, detached: true }))
   }
 
-  /** Ends a sandbox that was made here at once, and removes all that it wrote; leaves another alone. A second call does nothing. */
+  /** Ends it in order: everything is written out. Milliseconds until it is killed; default ten seconds. Answers how it ended. */
+  stop(timeoutMs: number = stopMs): Promise<RunEnd> {
+    return this.ask((vms) => vms.Stop({ name: this.name, timeoutMs }))
+  }
+
+  /** Takes no new commands, and stops as `stop` does when the last one has ended; answers then. */
+  drain(timeoutMs: number = stopMs): Promise<RunEnd> {
+    return this.ask((vms) => vms.Drain({ name: this.name, timeoutMs }))
+  }
+
+  /** Ends it at once; what was not written out is lost. */
+  kill(): Promise<RunEnd> {
+    return this.ask((vms) => vms.Kill({ name: this.name }))
+  }
+
+  /** Stops a persistent one in order where it runs, and boots it. Milliseconds until it is killed; default ten seconds. */
+  async restart(timeoutMs: number = stopMs): Promise<void> {
+    await this.ask((vms) => vms.Restart({ name: this.name, timeoutMs }))
+  }
+
+  /** Waits for its end and answers how it was; of one that is persistent and has ended, the last. The signal gives up the waiting alone. */
+  wait(options: { readonly signal?: AbortSignal } = {}): Promise<RunEnd> {
+    return this.ask((vms) => vms.Wait({ name: this.name }), options.signal)
+  }
+
+  /** Removes it with everything that it wrote; `force` also while it runs. */
+  remove(options: { readonly force?: boolean } = {}): Promise<void> {
+    return this.ask((vms) => vms.Remove({ name: this.name, force: options.force === true }))
+  }
+
+  /** Ends a sandbox that was made here and is not persistent, and removes all that it wrote; leaves another alone. A second call does nothing. */
   async dispose(): Promise<void> {
     if (this.own) {
       await this.runtime
@@ -232,8 +221,11 @@ export class Sandbox implements AsyncDisposable {
     return this.dispose()
   }
 
-  private ask<A, E>(message: (vms: VmSupervisor["Service"]) => Effect.Effect<A, E, Actors>): Promise<A> {
-    return run(this.runtime, VmSupervisor.use(message))
+  private ask<A, E>(
+    message: (vms: VmSupervisor["Service"]) => Effect.Effect<A, E, Actors>,
+    signal?: AbortSignal
+  ): Promise<A> {
+    return run(this.runtime, VmSupervisor.use(message), signal)
   }
 }
 
@@ -242,6 +234,7 @@ export interface Server {
   readonly create: (options: Omit<SandboxOptions, "home" | "server">) => Promise<Sandbox>
   readonly get: (name: string) => Promise<Sandbox>
   readonly list: () => Promise<ReadonlyArray<SandboxInfo>>
+  readonly remove: (name: string, options?: { readonly force?: boolean }) => Promise<void>
   readonly problems: () => Promise<ReadonlyArray<MachineProblem>>
 }
 
@@ -257,21 +250,3 @@ const askOnce = async <A, E>(
     await runtime.dispose()
   }
 }
-
-/** Runs the main command in the background of this process, and answers when it runs; nothing when there is none. */
-export const runMain = Effect.fnUntraced(function* (
-  vms: Pick<VmSupervisor["Service"], "RunMain">,
-  name: string,
-  options: Pick<SandboxOptions, "command" | "openStdin" | "tty">
-) {
-  if ((options.command ?? []).length === 0) return
-  const started = yield* Deferred.make<void, ReachError | Unreachable>()
-  const how = { tty: options.tty === true ? firstSize : null, stdin: options.openStdin === true }
-  const main = Stream.runForEach(vms.RunMain({ name, how }), () => Deferred.succeed(started, undefined)).pipe(
-    // However it ends: nobody waits for ever.
-    Effect.onExit((exit) => Deferred.done(started, exit)),
-    Effect.ignore
-  )
-  yield* Effect.forkDetach(main)
-  yield* Deferred.await(started)
-})

@@ -1,16 +1,48 @@
 /** Says what a program may ask for when it makes a sandbox, and turns it into a definition. Makes none (see Sandbox). */
-import type { EngineKind, SandboxConfig } from "../domain/sandbox.ts"
+import type { PullPolicy } from "../domain/image.ts"
+import type { Platform } from "../domain/platform.ts"
+import { defaultHostIp } from "../domain/ports.ts"
+import type { EngineKind, RestartPolicy, SandboxConfig } from "../domain/sandbox.ts"
+import { limitsOf, pairs, type Rlimit } from "./execOptions.ts"
 import type { PlaceOptions } from "./runtime.ts"
+
+/** A port of the guest that the host listens for, TCP. */
+export interface Port {
+  readonly guestPort: number
+  /** Default 0: a free one, which `info().ports` tells. */
+  readonly hostPort?: number
+  /** IP address that is listened on; default `127.0.0.1`. */
+  readonly hostIp?: string
+}
 
 export interface SandboxOptions extends PlaceOptions {
   /** Image reference, like `alpine:3.20`; pulled when it is missing. */
   readonly image: string
+  /** `if-missing` (default) asks no network for an image that is here, `always` follows a tag that moved, `never` pulls nothing. */
+  readonly pull?: PullPolicy
+  /** Of the image that is pulled; default: linux on this machine's CPU. */
+  readonly platform?: Platform
+  /** Plain HTTP to a registry that is not on this machine; default false. */
+  readonly insecure?: boolean
   /** Name; default: made up. */
   readonly name?: string
+  /**
+   * True: a machine with a disk of its own, which outlives this object, this process and its own end until it is removed; see
+   * `Sandbox.get`, `start` and `remove`. Default false: it goes with its end.
+   */
+  readonly persistent?: boolean
+  /** Boots it; default true. False: a persistent one is defined only, and `start` boots it. */
+  readonly start?: boolean
+  /** Stops and removes a sandbox of the same name once everything else was checked; default false. */
+  readonly replace?: boolean
   /** vCPUs, 1 to 64; default 1. */
   readonly cpus?: number
   /** MiB, at least 64; default 512. */
   readonly memoryMb?: number
+  /** MiB of a persistent sandbox's disk, sparse; default 4096. */
+  readonly diskMb?: number
+  /** Host name in the guest; default: the sandbox's name. */
+  readonly hostname?: string
   /** Environment of every command, over the image's. */
   readonly env?: Readonly<Record<string, string>>
   /** Working directory; default: the image's. */
@@ -18,9 +50,14 @@ export interface SandboxOptions extends PlaceOptions {
   /** `name`, `uid`, `name:group` or `uid:gid`; default: the image's. */
   readonly user?: string
   /**
-   * Its main command, which `attach` joins; it ends without ending the sandbox. Default: none, and the image's own is not run, either.
+   * Its main command, which `attach` joins; it ends without ending the sandbox. Default: none, and the image's own is not run, either;
+   * see `entrypoint`.
    */
   readonly command?: ReadonlyArray<string>
+  /** What comes before `command`; default: nothing. `image`: what the image says, and without `command` also its own command. */
+  readonly entrypoint?: ReadonlyArray<string> | "image"
+  /** The sandbox ends with its main command, whose exit code `wait` tells; default false. */
+  readonly endsWithCommand?: boolean
   /** Gives the main command a terminal; default false. */
   readonly tty?: boolean
   /** Keeps the main command's stdin open for `attach`; default false. */
@@ -29,6 +66,12 @@ export interface SandboxOptions extends PlaceOptions {
   readonly mounts?: ReadonlyArray<{ readonly source: string; readonly target: string; readonly readOnly?: boolean }>
   /** Directories in the guest's memory, each of at most `sizeMb` MiB; default: half of its memory. */
   readonly tmpfs?: ReadonlyArray<{ readonly target: string; readonly sizeMb?: number }>
+  /** Ports of the guest that this machine, or the server, listens for; default: none. */
+  readonly ports?: ReadonlyArray<Port>
+  /** Limits of its commands; default: those of the guest. */
+  readonly rlimits?: ReadonlyArray<Rlimit>
+  /** What happens when a persistent sandbox ends without being asked to: `{ policy: "on-failure", attemptsMax: 5 }`; default: nothing. */
+  readonly restart?: RestartPolicy
   /** Models of the cache, read-only at `target`, default `/models/NAME`; what is missing is fetched as its pull policy says. */
   readonly models?: ReadonlyArray<{ readonly name: string; readonly target?: string }>
   /** Default `auto`: KVM where it boots guests, else emulation. */
@@ -43,10 +86,6 @@ export interface SandboxOptions extends PlaceOptions {
   readonly idleTimeoutMs?: number
 }
 
-/** `KEY=value` for each. */
-export const pairs = (env: Readonly<Record<string, string>> = {}): ReadonlyArray<string> =>
-  Object.entries(env).map(([key, value]) => `${key}=${value}`)
-
 /** Fields that were given. */
 const given = <Fields extends object>(fields: Fields): { [Key in keyof Fields]?: NonNullable<Fields[Key]> } =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as never
@@ -57,14 +96,23 @@ export const configOf = (options: SandboxOptions): SandboxConfig => ({
   env: pairs(options.env),
   cpus: options.cpus ?? 1,
   memoryMb: options.memoryMb ?? 512,
-  diskMb: 4096,
+  diskMb: options.diskMb ?? 4096,
   engine: options.engine ?? "auto",
-  endsWithCommand: false,
+  endsWithCommand: options.endsWithCommand ?? false,
   labels: options.labels ?? {},
-  // An empty entrypoint keeps the image's own command from running.
-  entrypoint: [],
-  command: options.command ?? [],
+  ...(options.entrypoint === "image"
+    ? given({ command: options.command })
+    : // An empty entrypoint keeps the image's own command from running.
+      { entrypoint: options.entrypoint ?? [], command: options.command ?? [] }),
   ...given({
+    hostname: options.hostname,
+    ports: options.ports?.map(({ guestPort, hostPort = 0, hostIp = defaultHostIp }) => ({
+      hostIp,
+      hostPort,
+      guestPort
+    })),
+    rlimits: options.rlimits === undefined ? undefined : limitsOf(options.rlimits),
+    restart: options.restart,
     workdir: options.workdir,
     user: options.user,
     session: options.session,
