@@ -4,6 +4,10 @@ import { mkdtempSync, rmSync, statSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 
+const clang = Bun.which("clang")
+if (clang === null)
+  console.warn("skipped: fuzzing the agent's decoders; clang is not installed (apt-get install clang)")
+
 const guest = join(import.meta.dir, "../../guest")
 const sh = (command: ReadonlyArray<string>, env?: Record<string, string>) => {
   const run = Bun.spawnSync([...command], { stdout: "pipe", stderr: "pipe", ...(env ? { env } : {}) })
@@ -16,6 +20,17 @@ describe("the guest agent", () => {
     expect(run.output).toContain("guest unit tests: ok")
     expect(run.code).toBe(0)
   }, 60_000)
+
+  test.skipIf(clang === null)(
+    "decodes whatever libFuzzer makes up, under sanitizers",
+    () => {
+      // Seconds: BUNKER_TEST_FUZZ_S (3); longer by hand, with what was found kept in guest/build/corpus.
+      const run = sh([join(guest, "test/run.sh"), "fuzz", process.env["BUNKER_TEST_FUZZ_S"] ?? "3"])
+      expect({ code: run.code, output: run.code === 0 ? "" : run.output.slice(-4000) }).toEqual({ code: 0, output: "" })
+      expect(Number(/stat::number_of_executed_units: *(\d+)/.exec(run.output)?.[1])).toBeGreaterThan(1000)
+    },
+    3_600_000
+  )
 
   test("builds to the same static bytes twice, in at most 100 KB with musl", () => {
     const directory = mkdtempSync(join(tmpdir(), "bunker-agent-"))
