@@ -299,7 +299,7 @@ const imports = `
 `
 
 describe("several processes", () => {
-  const updates = Number(process.env["BUNKER_TEST_UPDATES"] ?? 25)
+  const updates = Number(process.env["BUNKER_TEST_UPDATES"] ?? 100)
   it.live(
     `lose none of 8 × ${updates} updates of different keys`,
     () =>
@@ -323,7 +323,7 @@ describe("several processes", () => {
     180_000
   )
 
-  const kills = Number(process.env["BUNKER_TEST_KILLS"] ?? 20)
+  const kills = Number(process.env["BUNKER_TEST_KILLS"] ?? 200)
   it.live(
     `leave a whole file when killed in the middle of a save, ${kills} times`,
     () =>

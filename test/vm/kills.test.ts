@@ -1,6 +1,6 @@
 /**
  * Commands that are killed at any moment, two at a time over the same two names: whatever they left half-way, every sandbox can be
- * removed, and a sweep leaves nothing. BUNKER_TEST_KILLS (8) pairs of commands.
+ * removed, and a sweep leaves nothing. BUNKER_TEST_PAIRS (8) pairs of commands.
  */
 import { afterAll, beforeAll, describe, expect } from "bun:test"
 import { readdirSync } from "node:fs"
@@ -12,7 +12,7 @@ import { mustSkip } from "../support/requirements.ts"
 import { vmCases } from "../support/vmCases.ts"
 
 const timeoutMs = 3_600_000
-const pairs = Number(process.env["BUNKER_TEST_KILLS"] ?? 8)
+const pairs = Number(process.env["BUNKER_TEST_PAIRS"] ?? 8)
 const image = ["--memory", "128m", "test/busybox:1"]
 
 /** Commands about a sandbox, and the longest that they take, in milliseconds. */

@@ -1,6 +1,6 @@
 /**
  * Kills, floods, full disks and many sandboxes. Short by default; longer by the environment, to be run now and then:
- * BUNKER_TEST_CYCLES (100) create and remove, BUNKER_TEST_BOOTS (2) boot and remove, BUNKER_TEST_MANY (3) at once,
+ * BUNKER_TEST_CYCLES (1000) create and remove, BUNKER_TEST_BOOTS (2) boot and remove, BUNKER_TEST_MANY (3) at once,
  * BUNKER_TEST_FLOOD_MB (2) of output. The lab does less of what takes long, and nothing that is the same for every engine.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
@@ -66,7 +66,7 @@ describe.skipIf(skipped)(`robustness (${engine})`, () => {
   afterAll(() => home.dispose(), timeoutMs)
 
   itOnHost("creating and removing in sequence leaks nothing, over HTTP and in process", async () => {
-    const cycles = amount("CYCLES", 100)
+    const cycles = amount("CYCLES", 1000)
     const cycle = async (index: number) => {
       const { name } = await ok("POST", "/v1/sandboxes", { config, ephemeral: index % 2 === 0 })
       await ok("DELETE", `/v1/sandboxes/${name}`)
