@@ -22,8 +22,8 @@ need qemu-system-x86_64 qemu-system-x86; need busybox busybox-static; need mke2f
 # The other tools that write and read what the tests write and read.
 need fsck.erofs erofs-utils; need skopeo skopeo; need umoci umoci; need docker-registry docker-registry
 need htpasswd apache2-utils; need openssl openssl; need buildah buildah; need tmux tmux
-# Sanitizers and the fuzzer for what is in C.
-need clang clang
+# Sanitizers and the fuzzer for what is in C; the order of system calls.
+need clang clang; need strace strace
 # The lab.
 need cpio cpio; need lz4 lz4; need xz xz-utils; need zstd zstd
 if [ -n "$packages" ]; then

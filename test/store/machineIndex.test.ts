@@ -7,7 +7,7 @@ import type { SafeName } from "../../src/domain/name.ts"
 import type { SandboxInfo } from "../../src/domain/sandbox.ts"
 import { Database } from "../../src/store/Database.ts"
 import { findMachine, indexMachines, machineProblems, settleMachine } from "../../src/store/machineIndex.ts"
-import { loadMachine, saveMachine } from "../../src/store/machines.ts"
+import { loadMachine, saveMachine, updateMachineIp } from "../../src/store/machines.ts"
 import { Paths } from "../../src/store/Paths.ts"
 import { identify } from "../../src/store/processes.ts"
 import { saveEnd, saveProcess } from "../../src/store/runFile.ts"
@@ -52,6 +52,30 @@ describe("machines", () => {
       yield* terminate(db, id, ["running"], "crashed", end, 3)
       expect((yield* list).all["web"]).toMatchObject({ status: "crashed", config: { memoryMb: 1024 } })
       expect((yield* loadMachine(paths, web)).machine).toMatchObject({ state: "stopped", vmId })
+    }).pipe(Effect.provide(freshHome))
+  )
+
+  it.live("are running on disk until they have ended, and have no address after that", () =>
+    Effect.gen(function* () {
+      const [db, paths] = [yield* Database, yield* Paths]
+      yield* saveMachine(paths, machine("web"))
+      const { id } = (yield* list).all["web"]!
+      const onDisk = Effect.gen(function* () {
+        yield* settleMachine(db, paths, web)
+        const { state, ipAddress } = (yield* loadMachine(paths, web)).machine
+        return { state, ipAddress }
+      })
+      for (const status of ["starting", "running", "paused", "running", "draining"] as const) {
+        yield* transition(db, id, status, 1)
+        expect({ status, state: (yield* onDisk).state }).toEqual({ status, state: "running" })
+      }
+      yield* updateMachineIp(paths, web, "10.0.0.2")
+      // A crash now still needs to be put right.
+      expect((yield* loadMachine(paths, web)).needsRecovery).toBe(true)
+      expect(yield* onDisk).toEqual({ state: "running", ipAddress: "10.0.0.2" })
+      const end = { exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null } as const
+      yield* terminate(db, id, ["draining"], "stopped", end, 3)
+      expect(yield* onDisk).toEqual({ state: "stopped", ipAddress: undefined })
     }).pipe(Effect.provide(freshHome))
   )
 

@@ -298,6 +298,41 @@ const imports = `
   const body = (use) => Effect.runPromise(Effect.flatMap(Paths, use).pipe(Effect.provide(Paths.layer(home))))
 `
 
+const strace = Bun.which("strace")
+if (strace === null) console.warn("skipped: what a save syncs; strace is not installed (apt-get install strace)")
+describe.skipIf(strace === null)("a save", () => {
+  it.live("syncs the file before it gets its name, and the directory after that", () =>
+    withHome((home) =>
+      Effect.gen(function* () {
+        const trace = path.join(home.home, "trace")
+        const calls = ["-f", "-y", "-qq", "-e", "trace=fsync,fdatasync,rename,renameat,renameat2", "-o", trace]
+        const save = `${imports}
+          await body((home) => machines.saveMachine(home, ${JSON.stringify(machine("web"))}))`
+        const child = startChild(home.home, save, [strace!, ...calls])
+        expect(yield* Effect.promise(() => child.exited)).toBe(0)
+        const { directory } = home.sandbox(web)
+        const steps = fs
+          .readFileSync(trace, "utf8")
+          .split("\n")
+          .filter((line) => line.includes(directory))
+          .map((line) =>
+            line
+              .replace(/^\d+ +/, "")
+              .replaceAll(`${directory}/`, "")
+              .replaceAll(directory, "DIRECTORY")
+          )
+          .map((line) =>
+            line
+              .replace(/config\.toml\.[^">]*\.tmp/g, "TEMPORARY")
+              .replace(/\d+</, "<")
+              .replace(/ += 0.*/, "")
+          )
+        expect(steps).toEqual(["fsync(<TEMPORARY>)", 'rename("TEMPORARY", "config.toml")', "fsync(<DIRECTORY>)"])
+      })
+    )
+  )
+})
+
 describe("several processes", () => {
   const updates = Number(process.env["BUNKER_TEST_UPDATES"] ?? 100)
   it.live(

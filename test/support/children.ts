@@ -15,8 +15,8 @@ const prelude = `
 `
 
 /** Starts `body`, a program over `home`, `go` and `say`. */
-export const startChild = (home: string, body: string) =>
-  Bun.spawn([process.execPath, "-e", `${prelude}\nconst home = ${JSON.stringify(home)}\n${body}`], {
+export const startChild = (home: string, body: string, under: ReadonlyArray<string> = []) =>
+  Bun.spawn([...under, process.execPath, "-e", `${prelude}\nconst home = ${JSON.stringify(home)}\n${body}`], {
     cwd: import.meta.dir,
     stdout: "pipe",
     stderr: "inherit"
