@@ -119,12 +119,17 @@ const crashed: Termination = {
 /** A start that has no process after this long was given up by somebody who died, in milliseconds. */
 const startingMaxMs = 10_000
 
-/** How long the logs of an ephemeral sandbox that did not boot wait for a reader, in milliseconds. */
+/** How long the logs of an ephemeral sandbox that did not boot, or crashed, wait for a reader, in milliseconds. */
 const unreadMaxMs = 3_600_000
 
-/** True while somebody may still want to know why it did not boot. */
-const isUnread = (info: SandboxInfo, nowMs: number): boolean =>
-  info.terminationReason === "boot_failed" && nowMs - info.updatedAt < unreadMaxMs
+/** True for an end of which somebody may want to know why. One that was killed with its `run` in the foreground has no such somebody. */
+export const awaitsReader = (paths: Paths["Service"], info: SandboxInfo): boolean => {
+  const { name, ephemeral, terminationReason: reason, terminationDetail } = info
+  if (!ephemeral || reason === null) return false
+  if (reason === "boot_failed") return true
+  const unseen = terminationDetail === crashed.detail && fs.existsSync(paths.sandbox(name).creator)
+  return statusAfter(reason) === "crashed" && !unseen
+}
 
 /** What is to be done about a row whose VM nobody keeps, undefined for nothing. Newest running run decides. */
 export const decide = (
@@ -182,6 +187,9 @@ const make = (options: SweeperOptions) =>
     const leases = yield* LeaseManager
     const images = yield* makeImageFiles
     const bounds = { ...defaults, ...options }
+
+    const isUnread = (info: SandboxInfo, nowMs: number) =>
+      awaitsReader(paths, info) && nowMs - info.updatedAt < unreadMaxMs
 
     /** Puts one row right; answers whether it changed or, in a dry run, would. */
     const reconcile = Effect.fnUntraced(function* (
@@ -285,7 +293,7 @@ const make = (options: SweeperOptions) =>
         const record = yield* findSandbox(db, name)
         if (record === undefined || !(yield* reconcile(record, false))) return false
         const after = yield* findSandbox(db, name)
-        if (after?.info.ephemeral === true) yield* clean(after, false)
+        if (after !== undefined && !awaitsReader(paths, after.info)) yield* clean(after, false)
         return true
       }),
       Clean: Effect.fn("Sweeper.clean")(function* ({ name }: { readonly name: SafeName }) {

@@ -32,7 +32,7 @@ import { withPorts } from "./ports.ts"
 import { type CreateRequest, makeRecords } from "./records.ts"
 import { makeRecovery } from "./recovery.ts"
 import { makeRoutes } from "./routes.ts"
-import { Sweeper } from "./Sweeper.ts"
+import { awaitsReader, Sweeper } from "./Sweeper.ts"
 import { sandboxFileHandlers } from "./sandboxFiles.ts"
 import { readLogs } from "./sandboxLogs.ts"
 import { statsHandlers } from "./sandboxStats.ts"
@@ -175,7 +175,7 @@ const make = (options: KeeperOptions) =>
           // Kept for whoever reads all of its console; see Sweeper.
           const { source, tail, sinceMs, untilMs } = query
           const whole = source === "console" && (tail ?? sinceMs ?? untilMs) === undefined
-          return whole && info.ephemeral && info.terminationReason === "boot_failed"
+          return whole && isTerminal(info.status) && awaitsReader(paths, info)
             ? Stream.onEnd(lines, Effect.ignore(sweeper.Clean({ name: info.name })))
             : lines
         })

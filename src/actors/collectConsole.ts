@@ -2,7 +2,8 @@
  * Moves what a guest writes to its console from the file that the VM has open into a log of bounded size: the guest writes what it
  * wants, and must not be able to fill the host's disk. Interprets nothing of what it says.
  *
- * Invariant: what was moved takes no room on the disk any more; the VM goes on writing at its place, so the file gets sparse.
+ * Invariant: what was moved takes no room on the disk any more and reads as zeros, so that nobody takes it for new; the VM goes on
+ * writing at its place, so the file gets sparse.
  */
 import fs from "node:fs"
 import { Effect, type Scope, Semaphore } from "effect"
@@ -37,7 +38,12 @@ export const openConsole = Effect.fnUntraced(function* (
   )
   const turn = Semaphore.makeUnsafe(1)
   const source = new Source(fd)
-  const once = turn.withPermits(1)(Effect.suspend(() => source.move(log)))
+  const once = turn.withPermits(1)(
+    Effect.tap(
+      Effect.suspend(() => source.move(log)),
+      (bytes) => (bytes === 0 ? Effect.void : Effect.map(log.flush, () => source.free()))
+    )
+  )
   const loop = Effect.flatMap(once, (bytes) => Effect.sleep(bytes > floodBytes ? "10 millis" : "1 second"))
   return { collect: Effect.andThen(once, log.flush), loop: Effect.forever(loop) }
 })
@@ -81,7 +87,8 @@ class Source {
     }
   }
 
-  private free(): void {
+  /** Gives up what was moved. */
+  free(): void {
     try {
       freeStart(this.fd, this.position)
     } catch {

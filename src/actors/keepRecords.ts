@@ -3,7 +3,7 @@
  * keeperBoot.ts).
  *
  * Invariants: whatever ends the VM, its row is closed once, with the first reason that anybody gave; an ephemeral sandbox's
- * directory and row go with it.
+ * directory and row go with it unless it crashed.
  */
 import { Clock, Deferred, Effect, Fiber, type Scope } from "effect"
 import type { RunDefaults } from "../domain/image.ts"
@@ -67,8 +67,9 @@ export const keepRecords = Effect.fnUntraced(function* (
     yield* terminate(db, info.id, [...predecessors(to)], to, end, now).pipe(
       Effect.catchCause((cause) => Effect.logError(`the end of ${info.name} was not recorded`, cause))
     )
-    if (info.ephemeral) yield* Effect.ignore(sweeper.Clean({ name: info.name }))
-    else yield* settle
+    if (!info.ephemeral) yield* settle
+    // What crashed waits for whoever wants to know why; see Sweeper.
+    else if (to !== "crashed") yield* Effect.ignore(sweeper.Clean({ name: info.name }))
     yield* Deferred.succeed(ended, end)
   })
   if (!info.ephemeral) yield* Effect.forkScoped(settle)

@@ -5,6 +5,7 @@
  * Invariants: a planned restart is done by one process at a time, and not at all once somebody took it back, started or removed the
  * sandbox; a VM whose agent does not answer is ended, not left.
  */
+import fs from "node:fs"
 import { Clock, Deferred, Effect, Option } from "effect"
 import type { StartError } from "../domain/errors/groups.ts"
 import { SandboxNotFound } from "../domain/errors/vm.ts"
@@ -43,8 +44,12 @@ const keepRun = (
 ) =>
   Effect.scoped(
     Effect.gen(function* () {
-      const footing = footingOf(yield* Paths, info.name)
+      const paths = yield* Paths
+      const { creator } = paths.sandbox(info.name)
+      const footing = footingOf(paths, info.name)
       const { vm, main } = yield* hostVm(info, { ...how, dieWithParent: false })
+      // It lives on without whoever made it: how it ends is somebody's to read.
+      if (!how.adopt) fs.rmSync(creator, { force: true })
       // Before the report, so that whoever waits for it can attach at once.
       yield* how.adopt ? resume(vm, main, info) : keepMain(vm, main, info.config)
       yield* up

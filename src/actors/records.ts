@@ -13,7 +13,7 @@ import type { SafeName } from "../domain/name.ts"
 import { parseName } from "../domain/name.ts"
 import { portProblem } from "../domain/ports.ts"
 import { canonicalReference, parseReference } from "../domain/reference.ts"
-import { commandProblem, type SandboxConfig, type SandboxInfo, sizeProblem } from "../domain/sandbox.ts"
+import { commandProblem, isTerminal, type SandboxConfig, type SandboxInfo, sizeProblem } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { attemptFile, ensureDirectory, removeBelow } from "../store/files.ts"
 import { hasForgottenRoot } from "../store/imageCollection.ts"
@@ -147,7 +147,9 @@ export const makeRecords = Effect.gen(function* () {
     if (clash !== undefined) return yield* new InvalidSpec({ field: "ports", reason: clash })
     yield* settleMounts(config).pipe(Effect.provideService(Paths, paths))
     const before = yield* findMachine(db, paths, name)
-    if (before !== undefined && request.replace !== true) return yield* new AlreadyExists({ name })
+    // One that only waits for a reader makes room.
+    const spent = before?.info.ephemeral === true && isTerminal(before.info.status)
+    if (before !== undefined && request.replace !== true && !spent) return yield* new AlreadyExists({ name })
     yield* checkPorts(config, before?.info).pipe(
       Effect.provideService(Paths, paths),
       Effect.provideService(Database, db)

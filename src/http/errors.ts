@@ -82,6 +82,7 @@ const statuses: Statuses = {
   ModelInstallFailed: 500,
   KrunCallFailed: 500,
   BootFailed: 500,
+  SandboxCrashed: 500,
   GuestChannelFailed: 500,
   DatabaseFailed: 500,
   StoredDataCorrupt: 500,

@@ -20,7 +20,6 @@ import { it } from "../support/it.ts"
 import { deadProcess, putSandbox } from "../support/sandboxes.ts"
 
 const environment = Sweeper.layer().pipe(Layer.provideMerge(LeaseManager.layer), Layer.provideMerge(freshHome))
-const name = "box" as SafeName
 const stop = new RunEnd({ exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null })
 const exitOf = (how: Partial<VmExit>): VmExit => ({
   code: undefined,
@@ -37,6 +36,7 @@ const kept = Effect.fnUntraced(function* (
   killed: Partial<VmExit> = { signal: "SIGKILL" }
 ) {
   const [db, paths] = [yield* Database, yield* Paths]
+  const name = `box-${crypto.randomUUID()}` as SafeName
   const identity = yield* deadProcess
   const id = yield* putSandbox({ name, status: "starting", ephemeral, process: identity })
   fs.mkdirSync(paths.sandbox(name).logs, { recursive: true })
@@ -55,7 +55,12 @@ const kept = Effect.fnUntraced(function* (
     { poweroff: () => poweroff(exit) } as unknown as GuestRequests,
     { paused: () => false, thaw: Effect.void } as Pausing
   )
-  return { vm, exit, info: Effect.map(findSandbox(db, name), (record) => record?.info) }
+  return {
+    vm,
+    exit,
+    directory: paths.sandbox(name).directory,
+    info: Effect.map(findSandbox(db, name), (record) => record?.info)
+  }
 })
 
 describe("the record of an end", () => {
@@ -87,9 +92,22 @@ describe("the record of an end", () => {
       const { vm, info } = yield* kept(false, (exit) => Effect.sync(() => exit(ended)))
       expect(yield* stopVm(vm, stop, 5000)).toMatchObject({ exitSignal: null })
       expect(yield* info).toMatchObject({ exitSignal: null, terminationReason: "shutdown_requested" })
-      yield* (yield* Database).run("DELETE FROM sandbox")
       const late = yield* kept(false, deaf, { code: 0 })
       expect(yield* stopVm(late.vm, stop, 20)).toMatchObject({ exitSignal: null })
+    }).pipe(Effect.scoped, Effect.provide(environment))
+  )
+
+  it.live("keeps an ephemeral sandbox that crashed for whoever reads why, and no other", () =>
+    Effect.gen(function* () {
+      const { vm, exit, info, directory } = yield* kept(true, deaf)
+      exit(exitOf({ signal: "SIGSEGV" }))
+      expect(yield* Deferred.await(vm.ended)).toMatchObject({ reason: "internal_error", exitSignal: "SIGSEGV" })
+      expect(yield* info).toMatchObject({ status: "crashed", terminationDetail: expect.stringContaining("SIGSEGV") })
+      expect(fs.existsSync(`${directory}/logs`)).toBe(true)
+      const other = yield* kept(true, deaf)
+      yield* stopVm(other.vm, stop, 20)
+      expect(yield* other.info).toBeUndefined()
+      expect(fs.existsSync(other.directory)).toBe(false)
     }).pipe(Effect.scoped, Effect.provide(environment))
   )
 })

@@ -95,7 +95,7 @@ describe("Sweeper", () => {
     }).pipe(Effect.provide(environment))
   )
 
-  it.live("what an ephemeral sandbox said that did not boot is kept for an hour", () =>
+  it.live("what an ephemeral sandbox said that did not boot, or crashed, is kept for an hour", () =>
     Effect.gen(function* () {
       const sweeper = yield* Sweeper
       const paths = yield* Paths
@@ -103,7 +103,11 @@ describe("Sweeper", () => {
       for (const [name, reason, minutes] of [
         ["fresh", "boot_failed", 59],
         ["old", "boot_failed", 61],
-        ["other", "internal_error", 1]
+        ["panic", "internal_error", 59],
+        ["old-panic", "internal_error", 61],
+        ["mute", "agent_unresponsive", 1],
+        ["done", "completed", 1],
+        ["failed", "failed", 1]
       ] as const) {
         const id = yield* putSandbox({ name, status: "crashed", ephemeral: true, process: yield* deadProcess })
         yield* db.run("UPDATE sandbox SET updated_at = ? WHERE id = ?", [Date.now() - minutes * 60_000, id])
@@ -113,10 +117,34 @@ describe("Sweeper", () => {
         )
         mkdirSync(paths.sandbox(name as SafeName).logs, { recursive: true })
       }
-      expect({ ...(yield* sweeper.Sweep({ force: true })) }).toMatchObject({ removed: 2 })
-      expect(readdirSync(paths.sandboxes)).toEqual(["fresh"])
+      expect({ ...(yield* sweeper.Sweep({ force: true })) }).toMatchObject({ removed: 4 })
+      expect(readdirSync(paths.sandboxes).toSorted()).toEqual(["fresh", "mute", "panic"])
       // Whoever has read it gives it up.
       expect(yield* sweeper.Clean({ name: "fresh" as SafeName })).toBe("removed")
+    }).pipe(Effect.provide(environment))
+  )
+
+  it.live("an ephemeral sandbox that died with its keeper waits for a reader, and goes when its run died, too", () =>
+    Effect.gen(function* () {
+      const sweeper = yield* Sweeper
+      const paths = yield* Paths
+      const dead = yield* deadProcess
+      for (const [name, creator] of [
+        ["detached", undefined],
+        ["foreground", leaseToken()],
+        ["looked-at", leaseToken()]
+      ] as const) {
+        yield* putSandbox({ name, status: "running", ephemeral: true, process: dead })
+        const own = paths.sandbox(name as SafeName)
+        mkdirSync(own.directory, { recursive: true })
+        if (creator !== undefined) writeFileSync(own.creator, creator)
+      }
+      yield* sweeper.Reconcile({ name: "looked-at" as SafeName })
+      expect(yield* statusOf("looked-at")).toBeUndefined()
+      expect({ ...(yield* sweeper.Sweep({ force: true })) }).toMatchObject({ reconciled: 2, removed: 1, errors: 0 })
+      expect(readdirSync(paths.sandboxes)).toEqual(["detached"])
+      expect(yield* sweeper.Reconcile({ name: "detached" as SafeName })).toBe(false)
+      expect(yield* statusOf("detached")).toMatchObject({ status: "crashed", terminationReason: "internal_error" })
     }).pipe(Effect.provide(environment))
   )
 

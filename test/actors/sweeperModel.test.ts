@@ -25,6 +25,8 @@ interface Sandbox {
   status: Status
   /** What its newest run's process is; none: no running run. */
   process: "none" | "alive" | "dead"
+  /** True when its newest run is recorded as crashed. */
+  crashed: boolean
   updatedAt: number
 }
 
@@ -47,6 +49,7 @@ const sweepModel = (population: Map<string, Sandbox>, now: number) => {
     const abandoned = box.status === "starting" && box.process === "none" && now - box.updatedAt > 10_000
     if (box.process === "none" && box.status !== "draining" && !abandoned) continue
     box.status = box.status === "draining" ? "stopped" : "crashed"
+    if (box.process !== "none") box.crashed = box.status === "crashed"
     box.process = "none"
     box.updatedAt = now
     report.reconciled += 1
@@ -54,11 +57,13 @@ const sweepModel = (population: Map<string, Sandbox>, now: number) => {
   for (const box of population.values()) {
     // Nobody is named who made it.
     if (!box.ephemeral || box.status !== "created" || now - box.updatedAt <= 10_000) continue
-    Object.assign(box, { status: "crashed", process: "none", updatedAt: now })
+    const crashed = box.process !== "none" || box.crashed
+    Object.assign(box, { status: "crashed", process: "none", crashed, updatedAt: now })
     report.reconciled += 1
   }
   for (const box of [...population.values()]) {
     if (!box.ephemeral || !isTerminal(box.status) || box.process === "alive") continue
+    if (box.crashed && now - box.updatedAt < 3_600_000) continue
     population.delete(box.name)
     report.removed += 1
   }
@@ -80,7 +85,7 @@ const story = (random: (below: number) => number) =>
           const kind = pick(["none", "alive", "dead"] as const)
           const input = { name: `s${step}`, status: pick(statuses), ephemeral: random(2) === 0 }
           const id = yield* putSandbox({ ...input, ...(kind === "none" ? {} : { process: pick(processes[kind]) }) })
-          population.set(input.name, { ...input, id, process: kind, updatedAt: 1 })
+          population.set(input.name, { ...input, id, process: kind, crashed: false, updatedAt: 1 })
           break
         }
         case 2: {
@@ -93,19 +98,20 @@ const story = (random: (below: number) => number) =>
         case 3: {
           if (box === undefined || box.process !== "none" || box.status !== "running") break
           yield* insertRun(db, box.id, "krun", pick(processes.dead), now)
-          box.process = "dead"
+          Object.assign(box, { process: "dead", crashed: false })
           break
         }
         case 4: {
           if (box === undefined) break
           const end = { exitCode: 0, exitSignal: null, reason: "completed", detail: null } as const
           if (yield* terminate(db, box.id, [box.status], "stopped", end, now)) {
-            Object.assign(box, { status: "stopped", process: "none", updatedAt: now })
+            const crashed = box.process === "none" && box.crashed
+            Object.assign(box, { status: "stopped", process: "none", crashed, updatedAt: now })
           } else if (yield* deleteSandbox(db, box.id)) population.delete(box.name)
           break
         }
         default: {
-          const ms = random(20_000)
+          const ms = random(random(8) === 0 ? 4_000_000 : 20_000)
           yield* TestClock.adjust(ms)
           now += ms
           const expected = sweepModel(population, now)

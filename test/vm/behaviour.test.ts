@@ -305,7 +305,25 @@ suite(`sandboxes (${engine})`, () => {
       // The last words may be lost: the machine resets at once.
       expect(await home.must(["logs", "--console", "panics"])).toMatch(/init\[1\]: segfault|Kernel panic/)
       expect(await child.exited).not.toBe(0)
+      expect(await new Response(child.stderr).text()).toMatch(
+        /"panics" crashed: .*console said last: .*\w; 'bunker logs --console panics' .*'bunker start panics'/
+      )
       await remove("panics")
+    })
+
+    it("a run whose VM dies says why and what its console said, and keeps that until it is read", async () => {
+      const child = home.start(["run", "--rm", "--name", "dies", image, "sh", "-c", "echo on; sleep 987"])
+      await child.stdout.getReader().read()
+      process.kill((await infoOf("dies")).pid, "SIGKILL")
+      const stderr = await new Response(child.stderr).text()
+      expect(await child.exited).toBe(125)
+      expect(stderr).toMatch(
+        /"dies" crashed: the VM's process was ended by SIGKILL; .*'bunker logs .*dies' shows .*for an hour/
+      )
+      expect(await infoOf("dies")).toMatchObject({ status: "crashed", ephemeral: true, exit_signal: "SIGKILL" })
+      expect(await home.must(["logs", "dies"])).toBe("on\n")
+      await home.must(["logs", "--console", "dies"])
+      expect((await home.http("GET", "/v1/sandboxes/dies")).status).toBe(404)
     })
 
     it("an interrupted run in the foreground takes its VM along", async () => {

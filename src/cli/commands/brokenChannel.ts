@@ -1,18 +1,60 @@
 /** Explains to people why the channel to a guest broke. Repairs nothing. */
-import { Effect, Option, Schedule } from "effect"
+import { Effect, Option, Schedule, Stream } from "effect"
+import type { RunEnd } from "../../actors/Keeper.ts"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
-import { type GuestChannelFailed, WrongState } from "../../domain/errors/vm.ts"
+import { type GuestChannelFailed, SandboxCrashed, WrongState } from "../../domain/errors/vm.ts"
 
 /** How often the record is looked at again: the connection's end is known a moment before the VM's is recorded. */
 const recorded = Schedule.spaced("50 millis").pipe(Schedule.upTo({ times: 10 }))
 
-/** A channel that broke because the sandbox has ended meanwhile says so. */
-export const explainBrokenChannel = Effect.fnUntraced(function* (name: string, error: GuestChannelFailed) {
-  const look = VmSupervisor.use((vms) => Effect.option(vms.Inspect({ name })))
-  const status = yield* Effect.map(look, (info) => (Option.isSome(info) ? info.value.status : "gone")).pipe(
-    Effect.repeat({ while: (found) => found === "running", schedule: recorded })
+/** Lines of the console that are shown, and characters of one. */
+const linesMax = 3
+const charactersMax = 200
+
+/** The end of a console, which is not taken for read by that. */
+const consoleEnd = (name: string) =>
+  VmSupervisor.use((vms) =>
+    vms.Logs({ name, source: "console", follow: false, tail: 4 * linesMax }).pipe(
+      Stream.runCollect,
+      Effect.map((lines) =>
+        lines
+          .map(({ text = "" }) => text)
+          .join("")
+          .split("\n")
+          .map((line) => line.slice(0, charactersMax).trim())
+          .filter((line) => line !== "")
+          .slice(-linesMax)
+      ),
+      Effect.orElseSucceed((): ReadonlyArray<string> => [])
+    )
   )
-  if (status === "running") return yield* error
-  const advice = status === "gone" ? "it has ended" : `'bunker inspect ${name}' tells how it ended`
-  return yield* new WrongState({ name, status, operation: "finish the command in", advice })
+
+/** A channel that broke because the sandbox has ended meanwhile says so, and why. `end`: how it ended, where the caller waited for that. */
+export const explainBrokenChannel = Effect.fnUntraced(function* (
+  name: string,
+  error: GuestChannelFailed,
+  end?: RunEnd
+) {
+  const look = VmSupervisor.use((vms) => Effect.option(vms.Inspect({ name })))
+  const found = yield* look.pipe(
+    Effect.map(Option.getOrUndefined),
+    Effect.repeat({ while: (info) => info?.status === "running", schedule: recorded })
+  )
+  if (found?.status === "running") return yield* error
+  if (found?.status === "crashed") {
+    return yield* new SandboxCrashed({
+      name,
+      reason: found.terminationDetail ?? found.terminationReason ?? "nobody saw why",
+      console: yield* consoleEnd(name),
+      ephemeral: found.ephemeral
+    })
+  }
+  const why = end?.detail ?? end?.reason
+  const gone = why === undefined ? "it has ended" : `it has ended (${why})`
+  return yield* new WrongState({
+    name,
+    status: found?.status ?? "gone",
+    operation: "finish the command in",
+    advice: found === undefined ? gone : `'bunker inspect ${name}' tells how it ended`
+  })
 })

@@ -6,7 +6,7 @@ import { ImageStore } from "../../actors/ImageStore.ts"
 import type { RunEnd } from "../../actors/Keeper.ts"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
 import { ImageNotFound } from "../../domain/errors/image.ts"
-import { BootFailed, InvalidSpec } from "../../domain/errors/vm.ts"
+import { BootFailed, InvalidSpec, SandboxCrashed } from "../../domain/errors/vm.ts"
 import { mainCommand } from "../../domain/exec.ts"
 import { parsePlatform } from "../../domain/platform.ts"
 import type { SandboxInfo } from "../../domain/sandbox.ts"
@@ -85,11 +85,13 @@ const announceEngine = Effect.fnUntraced(function* (engine: string, quiet: boole
   )
 })
 
-/** One that did not boot stays until its console was read, or an hour (see Sweeper). */
-const removeIfEphemeral = (info: SandboxInfo) => (exit: Exit.Exit<unknown, unknown>) =>
-  info.ephemeral && !(Option.getOrUndefined(Exit.findErrorOption(exit)) instanceof BootFailed)
+/** One that did not boot, or crashed, stays until its console was read, or an hour (see Sweeper). */
+const removeIfEphemeral = (info: SandboxInfo) => (exit: Exit.Exit<unknown, unknown>) => {
+  const error = Option.getOrUndefined(Exit.findErrorOption(exit))
+  return info.ephemeral && !(error instanceof BootFailed || error instanceof SandboxCrashed)
     ? VmSupervisor.use((vms) => Effect.ignore(vms.Remove({ name: info.name, force: true })))
     : Effect.void
+}
 
 /** Exit code of a command whose sandbox a limit ended, as of timeout(1). */
 const timedOut = 124
@@ -181,7 +183,7 @@ export const run = Command.make(
             Effect.gen(function* () {
               const end = yield* ended
               if (Option.isSome(end) && isLimit(end.value)) return { end: end.value, exitCode: timedOut }
-              return yield* explainBrokenChannel(info.name, error)
+              return yield* explainBrokenChannel(info.name, error, Option.getOrUndefined(end))
             })
           )
         )

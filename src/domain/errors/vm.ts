@@ -109,6 +109,27 @@ export class BootFailed extends Schema.TaggedError<BootFailed>()("BootFailed", {
   }
 }
 
+/** The VM ended by itself, or was ended by something else on the host, while somebody worked in it. */
+export class SandboxCrashed extends Schema.TaggedError<SandboxCrashed>()("SandboxCrashed", {
+  name: Schema.String,
+  /** One phrase. */
+  reason: Schema.String,
+  /** Last lines of the guest's console, a few. */
+  console: Schema.Array(Schema.String),
+  /** True when what is left of it goes in an hour. */
+  ephemeral: Schema.Boolean
+}) {
+  override get message(): string {
+    const { name } = this
+    const last = this.console.join(" | ")
+    const said = last === "" ? "its console says nothing" : `its console said last: ${last}`
+    const logs =
+      last === "" ? `'bunker logs ${name}' shows its output` : `'bunker logs --console ${name}' shows all of it`
+    const next = this.ephemeral ? "for an hour" : `and 'bunker start ${name}' boots it again`
+    return `sandbox "${name}" crashed: ${this.reason}; ${said}; ${logs}, ${next}`
+  }
+}
+
 /** The channel to the guest agent broke or carried what the protocol forbids. */
 export class GuestChannelFailed extends Schema.TaggedError<GuestChannelFailed>()("GuestChannelFailed", {
   reason: Schema.String
