@@ -59,7 +59,7 @@ suite("bunker", () => {
   test("completions are scripts that the shell understands", async () => {
     for (const shell of ["bash", "zsh", "fish"]) {
       const script = await home.must(["completion", shell])
-      for (const word of ["unpause", "image", "idle-timeout"]) expect(script).toContain(word)
+      for (const word of ["unpause", "image", "idle-timeout", "mkdir"]) expect(script).toContain(word)
       if (Bun.which(shell) === null) continue
       const check = Bun.spawnSync([shell, "-n"], { stdin: Buffer.from(script) })
       expect({ shell, code: check.exitCode, said: check.stderr.toString() }).toEqual({ shell, code: 0, said: "" })

@@ -1,5 +1,6 @@
 /** The commands that are asked for seldom, together: whoever asks for one loads them all. */
 import { cp } from "./cp.ts"
+import { filesGroup } from "./files.ts"
 import * as Archives from "./imageArchives.ts"
 import * as Images from "./images.ts"
 import { migrate } from "./migrate.ts"
@@ -11,6 +12,7 @@ import * as System from "./system.ts"
 
 export const others = [
   cp,
+  filesGroup,
   stats,
   Images.pull,
   Archives.load,
