@@ -13,6 +13,7 @@ import type { RunDefaults } from "../domain/image.ts"
 import { mergeLimits } from "../domain/rlimits.ts"
 import type { SandboxConfig } from "../domain/sandbox.ts"
 import { EndTimeoutMs, TerminationReason } from "../domain/sandbox.ts"
+import { parseSignal, SIGTERM } from "../domain/signals.ts"
 import type { LogWriter } from "../store/logs.ts"
 import type { ExecHandle, ExecEvent as GuestEvent, GuestRequests } from "../vm/GuestChannel.ts"
 import { fileHandlers, KeeperFiles } from "./keeperFiles.ts"
@@ -85,8 +86,8 @@ export interface KeptVm {
   readonly traffic: Traffic
   /** Says that the sandbox is used now: it does not count as idle. */
   readonly activity: () => void
-  /** Records that it is about to end in order. */
-  readonly markDraining: Effect.Effect<void>
+  /** Records that it is about to end in order, and for what, should this process not live to see it. */
+  readonly markDraining: (end: RunEnd) => Effect.Effect<void>
   readonly kill: Effect.Effect<void>
   readonly pausing: Pausing
   readonly measured: Measured
@@ -106,24 +107,6 @@ export const commandEnded = (exitCode: number) =>
 
 /** Time to write everything out after the main command, in milliseconds. */
 const finishTimeoutMs = 10_000
-
-/** SIGTERM, unless the image names another. */
-const stopSignals: Record<string, number> = {
-  SIGHUP: 1,
-  SIGINT: 2,
-  SIGQUIT: 3,
-  SIGKILL: 9,
-  SIGUSR1: 10,
-  SIGUSR2: 12,
-  SIGTERM: 15,
-  SIGWINCH: 28
-}
-const stopSignalOf = (image: RunDefaults): number => {
-  const asked = image.stopSignal ?? "SIGTERM"
-  const number = Number(asked)
-  if (Number.isInteger(number) && number > 0 && number < 65) return number
-  return stopSignals[asked.startsWith("SIG") ? asked : `SIG${asked}`] ?? 15
-}
 
 /** What an exec asks the guest for, after the defaults of sandbox and image. */
 const resolveExec = (request: ExecRequest, vm: Pick<KeptVm, "config" | "image">) => ({
@@ -171,18 +154,23 @@ export interface Records {
 }
 const ending = new ExecFailed({ reason: "failed", detail: "the sandbox is ending and takes no new commands" })
 
+const unknownSignal = ({ stopSignal }: RunDefaults): string =>
+  `the image's stop signal "${stopSignal?.slice(0, 32)}" is none of Linux; its command got SIGTERM`
+
 /** How often a draining sandbox looks whether its last command has ended. */
 const drainLookMs = 50
 
 /** Ends a VM in order within `timeoutMs`, then with SIGKILL; answers when it has ended and that is recorded. */
 export const stopVm = Effect.fn("Keeper.stop")(function* (vm: KeptVm, end: RunEnd, timeoutMs: number) {
   const deadline = (yield* Clock.currentTimeMillis) + timeoutMs
-  vm.expect(end)
-  yield* vm.markDraining
+  const asksFor = parseSignal(vm.image.stopSignal ?? "SIGTERM")
+  if (asksFor === undefined) yield* Effect.logWarning(unknownSignal(vm.image))
+  vm.expect(asksFor === undefined ? new RunEnd({ ...end, detail: end.detail ?? unknownSignal(vm.image) }) : end)
+  yield* vm.markDraining(end)
   // As docker does: a paused guest runs on to end in order.
   yield* vm.pausing.thaw
   const asked = vm.channel.poweroff({
-    signal: stopSignalOf(vm.image),
+    signal: asksFor ?? SIGTERM,
     graceMs: Math.max(0, Math.round(timeoutMs * 0.7))
   })
   yield* asked.pipe(Effect.ignore, Effect.timeoutOption(timeoutMs))
@@ -247,7 +235,7 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
     /** A command that comes before everything has ended keeps the sandbox up no longer. */
     const drain = Effect.fn("Keeper.drain")(function* (timeoutMs: number) {
       refusing = true
-      yield* vm.markDraining
+      yield* vm.markDraining(drainRequested)
       const idle = Effect.sleep(drainLookMs).pipe(Effect.repeat({ while: () => vm.use.commands > 0 }))
       yield* Effect.raceFirst(idle, Deferred.await(vm.ended))
       return yield* stopVm(vm, drainRequested, timeoutMs)

@@ -26,7 +26,7 @@ import { isLeft } from "../store/leaseToken.ts"
 import { isLocked } from "../store/lock.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
-import { savedEnd } from "../store/runFile.ts"
+import { savedEnd, savedEnding } from "../store/runFile.ts"
 import {
   activeSandboxes,
   beginStart,
@@ -137,13 +137,14 @@ export const decide = (
   alive: boolean,
   nowMs: number,
   selfEnd: () => TerminationReason | undefined = () => undefined,
-  saved?: Termination
+  saved?: Termination,
+  ending?: Termination
 ): { readonly to: "stopped" | "crashed"; readonly end: Termination } | undefined => {
   const { status, updatedAt } = record.info
   if (!isLive(status) || alive) return undefined
   if (saved !== undefined) return { to: statusAfter(saved.reason), end: saved }
   const stopped = { to: "stopped", end: { ...crashed, reason: "shutdown_requested" } } as const
-  if (status === "draining") return stopped
+  if (status === "draining") return ending === undefined ? stopped : { to: statusAfter(ending.reason), end: ending }
   if (record.hasRunningRun) {
     const reason = selfEnd()
     return reason === undefined
@@ -200,7 +201,9 @@ const make = (options: SweeperOptions) =>
       const now = yield* Clock.currentTimeMillis
       const alive = record.process !== undefined && isAlive(record.process)
       const saved = alive ? undefined : lastWords(paths, record)
-      const decision = decide(record, alive, now, () => selfEnded(paths.sandbox(info.name).consoleLog), saved)
+      const selfEnd = () => selfEnded(paths.sandbox(info.name).consoleLog)
+      const ending = record.process === undefined ? undefined : savedEnding(paths, info.name, record.process)
+      const decision = decide(record, alive, now, selfEnd, saved, ending)
       // A keeper that has written down the end there will record it nowhere else.
       if (decision === undefined || (saved === undefined && isLocked(paths.run(info.id).keeperLock))) return false
       return dryRun || (yield* terminate(db, info.id, [info.status], decision.to, decision.end, now))

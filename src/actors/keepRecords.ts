@@ -14,7 +14,7 @@ import { footingOf } from "../store/footing.ts"
 import { settleMachine } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
 import type { ProcessIdentity } from "../store/processes.ts"
-import { saveEnd } from "../store/runFile.ts"
+import { saveEnd, saveEnding } from "../store/runFile.ts"
 import { terminate, transition } from "../store/sandboxes.ts"
 import type { GuestRequests } from "../vm/GuestChannel.ts"
 import type { VmExit } from "../vm/startRunner.ts"
@@ -91,9 +91,10 @@ export const keepRecords = Effect.fnUntraced(function* (
     use,
     traffic,
     activity: () => void (use.touches += 1),
-    markDraining: Effect.asVoid(
-      Effect.ignore(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, "draining", now)))
-    ),
+    markDraining: Effect.fnUntraced(function* (end: RunEnd) {
+      if (!info.ephemeral) yield* Effect.ignore(saveEnding(paths, info.name, vm.identity, expected ?? end))
+      yield* Effect.ignore(transition(db, info.id, "draining", yield* Clock.currentTimeMillis))
+    }),
     kill: vm.kill,
     pausing,
     measured: {

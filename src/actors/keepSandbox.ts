@@ -16,6 +16,7 @@ import { footingOf } from "../store/footing.ts"
 import { tryFileLock } from "../store/lock.ts"
 import { findMachine } from "../store/machineIndex.ts"
 import { Paths } from "../store/Paths.ts"
+import { livingProcess } from "../store/runFile.ts"
 import { cancelRestart, findSandbox } from "../store/sandboxes.ts"
 import { type KeptVm, RunEnd, stopVm } from "./Keeper.ts"
 import { hostVm } from "./keepers.ts"
@@ -64,7 +65,9 @@ const keepRun = (
 
 /** Goes on with what the last keeper was about to do. */
 const resume = Effect.fnUntraced(function* (vm: KeptVm, main: MainCommand, info: SandboxInfo) {
-  const end = new RunEnd({ exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null })
+  const asked = livingProcess(yield* Paths, info.name)?.ending
+  const nothing = { exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null } as const
+  const end = new RunEnd(asked ?? nothing)
   // First, or the end of its command would be the reason.
   if (info.status === "draining") vm.expect(end)
   // A paused guest answers once it runs on.

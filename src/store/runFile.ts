@@ -16,6 +16,13 @@ import type { Termination } from "./sandboxes.ts"
 
 type Home = Paths["Service"]
 
+const End = Schema.Struct({
+  exitCode: Schema.NullOr(Schema.Int),
+  exitSignal: Schema.NullOr(Schema.String),
+  reason: TerminationReason,
+  detail: Schema.NullOr(Schema.String)
+})
+
 /** The process of a machine's newest run. */
 const SavedRun = Schema.Struct({
   /** Row id of the sandbox: names its run directory. */
@@ -28,14 +35,9 @@ const SavedRun = Schema.Struct({
   /** What its image says of how it is run; absent in files of older builds. */
   image: Schema.optionalKey(RunDefaults),
   /** How it ended, where its keeper had no records to write that into. */
-  end: Schema.optionalKey(
-    Schema.Struct({
-      exitCode: Schema.NullOr(Schema.Int),
-      exitSignal: Schema.NullOr(Schema.String),
-      reason: TerminationReason,
-      detail: Schema.NullOr(Schema.String)
-    })
-  )
+  end: Schema.optionalKey(End),
+  /** Why it is about to end in order: the next keeper finishes what this one began. */
+  ending: Schema.optionalKey(End)
 })
 type SavedRun = typeof SavedRun.Type
 const decode = Schema.decodeUnknownResult(Schema.fromJsonString(SavedRun))
@@ -71,19 +73,32 @@ export const saveProcess = (
   process: ProcessIdentity
 ) => write(home, name, { ...run, ...process })
 
-/** Adds how the process ended; nothing when the file is another run's by now. */
-export const saveEnd = Effect.fnUntraced(function* (
+const add = Effect.fnUntraced(function* (
   home: Home,
   name: SafeName,
   process: ProcessIdentity,
-  end: Termination
+  what: "end" | "ending",
+  { exitCode, exitSignal, reason, detail }: Termination
 ) {
   const run = read(home, name)
-  const { exitCode, exitSignal, reason, detail } = end
   if (run !== undefined && isOf(run, process)) {
-    yield* write(home, name, { ...run, end: { exitCode, exitSignal, reason, detail } })
+    yield* write(home, name, { ...run, [what]: { exitCode, exitSignal, reason, detail } })
   }
 })
+
+/** Adds how the process ended; nothing when the file is another run's by now. */
+export const saveEnd = (home: Home, name: SafeName, process: ProcessIdentity, end: Termination) =>
+  add(home, name, process, "end", end)
+
+/** Adds why the process is about to end; the same. */
+export const saveEnding = (home: Home, name: SafeName, process: ProcessIdentity, end: Termination) =>
+  add(home, name, process, "ending", end)
+
+/** Why a process was about to end when its keeper was last heard of; undefined when nobody asked it to. */
+export const savedEnding = (home: Home, name: SafeName, process: ProcessIdentity): Termination | undefined => {
+  const run = read(home, name)
+  return run !== undefined && isOf(run, process) ? run.ending : undefined
+}
 
 /** How a machine's newest run ended, where that was written down here; undefined also when that is not the run of `process`. */
 export const savedEnd = (home: Home, name: SafeName, process?: ProcessIdentity): Termination | undefined => {

@@ -32,8 +32,9 @@ const exitOf = (how: Partial<VmExit>): VmExit => ({
 /** A VM whose process ends when the test says so, or by SIGKILL. */
 const kept = Effect.fnUntraced(function* (
   ephemeral: boolean,
-  poweroff: (exit: (exit: VmExit) => void) => Effect.Effect<void>,
-  killed: Partial<VmExit> = { signal: "SIGKILL" }
+  poweroff: (exit: (exit: VmExit) => void, options: { readonly signal: number }) => Effect.Effect<void>,
+  killed: Partial<VmExit> = { signal: "SIGKILL" },
+  stopSignal: string | null = null
 ) {
   const [db, paths] = [yield* Database, yield* Paths]
   const name = `box-${crypto.randomUUID()}` as SafeName
@@ -45,14 +46,14 @@ const kept = Effect.fnUntraced(function* (
   const exit = (how: VmExit) => void Deferred.doneUnsafe(exited, Effect.succeed(how))
   const vm = yield* keepRecords(
     (yield* findSandbox(db, name))!.info,
-    { stopSignal: null } as RunDefaults,
+    { stopSignal } as RunDefaults,
     {
       identity,
       transport: {} as GuestTransport,
       exited: Deferred.await(exited),
       kill: Effect.sync(() => exit(exitOf(killed)))
     },
-    { poweroff: () => poweroff(exit) } as unknown as GuestRequests,
+    { poweroff: (options: { signal: number }) => poweroff(exit, options) } as unknown as GuestRequests,
     { paused: () => false, thaw: Effect.void } as Pausing
   )
   return {
@@ -108,6 +109,32 @@ describe("the record of an end", () => {
       yield* stopVm(other.vm, stop, 20)
       expect(yield* other.info).toBeUndefined()
       expect(fs.existsSync(other.directory)).toBe(false)
+    }).pipe(Effect.scoped, Effect.provide(environment))
+  )
+
+  it.live("says that an image's stop signal is none, and sends the one that it names", () =>
+    Effect.gen(function* () {
+      const signals: Array<number> = []
+      for (const [name, detail] of [
+        ["SIGRTMIN+3", null],
+        ["6", null],
+        [null, null],
+        ["SIGFOO", expect.stringContaining('"SIGFOO"')]
+      ] as const) {
+        const { vm, info } = yield* kept(
+          false,
+          (exit, { signal }) =>
+            Effect.sync(() => {
+              signals.push(signal)
+              exit(exitOf({ code: 0 }))
+            }),
+          {},
+          name
+        )
+        expect(yield* stopVm(vm, stop, 5000)).toMatchObject({ reason: "shutdown_requested", detail })
+        expect(yield* info).toMatchObject({ terminationReason: "shutdown_requested", terminationDetail: detail })
+      }
+      expect(signals).toEqual([37, 6, 15, 15])
     }).pipe(Effect.scoped, Effect.provide(environment))
   )
 })

@@ -11,6 +11,7 @@ import { leaseToken } from "../../src/store/leaseToken.ts"
 import { tryFileLock } from "../../src/store/lock.ts"
 import { Paths } from "../../src/store/Paths.ts"
 import { identify } from "../../src/store/processes.ts"
+import { saveEnding, saveProcess } from "../../src/store/runFile.ts"
 import { findSandbox } from "../../src/store/sandboxes.ts"
 import { runChild, startChild } from "../support/children.ts"
 import { freshHome, homeAt, temporaryDirectory } from "../support/home.ts"
@@ -47,6 +48,31 @@ describe("Sweeper", () => {
       expect(yield* statusOf("gone")).toBeUndefined()
       expect(existsSync(path.join(paths.sandboxes, "gone"))).toBe(false)
       expect(yield* sweeper.Sweep({ force: false })).toBeNull()
+    }).pipe(Effect.provide(environment))
+  )
+
+  it.live("what a keeper was about to end, and for what, is recorded so when both died", () =>
+    Effect.gen(function* () {
+      const sweeper = yield* Sweeper
+      const paths = yield* Paths
+      const dead = yield* deadProcess
+      const drain = { exitCode: null, exitSignal: null, reason: "drain_requested", detail: null } as const
+      const failed = { exitCode: 3, exitSignal: null, reason: "failed", detail: null } as const
+      for (const [name, ending, of] of [
+        ["drained", drain, dead],
+        ["failed", failed, dead],
+        ["stale", drain, { ...dead, startTicks: dead.startTicks + 1 }]
+      ] as const) {
+        const id = yield* putSandbox({ name, status: "draining", process: dead })
+        mkdirSync(paths.sandbox(name as SafeName).directory, { recursive: true })
+        const run = { sandboxId: id, engine: "qemu", startedAt: 2 }
+        yield* saveProcess(paths, name as SafeName, run, of)
+        yield* saveEnding(paths, name as SafeName, of, ending)
+      }
+      expect({ ...(yield* sweeper.Sweep({ force: true })) }).toMatchObject({ reconciled: 3 })
+      expect(yield* statusOf("drained")).toMatchObject({ status: "stopped", terminationReason: "drain_requested" })
+      expect(yield* statusOf("failed")).toMatchObject({ terminationReason: "failed", exitCode: 3 })
+      expect(yield* statusOf("stale")).toMatchObject({ terminationReason: "shutdown_requested" })
     }).pipe(Effect.provide(environment))
   )
 

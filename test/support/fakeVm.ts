@@ -27,7 +27,7 @@ export const fakeVm = Effect.fnUntraced(function* (
     use,
     traffic: { received: 0, sent: 0 },
     activity: () => void (use.touches += 1),
-    markDraining: Effect.void,
+    markDraining: () => Effect.void,
     kill: Effect.asVoid(end),
     pausing: { paused: () => state.paused, thaw: Effect.void } as KeptVm["pausing"],
     measured: {} as KeptVm["measured"]

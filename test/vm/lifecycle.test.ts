@@ -121,22 +121,29 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
     expect(await home.must(["ps"])).toMatch(/running, restart 2/)
   })
 
-  it("a stop that lost its keeper half-way is finished by the next", async () => {
+  it("a stop or a drain that lost its keeper half-way is finished by the next, for the same reason", async () => {
     await home.must(["create", "--name", "halfway", "--restart", "on-failure:3", image])
-    await home.must(["start", "halfway"])
-    const { pid } = await inspect("halfway")
-    const [keeper] = keepersOf("halfway")
-    // The VM stands still, so that the guest hears nothing; what its keeper was about to do is in the record.
-    process.kill(pid, "SIGSTOP")
-    const stop = home.start(["stop", "-t", "60", "halfway"])
-    await until("halfway", (info) => info.status === "draining")
-    process.kill(keeper!, "SIGKILL")
-    process.kill(pid, "SIGCONT")
-    await stop.exited
-    const ended = await until("halfway", (info) => info.status === "stopped")
-    expect(ended).toMatchObject({ termination_reason: "shutdown_requested", restart_at: null })
-    expect(lives(pid)).toBe(false)
-    expect(state("halfway")).toBe("stopped")
+    for (const [flags, reason] of [
+      [[], "shutdown_requested"],
+      [["--drain"], "drain_requested"]
+    ] as const) {
+      await home.must(["start", "halfway"])
+      const { pid } = await inspect("halfway")
+      const [keeper] = keepersOf("halfway")
+      // The VM stands still, so that the guest hears nothing; what its keeper was about to do is in the record.
+      process.kill(pid, "SIGSTOP")
+      const stop = home.start(["stop", "-t", "60", ...flags, "halfway"])
+      await until("halfway", (info) => info.status === "draining")
+      process.kill(keeper!, "SIGKILL")
+      process.kill(pid, "SIGCONT")
+      await stop.exited
+      // Whoever looks sees to it that somebody goes on.
+      await home.must(["ps"])
+      const ended = await until("halfway", (info) => info.status === "stopped")
+      expect(ended).toMatchObject({ termination_reason: reason, exit_signal: null, restart_at: null })
+      expect(lives(pid)).toBe(false)
+      expect(state("halfway")).toBe("stopped")
+    }
   })
 
   itOnHost("a command that fails is run again until its policy gives up", async () => {
