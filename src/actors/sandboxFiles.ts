@@ -40,7 +40,21 @@ export const SandboxFiles = RpcGroup.make(
   }),
   /** The same with the bytes of a file of this machine: for doors that keep what is sent to them as a file. */
   Rpc.make("FilePut", {
-    payload: { ...target, mode: Schema.optionalKey(FileMode), source: Schema.String },
+    payload: { ...target, mode: Schema.optionalKey(FileMode), tree: flag, owners: flag, source: Schema.String },
+    error: FilePutErrors
+  }),
+  /** Whatever is there as a tar stream (POSIX pax), below the last part of its path. */
+  Rpc.make("TreeRead", {
+    payload: { ...target, follow: flag },
+    success: Schema.Uint8Array,
+    error: FilePutErrors,
+    stream: true
+  }),
+  /** Makes what a tar file of this machine says below a directory. `owners`: as recorded instead of the user's own. */
+  Rpc.make("TreePut", {
+    payload: { ...target, owners: flag, source: Schema.String },
+    /** What was left out, and why, at most a thousand. */
+    success: Schema.Struct({ skipped: Schema.Array(Schema.String) }),
     error: FilePutErrors
   }),
   Rpc.make("FileInput", { payload: { ...operation.fields, data: Schema.Uint8Array }, error: FileReachErrors }),
@@ -55,6 +69,15 @@ export const SandboxFiles = RpcGroup.make(
     error: FileReachErrors
   })
 )
+
+/** Names of what was left out that one answer has. */
+const skippedMax = 1000
+
+/** What knows tar is loaded by the first who wants it. */
+const trees = Effect.promise(async () => ({
+  copyTree: await import("./copyTree.ts"),
+  tarTree: await import("./tarTree.ts")
+}))
 
 type Request = Omit<FileOperation, "do"> & { readonly name: string }
 
@@ -93,12 +116,42 @@ export const sandboxFileHandlers = (
         : Effect.succeed(found)
     )
 
-  const put = Effect.fn("Files.put")(function* (source: string, request: Request) {
+  const feedAll = Effect.fnUntraced(function* <E>(
+    what: "put" | "unpack",
+    request: Request,
+    pieces: Stream.Stream<Uint8Array, E>
+  ) {
     const keeper = yield* reach(request.name, "reach files of")
+    yield* feedFile(run(what, request), keeper.FileInput, keeper.FileEnd, pieces)
+  })
+
+  const put = Effect.fn("Files.put")(function* (source: string, what: "put" | "unpack", request: Request) {
     const pieces = Stream.fromAsyncIterable(Bun.file(source).stream(), (cause) => {
       return new CopyFailed({ path: source, reason: (cause as NodeJS.ErrnoException).code ?? String(cause) })
     })
-    yield* feedFile(run("put", request), keeper.FileInput, keeper.FileEnd, pieces)
+    yield* feedAll(what, request, pieces)
+  })
+
+  const pack = (request: Request) =>
+    Stream.unwrap(
+      Effect.map(trees, ({ copyTree, tarTree }) =>
+        tarTree.tarOf(bytes("pack", request), {
+          root: copyTree.rootOf(request.path),
+          shown: copyTree.shownGuest(request),
+          skipped: () => {}
+        })
+      )
+    )
+
+  const unpack = Effect.fn("Files.unpack")(function* (source: string, request: Request) {
+    const { tarTree } = yield* trees
+    const skipped: Array<string> = []
+    const records = tarTree.recordsOf(Bun.file(source).stream(), {
+      shown: "the tar stream",
+      skipped: (what) => void (skipped.length < skippedMax && skipped.push(what))
+    })
+    yield* feedAll("unpack", request, records)
+    return { skipped }
   })
 
   const feed = (
@@ -113,7 +166,10 @@ export const sandboxFileHandlers = (
   type Tree = { readonly tree?: boolean }
   return {
     FileRead: ({ tree, ...request }: Request & Tree) => Rpc.fork(bytes(tree === true ? "pack" : "get", request)),
-    FilePut: ({ source, ...request }: Request & { readonly source: string }) => Rpc.fork(put(source, request)),
+    FilePut: ({ source, tree, ...request }: Request & Tree & { readonly source: string }) =>
+      Rpc.fork(put(source, tree === true ? "unpack" : "put", request)),
+    TreeRead: (request: Request) => Rpc.fork(pack(request)),
+    TreePut: ({ source, ...request }: Request & { readonly source: string }) => Rpc.fork(unpack(source, request)),
     FileWrite: ({ tree, ...request }: Request & Tree) => Rpc.fork(run(tree === true ? "unpack" : "put", request)),
     FileInput: ({ data, ...to }: typeof operation.Type & { readonly data: Uint8Array }) =>
       feed(to, (keeper) => keeper.FileInput({ file: to.file, data })),

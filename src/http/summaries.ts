@@ -48,6 +48,8 @@ export const summaries: Readonly<Record<string, string>> = {
   "sandboxes.Stats": "What a sandbox uses, once or every second",
   "sandboxes.FileRead": "The bytes of a file of a running sandbox",
   "sandboxes.FilePut": "Replace a file of a running sandbox by the body",
+  "sandboxes.TreeRead": "A file or directory of a running sandbox as a tar stream",
+  "sandboxes.TreePut": "Unpack a tar stream below a directory of a running sandbox",
   "sandboxes.FileRemove": "Remove a file or directory of a running sandbox",
   "sandboxes.FileStat": "Type, size, mode, owner and time of a file",
   "sandboxes.FileList": "The entries of a directory",

@@ -184,6 +184,8 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       FileList: "sandboxes:files:read",
       FileWrite: "sandboxes:files:write",
       FilePut: "sandboxes:files:write",
+      TreeRead: "sandboxes:files:read",
+      TreePut: "sandboxes:files:write",
       FileInput: "sandboxes:files:write",
       FileEnd: "sandboxes:files:write",
       FileRemove: "sandboxes:files:write",
@@ -228,6 +230,14 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
         message: "FilePut",
         upload: "source",
         // Any body is the file, JSON, too.
+        uploadBytesMax: Number.MAX_SAFE_INTEGER
+      },
+      { method: "GET", path: "/v1/sandboxes/:name/tree", message: "TreeRead", download: "application/x-tar" },
+      {
+        method: "PUT",
+        path: "/v1/sandboxes/:name/tree",
+        message: "TreePut",
+        upload: "source",
         uploadBytesMax: Number.MAX_SAFE_INTEGER
       },
       { method: "DELETE", path: "/v1/sandboxes/:name/files", message: "FileRemove", defaults: { recursive: false } },

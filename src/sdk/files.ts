@@ -1,12 +1,12 @@
 /**
- * Reads, writes and lists files of a running sandbox from a Bun program. Opens no file of this machine, and carries no trees: those
- * are `bunker cp`'s.
+ * Reads, writes, lists and copies files of a running sandbox from a Bun program. Opens a file of this machine only to copy it in or out.
  */
 import { Effect, Stream } from "effect"
-import { readGuestFile, writeGuestFile } from "../actors/fileTransfer.ts"
+import type * as Trees from "../actors/copyTree.ts"
+import { type FileTarget, readGuestFile, writeGuestFile } from "../actors/fileTransfer.ts"
 import { VmSupervisor } from "../actors/VmSupervisor.ts"
 import type { GuestFile } from "../domain/guestFiles.ts"
-import { RemoteFiles } from "./remote.ts"
+import { type PutFile, RemoteFiles } from "./remote.ts"
 import { iterate, type Runtime, run } from "./runtime.ts"
 
 export interface FileOptions {
@@ -36,6 +36,13 @@ export interface MkdirOptions extends FileOptions {
   readonly recursive?: boolean
 }
 
+export interface CopyTreeOptions extends FileOptions {
+  /** Keeps owners, and setuid and setgid bits of what comes out; default false: what is made is the user's own. */
+  readonly owners?: boolean
+  /** Copies what the source points to where it is a link itself; default false. */
+  readonly followLink?: boolean
+}
+
 /** Files of one running sandbox. Paths are absolute; every failure is one of the tagged errors, like `FileNotFound`. */
 export class Files {
   constructor(
@@ -63,11 +70,20 @@ export class Files {
     const bytes = typeof source === "string" ? new TextEncoder().encode(source) : source
     const stream =
       bytes instanceof Uint8Array ? Stream.succeed(bytes) : Stream.fromAsyncIterable(bytes, (cause) => cause)
-    const request = { name: this.name, path, ...options }
-    const written = Effect.flatMap(RemoteFiles, (put) =>
-      put === undefined ? writeGuestFile(request, stream) : put(request, stream)
-    )
-    await run(this.runtime, written)
+    await run(this.runtime, writeAnywhere({ name: this.name, path, ...options }, stream))
+  }
+
+  /**
+   * Copies a file or directory of this machine into the sandbox as `bunker cp` does: into `target` where that is a directory, else as
+   * `target`; `source/.` means what is in it. Modes, times and links are kept. Answers what was left out, and why.
+   */
+  copyIn(source: string, target: string, options: CopyTreeOptions = {}): Promise<ReadonlyArray<string>> {
+    return this.copy(target, options, (trees, to, how) => trees.copyIn(source, to, how, writeAnywhere))
+  }
+
+  /** Copies a file or directory of the sandbox to this machine, in the same way. No link that the guest made is followed. */
+  copyOut(source: string, target: string, options: CopyTreeOptions = {}): Promise<ReadonlyArray<string>> {
+    return this.copy(source, options, (trees, from, how) => trees.copyOut(from, target, how))
   }
 
   /** The entries of a directory, by name. */
@@ -105,4 +121,25 @@ export class Files {
       VmSupervisor.use((vms) => vms.FileMkdir({ name, path, ...options }))
     )
   }
+
+  private copy<E>(
+    path: string,
+    { followLink = false, owners = false, ...user }: CopyTreeOptions,
+    work: (
+      trees: typeof Trees,
+      target: FileTarget,
+      how: Trees.CopyOptions
+    ) => Effect.Effect<ReadonlyArray<string>, E, VmSupervisor>
+  ): Promise<ReadonlyArray<string>> {
+    // What walks trees is loaded by programs that copy some.
+    const copied = Effect.flatMap(
+      Effect.promise(() => import("../actors/copyTree.ts")),
+      (trees) => work(trees, { name: this.name, path, ...user }, { archive: owners, followLink })
+    )
+    return run(this.runtime, copied)
+  }
 }
+
+/** Writes with messages to the keeper, or with one request where that is a server's. */
+const writeAnywhere = <E>(request: PutFile, stream: Stream.Stream<Uint8Array, E>) =>
+  Effect.flatMap(RemoteFiles, (put) => (put === undefined ? writeGuestFile(request, stream) : put(request, stream)))

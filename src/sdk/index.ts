@@ -12,7 +12,15 @@ export type { MachineProblem } from "../domain/machine.ts"
 export type { SandboxInfo } from "../domain/sandbox.ts"
 export type { SandboxStats } from "../domain/stats.ts"
 export type { ExecOptions, Rlimit, SpawnOptions } from "./execOptions.ts"
-export type { FileOptions, Files, MkdirOptions, RemoveOptions, StatOptions, WriteFileOptions } from "./files.ts"
+export type {
+  CopyTreeOptions,
+  FileOptions,
+  Files,
+  MkdirOptions,
+  RemoveOptions,
+  StatOptions,
+  WriteFileOptions
+} from "./files.ts"
 export { type FetchOptions, Images, type ImportOptions, type PullOptions } from "./images.ts"
 export type { LogRecord } from "./logging.ts"
 export { type ModelPullOptions, Models, type NewModel } from "./models.ts"

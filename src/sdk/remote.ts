@@ -251,6 +251,9 @@ export interface PutFile {
   readonly path: string
   readonly user?: string
   readonly mode?: number
+  /** The stream has records of a tree, which are made below a directory; see `FileWrite`. */
+  readonly tree?: boolean
+  readonly owners?: boolean
 }
 
 /** Writes a file with one request; a source that fails breaks it off, and the file stays what it was. */

@@ -1,5 +1,5 @@
 /**
- * Turns tar streams (POSIX ustar and pax) into records of a tree and back, so that `cp` can pipe. Reads every dialect that the
+ * Turns tar streams (POSIX ustar and pax) into records of a tree and back, for pipes. Reads every dialect that the
  * layer reader knows; writes pax headers only for what ustar can not say.
  */
 import { RejectedInput } from "../oci/rejected.ts"
