@@ -231,6 +231,21 @@ suite(`sandboxes (${engine})`, () => {
       expect(Math.abs(seconds - Date.now() / 1000)).toBeLessThan(60)
       expect((await sh("echo x > /new-file && cat /new-file")).stdout).toBe("x\n")
     })
+
+    it("gives the guest names for itself, shared memory and terminals as programs expect them", async () => {
+      expect((await sh("cat /etc/hosts")).stdout).toBe(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\tm\n"
+      )
+      const options = async (where: string) => {
+        const [, , type, list = ""] = (await sh(`grep ' ${where} ' /proc/mounts`)).stdout.split(" ")
+        return [type, ...list.split(",")]
+      }
+      expect(await options("/dev/pts")).toEqual(
+        expect.arrayContaining(["devpts", "gid=5", "mode=620", "ptmxmode=666", "nosuid", "noexec"])
+      )
+      expect(await options("/dev/shm")).toEqual(expect.arrayContaining(["tmpfs", "rw", "nosuid", "nodev"]))
+      expect((await sh("stat -c %a /dev/shm; touch /dev/shm/x", ["-u", "1000"])).stdout).toBe("1777\n")
+    })
   })
 
   describe("life", () => {

@@ -1,0 +1,75 @@
+/** How sandboxes are stopped: by the image's signal, then TERM and KILL for the rest of the guest, then SIGKILL for the VM. Real VMs. */
+import { afterAll, beforeAll, describe, expect } from "bun:test"
+import { rmSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import { engine, Home } from "../support/bunker.ts"
+import { busyboxLayer, busyboxPath } from "../support/busyboxImage.ts"
+import { archiveOf, imageOf, layoutFiles } from "../support/image.ts"
+import { mustSkip } from "../support/requirements.ts"
+import { vmCases } from "../support/vmCases.ts"
+
+const timeoutMs = 240_000
+
+/** Each of them says which signal it got; the second would live on. */
+const script = `
+busybox setsid sh -c 'trap "echo rest TERM >> /root/log; exit" TERM; while :; do sleep 0.1; done' &
+busybox setsid sh -c 'trap "echo deaf TERM >> /root/log" TERM; while :; do sleep 0.1; done' &
+trap 'echo main 37 >> /root/log; exit' 37
+trap 'echo main TERM >> /root/log; exit' TERM
+echo up
+while :; do sleep 0.1; done
+`
+
+describe.skipIf(mustSkip("ends"))(`how sandboxes are stopped (${engine})`, () => {
+  let home: Home
+  const { it } = vmCases(timeoutMs)
+  const inspect = async () => JSON.parse(await home.must(["inspect", "box"]))[0]
+  /** Answers once its command has set its traps. */
+  const start = async (count: number) => {
+    await home.must(["start", "box"])
+    const said = "up\n".repeat(count)
+    for (let turn = 0; turn < 600 && (await home.must(["logs", "box"])) !== said; turn += 1) await Bun.sleep(50)
+    expect(await home.must(["logs", "box"])).toBe(said)
+  }
+
+  beforeAll(async () => {
+    home = new Home()
+    const config = { Env: ["PATH=/bin"], Cmd: ["sh", "-c", script], WorkingDir: "/root", StopSignal: "SIGRTMIN+3" }
+    const image = imageOf([busyboxLayer(busyboxPath()!)], { config })
+    const archive = path.join(home.directory, "image.tar")
+    writeFileSync(archive, archiveOf(layoutFiles([{ name: "test/traps:1", top: image.manifest, blobs: image.blobs }])))
+    await home.must(["load", "-q", archive])
+    rmSync(archive)
+    await home.must(["create", "-q", "--name", "box", "--memory", "128m", "test/traps:1"])
+  }, timeoutMs)
+  afterAll(() => home.dispose(), timeoutMs)
+
+  it("the image's signal goes to the command, TERM and then KILL to the rest, and that is an end in order", async () => {
+    await start(1)
+    await home.must(["stop", "box"])
+    expect(await inspect()).toMatchObject({
+      status: "stopped",
+      termination_reason: "shutdown_requested",
+      termination_detail: null,
+      exit_signal: null
+    })
+    expect(await home.must(["logs", "--console", "box"])).not.toContain("can not be killed")
+    await start(2)
+    const log = (await home.must(["exec", "box", "cat", "/root/log"])).trim().split("\n")
+    expect(log[0]).toBe("main 37")
+    expect(log.slice(1).toSorted()).toEqual(["deaf TERM", "rest TERM"])
+  })
+
+  it("a VM that does not end in its time is ended by SIGKILL, and its record says so", async () => {
+    const { pid } = await inspect()
+    process.kill(pid, "SIGSTOP")
+    await home.must(["stop", "-t", "1", "box"])
+    expect(await inspect()).toMatchObject({
+      status: "stopped",
+      termination_reason: "shutdown_requested",
+      exit_signal: "SIGKILL"
+    })
+    expect(await home.must(["ps", "-a"])).toContain("stopped (SIGKILL)")
+    expect(await home.must(["wait", "box"])).toBe("SIGKILL\n")
+  })
+})
