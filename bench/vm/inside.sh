@@ -36,11 +36,17 @@ round() {
 # Proportional memory, in KiB, of every process that is not a kernel thread and not named in $quiet.
 # By its first byte: files of /proc have no size. On one line, with blanks between: that is how $quiet is searched.
 processes() { for p in /proc/[0-9]*; do [ -z "$(head -c 1 "$p/cmdline" 2> /dev/null)" ] || printf '%s ' "${p#/proc/}"; done; }
+# Of that: the guest's memory (the one mapping of 512 MiB, and what lies next to it), what is else nobody's but this process's, and files, which all such
+# processes share.
+parts() { # PID : "GUEST OWN FILES"
+  awk '/^[0-9a-f]+-[0-9a-f]+ / { file = $5 != 0 } /^Size:/ { guest = $2 >= 524288 && $2 < 600000 }
+    /^Pss:/ { if (guest) g += $2; else if (file) f += $2; else o += $2 } END { printf "%d %d %d", g, o, f }' "/proc/$1/smaps"
+}
 memory() { # LABEL : of the processes that were not there before
   for p in $(processes); do
     case " $quiet " in *" $p "*) continue ;; esac
     [ -r "/proc/$p/smaps_rollup" ] || continue
-    echo "$1 $p $(sed -n 's/^Pss: *\([0-9]*\).*/\1/p' "/proc/$p/smaps_rollup") $(sed -n 's/^Rss: *\([0-9]*\).*/\1/p' "/proc/$p/smaps_rollup") $(tr '\0' ' ' < "/proc/$p/cmdline" | cut -c1-80)"
+    echo "$1 $p $(sed -n 's/^Pss: *\([0-9]*\).*/\1/p' "/proc/$p/smaps_rollup") $(sed -n 's/^Rss: *\([0-9]*\).*/\1/p' "/proc/$p/smaps_rollup") $(parts "$p") $(tr '\0' ' ' < "/proc/$p/cmdline" | cut -c1-80)"
   done >> /out/memory.txt
 }
 

@@ -69,7 +69,8 @@ const report = (out: string, seconds: number): void => {
         execFirstOutputMs: of(`${name}-exec`, "first"),
         execExitMs: of(`${name}-exec`, "exit"),
         stopMs: of(`${name}-stop`, "exit"),
-        idlePssKb: memoryOf(out, name)
+        idlePssKb: memoryOf(out, name),
+        idleParts: partsOf(out, name)
       }
     ])
   )
@@ -98,6 +99,14 @@ const report = (out: string, seconds: number): void => {
       ...shown.filter((name) => name !== "bunker").map((name) => [`bunker / ${name}`, ...ratios(name), "-"])
     ])}\n`
   )
+  for (const name of shown) {
+    const parts = all[name]!.idleParts
+    if (parts === undefined) continue
+    const [guest, own, files] = [parts.guestKb, parts.ownKb, parts.filesKb].map((kb) => (kb / 1024).toFixed(0))
+    console.log(
+      `idle ${name}: ${guest} MiB guest pages, ${own} MiB of its own, ${files} MiB program files, shared with others like it`
+    )
+  }
   if (failed.length > 0)
     console.log(`failed runs: ${failed.map((timing) => `${timing.label} (${timing.code})`).join(", ")}`)
   for (const name of contestants.filter((name) => wanted(name) && good(name).length === 0)) {
@@ -126,16 +135,27 @@ const report = (out: string, seconds: number): void => {
   console.log(`wrote ${written}`)
 }
 
+/** The processes of an idle sandbox: `LABEL PID PSS RSS GUEST OWN FILES COMMAND`, see inside.sh. */
+const processesOf = (out: string, name: string): ReadonlyArray<ReadonlyArray<string>> => {
+  const file = path.join(out, "memory.txt")
+  if (!fs.existsSync(file)) return []
+  const lines = fs.readFileSync(file, "utf8").split("\n")
+  return lines.map((line) => line.split(" ")).filter(([label]) => label === name)
+}
+
+const sumOf = (lines: ReadonlyArray<ReadonlyArray<string>>, column: number): number =>
+  lines.reduce((sum, line) => sum + Number(line[column]), 0)
+
 /** Sum over all processes of an idle sandbox, in KiB. */
 const memoryOf = (out: string, name: string): number | undefined => {
-  const file = path.join(out, "memory.txt")
-  if (!fs.existsSync(file)) return undefined
-  const lines = fs
-    .readFileSync(file, "utf8")
-    .split("\n")
-    .map((line) => line.split(" "))
-    .filter(([label]) => label === name)
-  return lines.length === 0 ? undefined : lines.reduce((sum, [, , pss]) => sum + Number(pss), 0)
+  const lines = processesOf(out, name)
+  return lines.length === 0 ? undefined : sumOf(lines, 2)
+}
+
+/** What that sum is made of, in KiB: the guest's pages, memory that is the processes' own, files that all such processes share. */
+const partsOf = (out: string, name: string) => {
+  const lines = processesOf(out, name)
+  return lines.length === 0 ? undefined : { guestKb: sumOf(lines, 4), ownKb: sumOf(lines, 5), filesKb: sumOf(lines, 6) }
 }
 
 /** What each process of BoxLite spends on the digest of its 20 MB guest program, from its log: long without SHA instructions. */
