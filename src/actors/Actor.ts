@@ -4,11 +4,14 @@
  *
  * Invariants of a local actor: one message at a time (streams marked with `Rpc.fork` leave the mailbox once started); at most
  * `capacity` messages wait, further senders wait; a defect fails its own message only, and restarts the behaviour with
- * fresh state before the next message.
+ * fresh state before the next message; a payload that its schema refuses is not sent, and fails with `InvalidSpec` where the
+ * message may fail so.
  */
-import { Context, Effect, Layer, Queue, type Scope, ScopedRef, Semaphore, Stream } from "effect"
+import { Context, Effect, Layer, Queue, Schema, SchemaAST, type Scope, ScopedRef, Semaphore, Stream } from "effect"
 import { Rpc, RpcClient, type RpcGroup, RpcSchema, RpcServer } from "effect/rpc"
 import type { RpcClientError } from "effect/rpc/RpcClientError"
+import { InvalidSpec } from "../domain/errors/vm.ts"
+import { wireIssues } from "../domain/wire.ts"
 
 /** What a message to an actor elsewhere may fail with besides its own errors: the connection broke. */
 export type Unreachable = RpcClientError
@@ -49,8 +52,39 @@ export const local = Effect.fnUntraced(function* <Rpcs extends Rpc.Any>(
           )
   })
   deliver = write as never
-  return client as Address<Rpcs>
+  return checked(protocol, client as Address<Rpcs>)
 })
+
+const refusal = new InvalidSpec({ field: "", reason: "" })
+
+/**
+ * The same address, for senders that got their payload from a person: what its schema refuses fails with `InvalidSpec`, which names
+ * the field. A message that can not fail so is sent by our own code, and a wrong payload is a bug.
+ */
+export const checked = <Rpcs extends Rpc.Any>(
+  protocol: RpcGroup.RpcGroup<Rpcs>,
+  address: Address<Rpcs>
+): Address<Rpcs> => {
+  const messages = address as unknown as Messages
+  const entries = [...protocol.requests].map(([tag, erased]) => {
+    const { errorSchema, payloadSchema, successSchema } = erased as unknown as Rpc.AnyWithProps
+    const send = messages[tag]!
+    const errors = RpcSchema.isStreamSchema(successSchema) ? successSchema.error : errorSchema
+    if (SchemaAST.isVoid(payloadSchema.ast) || !Schema.is(errors)(refusal)) return [tag, send]
+    const check = (payload: unknown) =>
+      Effect.mapError((payloadSchema as Schema.Schema<unknown>).makeEffect(payload), (issue) => {
+        const [first = { path: "", message: "not valid" }] = wireIssues({ issue })
+        const reason = first.message.replace(/^Expected/, "expected").replace(/^Missing key/, "it is missing")
+        return new InvalidSpec({ field: first.path === "" ? tag : first.path, reason })
+      })
+    const careful: AnyMessage = RpcSchema.isStreamSchema(successSchema)
+      ? (payload, ...more) =>
+          Stream.unwrap(Effect.map(check(payload), () => send(payload, ...more) as Stream.Stream<unknown>))
+      : (payload, ...more) => Effect.flatMap(check(payload), () => send(payload, ...more) as Effect.Effect<unknown>)
+    return [tag, careful]
+  })
+  return Object.fromEntries(entries) as Address<Rpcs>
+}
 
 type AnyHandlers = Record<
   string,

@@ -12,15 +12,18 @@ import {
   AlreadyRunning,
   type ExecFailed,
   type GuestChannelFailed,
+  InvalidSpec,
   SupervisorUnreachable,
   WrongState
 } from "../domain/errors/vm.ts"
 import type { ExecEvent } from "../domain/exec.ts"
 import type { LogRequest } from "../domain/logs.ts"
 import { parseName } from "../domain/name.ts"
-import { answering, isLive, isTerminal, type SandboxInfo, type Status, up } from "../domain/sandbox.ts"
+import { commandProblem } from "../domain/problems.ts"
+import { answering, isLive, isTerminal, SandboxInfo, type Status, up } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { indexMachines } from "../store/machineIndex.ts"
+import { loadMachine } from "../store/machines.ts"
 import { Paths } from "../store/Paths.ts"
 import { isAlive } from "../store/processes.ts"
 import { cancelRestart, findSandbox } from "../store/sandboxes.ts"
@@ -54,6 +57,10 @@ const wrongState = ({ name, status }: SandboxInfo, operation: string) =>
           : `start it with 'bunker start ${name}'`
   })
 
+/** The record with what its definition asks for in vain. */
+const withWarnings = (info: SandboxInfo, warnings: ReadonlyArray<string>): SandboxInfo =>
+  warnings.length === 0 ? info : new SandboxInfo({ ...info, warnings })
+
 /** How the newest run ended; completed for a sandbox that went with its end. */
 const recordedEnd = (info: SandboxInfo | undefined): RunEnd =>
   new RunEnd({
@@ -75,9 +82,18 @@ const make = (options: KeeperOptions) =>
 
     const find = (text: string) => Effect.flatMap(records.find(text), current)
 
+    const checkModels = ({ config }: CreateRequest) =>
+      Effect.forEach(config.models ?? [], ({ name }) => models.Get({ name }), { discard: true }).pipe(
+        Effect.catchTag("RpcClientError", Effect.die)
+      )
+
+    const check = Effect.fn("VmSupervisor.check")(function* (request: CreateRequest) {
+      yield* checkModels(request)
+      yield* records.check(request)
+    })
+
     const create = Effect.fn("VmSupervisor.create")(function* (request: CreateRequest) {
-      const known = Effect.forEach(request.config.models ?? [], (model) => models.Get({ name: model.name }))
-      yield* Effect.catchTag(known, "RpcClientError", Effect.die)
+      yield* checkModels(request)
       const name = yield* records.create(request, (old) => retire(old))
       return (yield* Effect.orDie(find(name))).info
     })
@@ -98,13 +114,13 @@ const make = (options: KeeperOptions) =>
       const { info } = yield* find(text)
       if (info.status === "running") return yield* new AlreadyRunning({ name: info.name })
       if (info.status === "paused") return yield* wrongState(info, "start")
-      yield* records.root(info)
+      const warnings = yield* records.root(info)
       // Before the keeper, which has none of this process's environment and so no credentials.
       for (const { name } of info.config.models ?? []) {
         yield* Stream.runDrain(models.Ensure({ name })).pipe(Effect.catchTag("RpcClientError", Effect.die))
       }
       yield* boots.withPermits(1)(detached ? keepers.spawn(info) : keepers.host(info))
-      return (yield* find(text)).info
+      return withWarnings((yield* find(text)).info, warnings)
     })
 
     /** The keeper of a sandbox that must be running, or in one of the states named. */
@@ -248,6 +264,13 @@ const make = (options: KeeperOptions) =>
       return recordedEnd(after.info)
     })
 
+    const inspect = Effect.fn("VmSupervisor.inspect")(function* (text: string) {
+      const { info } = yield* find(text)
+      // One whose file can not be read any more has its record.
+      const file = info.ephemeral ? Option.none() : yield* Effect.option(loadMachine(paths, info.name))
+      return withWarnings(withPorts(paths, info), Option.isSome(file) ? file.value.unheeded : [])
+    })
+
     const remove = Effect.fn("VmSupervisor.remove")(function* (text: string, force: boolean) {
       const name = yield* parseName(text)
       const found = yield* find(name).pipe(
@@ -302,8 +325,14 @@ const make = (options: KeeperOptions) =>
 
     return VmProtocol.of({
       Create: (request) => Rpc.fork(create(request)),
+      Check: (request) => Rpc.fork(check(request)),
       Start: ({ name, detached }) => Rpc.fork(start(name, detached)),
-      Exec: ({ name, request }) => Rpc.fork(events(name, (keeper) => keeper.Exec(request))),
+      Exec: ({ name, request }) => {
+        const problem = commandProblem(request)
+        return Rpc.fork(
+          problem === undefined ? events(name, (keeper) => keeper.Exec(request)) : Stream.fail(new InvalidSpec(problem))
+        )
+      },
       RunMain: ({ name, how }) => Rpc.fork(events(name, (keeper) => keeper.RunMain(how))),
       Attach: ({ name }) => Rpc.fork(events(name, (keeper) => keeper.Attach())),
       Logs: (query) => Rpc.fork(logs(query)),
@@ -321,7 +350,7 @@ const make = (options: KeeperOptions) =>
       Finish: ({ name, exitCode }) => viaKeeper(name, (keeper) => keeper.Finish({ exitCode })),
       Wait: ({ name }) => Rpc.fork(wait(name)),
       Remove: ({ name, force }) => Rpc.fork(remove(name, force)),
-      Inspect: ({ name }) => Effect.map(find(name), ({ info }) => withPorts(paths, info)),
+      Inspect: ({ name }) => inspect(name),
       List: () => list,
       Recover: () => Effect.asVoid(list),
       Problems: () => Effect.map(indexMachines(db, paths), ({ problems }) => problems),

@@ -12,6 +12,7 @@ import {
   SaveErrors,
   StoreErrors
 } from "../domain/errors/groups.ts"
+import { InvalidSpec } from "../domain/errors/vm.ts"
 import {
   CollectReport,
   ImageEvent,
@@ -107,7 +108,7 @@ export class ImageProtocol extends RpcGroup.make(
   Rpc.make("Prune", {
     payload: { dryRun: Schema.optionalKey(Schema.Boolean) },
     success: CollectReport,
-    error: StoreErrors
+    error: Schema.Union([InvalidSpec, ...StoreErrors.members])
   }),
   /** Checks a user name and password with a registry, and keeps them when they are right. */
   Rpc.make("Login", {

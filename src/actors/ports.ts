@@ -9,7 +9,7 @@ import fs from "node:fs"
 import net from "node:net"
 import { Deferred, Effect, Schema, type Scope, Semaphore, Stream } from "effect"
 import { PortTaken } from "../domain/errors/guestIo.ts"
-import { formatAddress } from "../domain/ports.ts"
+import { addressesOverlap, formatAddress } from "../domain/ports.ts"
 import { isLive, PublishedPort, type SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { attemptFile } from "../store/files.ts"
@@ -68,10 +68,15 @@ const ownerOf = Effect.fnUntraced(function* (port: PublishedPort) {
   const sandboxes = yield* Effect.orElseSucceed(listSandboxes(db), () => [])
   const holder = sandboxes.find(
     ({ info }) =>
-      isLive(info.status) && readPorts(paths.run(info.id).ports).some((each) => each.hostPort === port.hostPort)
+      isLive(info.status) &&
+      readPorts(paths.run(info.id).ports).some(
+        ({ hostIp, hostPort }) => hostPort === port.hostPort && addressesOverlap(hostIp, port.hostIp)
+      )
   )
   if (holder !== undefined) return `sandbox "${holder.info.name}" publishes it`
-  const listener = yield* Effect.sync(() => findListener(port.hostPort))
+  const listener = yield* Effect.sync(() =>
+    findListener(port.hostPort, (address) => addressesOverlap(address, port.hostIp))
+  )
   return listener === undefined
     ? "another process listens on it"
     : `process ${listener.pid} (${listener.command}) listens on it`
@@ -116,7 +121,8 @@ export const checkPorts = Effect.fn("Ports.check")(function* (
 ) {
   const free = leaving === undefined ? [] : (withPorts(yield* Paths, leaving).ports ?? [])
   const fixed = (config.ports ?? []).filter(
-    ({ hostPort }) => hostPort !== 0 && !free.some((port) => port.hostPort === hostPort)
+    ({ hostIp, hostPort }) =>
+      hostPort !== 0 && !free.some((port) => port.hostPort === hostPort && addressesOverlap(port.hostIp, hostIp))
   )
   yield* Effect.scoped(Effect.forEach(fixed, listen, { discard: true }))
 })

@@ -8,12 +8,11 @@ import fs from "node:fs"
 import { Clock, Effect } from "effect"
 import { StoreFailed } from "../domain/errors/store.ts"
 import { AlreadyExists, ImageMoved, InvalidSpec, SandboxNotFound } from "../domain/errors/vm.ts"
-import { mountProblem } from "../domain/mounts.ts"
 import type { SafeName } from "../domain/name.ts"
 import { parseName } from "../domain/name.ts"
-import { portProblem } from "../domain/ports.ts"
+import { sandboxProblem } from "../domain/problems.ts"
 import { canonicalReference, parseReference } from "../domain/reference.ts"
-import { commandProblem, isTerminal, type SandboxConfig, type SandboxInfo, sizeProblem } from "../domain/sandbox.ts"
+import { isTerminal, type SandboxConfig, type SandboxInfo } from "../domain/sandbox.ts"
 import { Database } from "../store/Database.ts"
 import { attemptFile, ensureDirectory, removeBelow } from "../store/files.ts"
 import { hasForgottenRoot } from "../store/imageCollection.ts"
@@ -38,9 +37,9 @@ export interface CreateRequest {
   readonly replace?: boolean
 }
 
-/** What only shows when it is too late: engines would say that the guest ended early, the guest that there is no such directory. */
-const checkGuest = (config: SandboxConfig): Effect.Effect<void, InvalidSpec> => {
-  const problem = sizeProblem(config) ?? commandProblem(config)
+/** What only shows when it is too late: engines would say that the guest ended early, the guest that a field is wrong. */
+const checkDefinition = (config: SandboxConfig, ephemeral: boolean): Effect.Effect<void, InvalidSpec> => {
+  const problem = sandboxProblem(config, ephemeral)
   return problem === undefined ? Effect.void : Effect.fail(new InvalidSpec(problem))
 }
 
@@ -126,25 +125,12 @@ export const makeRecords = Effect.gen(function* () {
       })
     )
 
-  /** Checks everything, then records it. `retire` takes the sandbox of the same name away when that was asked for. */
-  const create = Effect.fn("Records.create")(function* <E, R>(
-    request: CreateRequest,
-    retire: (name: SafeName) => Effect.Effect<void, E, R>
-  ) {
+  /** Fails with what a create would fail with, its image aside: that may not be here yet. */
+  const check = Effect.fn("Records.check")(function* (request: CreateRequest) {
     const name = yield* parseName(request.name ?? `box-${crypto.randomUUID().slice(0, 8)}`)
     const image = canonicalReference(yield* parseReference(request.config.image))
     const config = { ...request.config, image }
-    if (request.ephemeral && config.restart !== undefined && config.restart.policy !== "no") {
-      return yield* new InvalidSpec({
-        field: "restart",
-        reason: "a sandbox that goes with its end can not start again; leave --rm away, or the restart policy"
-      })
-    }
-    yield* checkGuest(config)
-    const problem = mountProblem(config)
-    if (problem !== undefined) return yield* new InvalidSpec({ field: "mounts", reason: problem })
-    const clash = portProblem(config.ports ?? [])
-    if (clash !== undefined) return yield* new InvalidSpec({ field: "ports", reason: clash })
+    yield* checkDefinition(config, request.ephemeral)
     yield* settleMounts(config).pipe(Effect.provideService(Paths, paths))
     const before = yield* findMachine(db, paths, name)
     // One that only waits for a reader makes room.
@@ -154,8 +140,17 @@ export const makeRecords = Effect.gen(function* () {
       Effect.provideService(Paths, paths),
       Effect.provideService(Database, db)
     )
+    return { name, config, before }
+  })
+
+  /** Checks everything, then records it. `retire` takes the sandbox of the same name away when that was asked for. */
+  const create = Effect.fn("Records.create")(function* <E, R>(
+    request: CreateRequest,
+    retire: (name: SafeName) => Effect.Effect<void, E, R>
+  ) {
+    const { name, config, before } = yield* check(request)
     // The lease keeps the image until the sandbox's own row does.
-    yield* leasing({ reference: image }, (manifestDigest) =>
+    yield* leasing({ reference: config.image }, (manifestDigest) =>
       Effect.gen(function* () {
         if (before !== undefined) yield* retire(name)
         const checked = { name, config, manifestDigest }
@@ -167,19 +162,21 @@ export const makeRecords = Effect.gen(function* () {
 
   /**
    * Makes sure that a machine knows its root file system: one that came as a file, or whose file names another image now, looks
-   * its image up, and refuses to put a disk over another image than the one it was written over.
+   * its image up, and refuses to put a disk over another image than the one it was written over. Answers what its file asks for in
+   * vain.
    */
   const root = Effect.fn("Records.root")(function* (info: SandboxInfo) {
-    if (info.ephemeral) return
-    const { machine } = yield* loadMachine(paths, info.name)
-    if ((yield* rootManifest(db, info.id)) !== undefined) return
+    if (info.ephemeral) return []
+    const { machine, unheeded } = yield* loadMachine(paths, info.name)
+    // A person may have edited it.
+    yield* checkDefinition(info.config, false)
+    if ((yield* rootManifest(db, info.id)) !== undefined) return unheeded
     if (info.config.image === "") {
       return yield* new InvalidSpec({ field: "image", reason: `the definition of "${info.name}" names none` })
     }
-    yield* checkGuest(info.config)
     const { imageDigest } = machine
     // The very manifest may be here under another name.
-    if (imageDigest !== undefined && (yield* linkRootfs(db, info.id, imageDigest))) return
+    if (imageDigest !== undefined && (yield* linkRootfs(db, info.id, imageDigest))) return unheeded
     yield* leasing({ reference: info.config.image }, (manifestDigest) =>
       Effect.gen(function* () {
         if (
@@ -198,6 +195,7 @@ export const makeRecords = Effect.gen(function* () {
         yield* updateMachine(paths, info.name, (old) => ({ ...old, imageDigest: manifestDigest }))
       })
     )
+    return unheeded
   })
 
   /** Takes directories and row away; the caller has made sure that it is not live. */
@@ -221,5 +219,5 @@ export const makeRecords = Effect.gen(function* () {
   const removeBroken = (name: SafeName) =>
     removeMachine(paths, name, removeBelow(paths.sandboxes, paths.sandbox(name).directory))
 
-  return { find, create, root, remove, removeBroken }
+  return { find, check, create, root, remove, removeBroken }
 })

@@ -3,6 +3,7 @@ import { Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import * as Errors from "../domain/errors/session.ts"
 import { DatabaseFailed, DiskFull, HomeUnusable, SchemaMismatch, StoreFailed } from "../domain/errors/store.ts"
+import { InvalidSpec } from "../domain/errors/vm.ts"
 import {
   BlobHash,
   BlobKind,
@@ -19,6 +20,7 @@ import {
 
 /** Whatever names a session may fail with these. */
 const reach = [
+  InvalidSpec,
   Errors.InvalidSessionId,
   Errors.SessionNotFound,
   Errors.StoredDataCorrupt,
@@ -64,7 +66,7 @@ export class SessionProtocol extends RpcGroup.make(
       offset: Schema.optionalKey(Schema.Int.check(Schema.isGreaterThanOrEqualTo(0)))
     },
     success: Schema.Array(SessionSummary),
-    error: Schema.Union([DiskFull, HomeUnusable, StoreFailed])
+    error: Schema.Union([InvalidSpec, DiskFull, HomeUnusable, StoreFailed])
   }),
   Rpc.make("Get", { payload: session, success: SessionInfo, error: ReachErrors }),
   /** G2: the whole graph; the path to a leaf; or, when `active`, the path to the head's leaf. */
@@ -169,7 +171,7 @@ export class SessionProtocol extends RpcGroup.make(
   Rpc.make("Remove", {
     payload: session,
     success: Schema.Struct({ removed: Schema.Boolean }),
-    error: Schema.Union([Errors.InvalidSessionId, DatabaseFailed, DiskFull, HomeUnusable, StoreFailed])
+    error: Schema.Union([InvalidSpec, Errors.InvalidSessionId, DatabaseFailed, DiskFull, HomeUnusable, StoreFailed])
   }),
   /** A session, as it is at one moment, as one portable file in pieces. */
   Rpc.make("Export", { payload: session, success: Schema.Uint8Array, error: ReachErrors, stream: true }),

@@ -9,7 +9,7 @@ import {
   StartErrors,
   StoreErrors
 } from "../domain/errors/groups.ts"
-import { ExecEvent, ExecRequest, MainRequest, TerminalSize } from "../domain/exec.ts"
+import { ExecEvent, ExecRequest, MainRequest, SignalNumber, TerminalSize } from "../domain/exec.ts"
 import { LogLine, LogQuery } from "../domain/logs.ts"
 import { MachineProblem } from "../domain/machine.ts"
 import { EndTimeoutMs, SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
@@ -18,21 +18,20 @@ import { SandboxFiles } from "./sandboxFiles.ts"
 import { SandboxStatsMessages } from "./sandboxStats.ts"
 
 const Named = { name: Schema.String }
+const NewSandbox = {
+  name: Schema.optionalKey(Schema.String),
+  ephemeral: Schema.Boolean,
+  config: SandboxConfig,
+  /** A sandbox of the same name is stopped and removed first, once everything else was checked. */
+  replace: Schema.optionalKey(Schema.Boolean)
+}
 const Command = { ...Named, exec: Schema.Int }
 
 export class VmProtocol extends RpcGroup.make(
   /** Records a sandbox over an image that is here; absent name: one is made up. */
-  Rpc.make("Create", {
-    payload: {
-      name: Schema.optionalKey(Schema.String),
-      ephemeral: Schema.Boolean,
-      config: SandboxConfig,
-      /** A sandbox of the same name is stopped and removed first, once everything else was checked. */
-      replace: Schema.optionalKey(Schema.Boolean)
-    },
-    success: SandboxInfo,
-    error: CreateErrors
-  }),
+  Rpc.make("Create", { payload: NewSandbox, success: SandboxInfo, error: CreateErrors }),
+  /** Fails with what `Create` would fail with, its image aside: before a pull, which may be long. Records nothing. */
+  Rpc.make("Check", { payload: NewSandbox, error: CreateErrors }),
   /** Boots it. `detached`: kept by a process of its own; else by this one, with which it ends. */
   Rpc.make("Start", { payload: { ...Named, detached: Schema.Boolean }, success: SandboxInfo, error: StartErrors }),
   Rpc.make("Exec", {
@@ -53,7 +52,7 @@ export class VmProtocol extends RpcGroup.make(
   Rpc.make("Logs", { payload: { ...Named, ...LogQuery }, success: LogLine, error: SandboxLookupErrors, stream: true }),
   Rpc.make("Input", { payload: { ...Command, data: Schema.Uint8Array }, error: ReachErrors }),
   Rpc.make("CloseInput", { payload: Command, error: ReachErrors }),
-  Rpc.make("Signal", { payload: { ...Command, signal: Schema.Int }, error: ReachErrors }),
+  Rpc.make("Signal", { payload: { ...Command, signal: SignalNumber }, error: ReachErrors }),
   Rpc.make("Resize", { payload: { ...Command, size: TerminalSize }, error: ReachErrors }),
   Rpc.make("Stop", { payload: { ...Named, timeoutMs: EndTimeoutMs }, success: RunEnd, error: ReachErrors }),
   Rpc.make("Kill", { payload: Named, success: RunEnd, error: ReachErrors }),

@@ -159,7 +159,8 @@ const machines = (settings: Settings): Effect.Effect<ReadonlyArray<Finding>> =>
     Effect.map((problems) =>
       problems.map(({ name, path, line, kind, reason }): Finding => {
         const detail = harmless(`${path}${line === null ? "" : `:${line}`}: ${reason}`)
-        if (kind !== "broken") return { what: `sandbox ${name}`, state: "warning", detail, fix: `mend ${path}` }
+        if (kind !== "broken" && kind !== "refused")
+          return { what: `sandbox ${name}`, state: "warning", detail, fix: `mend ${path}` }
         return { what: `sandbox ${name}`, state: "broken", detail, fix: `mend it, or 'bunker rm -f ${name}'` }
       })
     ),

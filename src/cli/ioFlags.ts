@@ -1,10 +1,12 @@
-/** Reads the flags about ports, limits and time of commands, and fails naming the flag. Pure. */
-import { Effect, Option } from "effect"
+/** Reads and checks flags of commands and sandboxes, and fails naming the flag. Pure. */
+import { Effect, Option, Schema } from "effect"
 import { parseDuration } from "../domain/duration.ts"
 import { InvalidSpec } from "../domain/errors/vm.ts"
 import { parsePort } from "../domain/ports.ts"
+import type { Problem } from "../domain/problems.ts"
 import { parseRlimit } from "../domain/rlimits.ts"
-import type { SandboxConfig } from "../domain/sandbox.ts"
+import { endTimeoutMsMax, limits, type SandboxConfig } from "../domain/sandbox.ts"
+import { wireIssues } from "../domain/wire.ts"
 
 const each = <A>(field: string, texts: ReadonlyArray<string>, parse: (text: string) => A | string) =>
   Effect.forEach(texts, (text) => {
@@ -26,7 +28,46 @@ export const readTimeout = (
 ): Effect.Effect<{ readonly timeoutMs?: number }, InvalidSpec> => {
   if (Option.isNone(text)) return Effect.succeed({})
   const timeoutMs = parseDuration(/^\d+(\.\d+)?$/.test(text.value) ? `${text.value}s` : text.value)
+  if (timeoutMs !== undefined && timeoutMs > limits.durationMsMax) {
+    return Effect.fail(
+      new InvalidSpec({ field: "--timeout", reason: `"${text.value.slice(0, 64)}" is longer than a year` })
+    )
+  }
   if (timeoutMs !== undefined && timeoutMs > 0) return Effect.succeed({ timeoutMs })
-  const reason = `"${text.value}" is not a time; write 30s, 5m or a number of seconds`
+  const reason = `"${text.value.slice(0, 64)}" is not a time; write 30s, 5m or a number of seconds`
   return Effect.fail(new InvalidSpec({ field: "--timeout", reason }))
 }
+
+/** `--time` of commands that end a sandbox: seconds, as milliseconds. */
+export const readEndTime = (seconds: number): Effect.Effect<number, InvalidSpec> => {
+  const most = Math.floor(endTimeoutMsMax / 1000)
+  return seconds >= 0 && seconds <= most
+    ? Effect.succeed(seconds * 1000)
+    : Effect.fail(
+        new InvalidSpec({ field: "--time", reason: `${seconds} is not a number of seconds from 0 to ${most}` })
+      )
+}
+
+/** Checks a value against its schema, and names the flag of the first field that is out of bounds. */
+export const checkFlags = <A>(
+  schema: Schema.Schema<A>,
+  value: unknown,
+  flagOf: Readonly<Record<string, string>>
+): Effect.Effect<A, InvalidSpec> =>
+  Schema.decodeUnknownEffect(Schema.toType(schema as Schema.Codec<A>))(value).pipe(
+    Effect.mapError((error) => {
+      const [issue = { path: "", message: "not valid" }] = wireIssues(error)
+      const [field = ""] = issue.path.split(".")
+      const reason = issue.message.replace(/^Expected/, "expected")
+      return new InvalidSpec({ field: flagOf[field] ?? field, reason })
+    })
+  )
+
+/** A problem of a value that its flags made, in their names. */
+export const checkProblem = (
+  problem: Problem | undefined,
+  flagOf: Readonly<Record<string, string>>
+): Effect.Effect<void, InvalidSpec> =>
+  problem === undefined
+    ? Effect.void
+    : Effect.fail(new InvalidSpec({ ...problem, field: flagOf[problem.field] ?? problem.field }))

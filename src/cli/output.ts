@@ -50,6 +50,10 @@ export const printJson = (schema: Schema.Top, value: unknown): Effect.Effect<voi
 /** One line for a person, on stderr. */
 export const say = (line: string): Effect.Effect<void> => Effect.asVoid(writeAll(2, `${line}\n`))
 
+/** One line for each thing that a sandbox's definition asks for in vain. */
+export const sayWarnings = (info: { readonly name: string; readonly warnings?: ReadonlyArray<string> }) =>
+  Effect.forEach(info.warnings ?? [], (words) => say(`bunker: ${info.name}: ${harmless(words)}`), { discard: true })
+
 /**
  * Does the same to each of several names. One that fails is one line on stderr and keeps none of the others from its turn; then
  * the program ends with 125.

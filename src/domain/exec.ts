@@ -5,6 +5,9 @@ import { limits, ResourceLimit } from "./sandbox.ts"
 const Text = Schema.String.check(Schema.isMaxLength(limits.argumentBytesMax)).check(Schema.isPattern(/^[^\0]*$/))
 const cells = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 65_535 }))
 
+/** Number of a signal of Linux. */
+export const SignalNumber = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 64 }))
+
 /** Size of a terminal in character cells. */
 export const TerminalSize = Schema.Struct({ cols: cells, rows: cells })
 export type TerminalSize = typeof TerminalSize.Type
@@ -67,9 +70,11 @@ export const mainCommand = (
   return [...entrypoint, ...command]
 }
 
-/** Later entries win; order of first appearance stays. */
+/** Later entries win; order of first appearance stays. What is not KEY=value is left out: no process can have it. */
 export const mergeEnv = (...layers: ReadonlyArray<ReadonlyArray<string>>): ReadonlyArray<string> => {
   const merged = new Map<string, string>()
-  for (const entry of layers.flat()) merged.set(entry.split("=", 1)[0]!, entry)
+  // Of an image; what people ask for was checked.
+  const named = layers.flat().filter((entry) => entry.indexOf("=") > 0)
+  for (const entry of named) merged.set(entry.split("=", 1)[0]!, entry)
   return [...merged.values()]
 }

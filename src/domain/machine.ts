@@ -63,7 +63,7 @@ const { env, engine, endsWithCommand, labels, ...rest } = shared
 const optional = Schema.optionalKey
 const Text = Schema.String.check(Schema.isMaxLength(4096))
 
-/** The keys of the file. Those from `kernel` on are kept for other programs; Bunker uses none of them. */
+/** The keys of the file. Those from `kernel` on are kept for other programs; Bunker uses none of them, see `askingKeys`. */
 const MachineFile = Schema.Struct({
   name: SafeName,
   vmId: Schema.String.check(Schema.isUUID()),
@@ -104,7 +104,24 @@ interface ReadMachine {
   readonly machine: Machine
   /** Keys that mean nothing to Bunker. */
   readonly unknownKeys: ReadonlyArray<string>
+  /** What it asks for in vain, a phrase for each key. */
+  readonly unheeded: ReadonlyArray<string>
 }
+
+/** Keys that are kept and ask for something that there is not, with what a reader should know. */
+const askingKeys = {
+  permissions: "sandboxes have no permissions that could be given, and their guests have no network",
+  blockDevices: "a guest has the disks that Bunker makes, and directories of the host by mounts",
+  kernel: "every guest boots Bunker's own kernel",
+  cmdline: "the words for the guests' kernel are Bunker's own"
+} as const
+
+const isAsked = (value: string | ReadonlyArray<unknown> | undefined): boolean => value !== undefined && value.length > 0
+
+const unheededOf = (file: MachineFile): ReadonlyArray<string> =>
+  Object.entries(askingKeys)
+    .filter(([key]) => isAsked(file[key as keyof typeof askingKeys]))
+    .map(([key, why]) => `${snakeCase(key)} has no effect: ${why}`)
 
 /** Of the fields that have no schema of their own: what is wrong with a text. */
 const issue = (path: string, message: string): ReadonlyArray<WireIssue> => [{ path, message }]
@@ -133,7 +150,8 @@ export const readMachine = (
   if (Result.isFailure(decoded)) return Result.fail(wireIssues(decoded.failure))
   return Result.map(toMachine(decoded.success, createdAt), (machine) => ({
     machine,
-    unknownKeys: Object.keys(document).filter((key) => !knownKeys.has(key))
+    unknownKeys: Object.keys(document).filter((key) => !knownKeys.has(key)),
+    unheeded: unheededOf(decoded.success)
   }))
 }
 
@@ -229,8 +247,11 @@ export class MachineProblem extends Schema.Class<MachineProblem>("MachineProblem
   /** Name of the directory. */
   name: Schema.String,
   path: Schema.String,
-  /** `broken`: it can not be used. `name`: it says another name. `unknown_keys`: it has keys that mean nothing to Bunker. */
-  kind: Schema.Literals(["broken", "name", "unknown_keys"]),
+  /**
+   * `broken`: it can not be used. `name`: it says another name. `unknown_keys`: it has keys that mean nothing to Bunker.
+   * `unheeded`: it asks for what there is not. `refused`: a start refuses what it says.
+   */
+  kind: Schema.Literals(["broken", "name", "unknown_keys", "unheeded", "refused"]),
   /** Where, 1 for the first line. */
   line: Schema.NullOr(Schema.Int),
   reason: Schema.String

@@ -1,5 +1,6 @@
 /** Reads limits of commands as people type them: `nofile=1024:2048`. Pure. */
 import { Schema } from "effect"
+import { isSoundLimit } from "./problems.ts"
 import { ResourceLimit } from "./sandbox.ts"
 
 const isName = Schema.is(ResourceLimit.fields.resource)
@@ -18,7 +19,7 @@ export const parseRlimit = (text: string): ResourceLimit | string => {
   const [soft, hard] = [value(softText), value(hardText)]
   if (soft === undefined || hard === undefined)
     return `"${values}" in "${text}" is not SOFT[:HARD], numbers or "unlimited"`
-  if (hard !== -1 && (soft === -1 || soft > hard)) return `the soft limit in "${text}" is above the hard one`
+  if (!isSoundLimit({ soft, hard })) return `the soft limit in "${text}" is above the hard one`
   return { resource: name, soft, hard }
 }
 

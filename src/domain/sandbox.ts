@@ -3,7 +3,7 @@
  *
  * Invariants: a status changes only along `transitions`; `stopped` and `crashed` are the only terminal ones.
  */
-import { Schema } from "effect"
+import { Effect, Schema } from "effect"
 import { SafeName } from "./name.ts"
 
 export const Status = Schema.Literals(["created", "starting", "running", "draining", "paused", "stopped", "crashed"])
@@ -74,43 +74,6 @@ export const limits = {
   durationMsMax: 31_622_400_000
 } as const
 
-/** Processors that the guests' kernel takes into use; it passes over more without a word. */
-const kernelCpusMax = 16
-
-/** MiB without which a guest of so many processors does not boot: each one past the fourth needs some of its own (measured). */
-const memoryMbMin = (cpus: number): number => limits.memoryMbMin + 2 * Math.max(0, cpus - 4)
-
-interface Problem {
-  readonly field: string
-  readonly reason: string
-}
-
-/** The start of a text, for a message. */
-const shown = (text: string): string => (text.length > 64 ? `${text.slice(0, 64)}…` : text)
-
-/** What is wrong with what the commands of a sandbox are given, undefined for nothing. */
-export const commandProblem = ({ env, workdir = "" }: Pick<SandboxConfig, "env" | "workdir">): Problem | undefined => {
-  const nameless = env.find((entry) => entry.indexOf("=") < 1)
-  if (nameless !== undefined) return { field: "env", reason: `"${shown(nameless)}" is not KEY=value` }
-  return workdir === "" || workdir.startsWith("/")
-    ? undefined
-    : { field: "workdir", reason: `"${shown(workdir)}" is not an absolute path in the guest` }
-}
-
-/** What is wrong with a size that is within the bounds, undefined for nothing. */
-export const sizeProblem = ({ cpus, memoryMb }: Pick<SandboxConfig, "cpus" | "memoryMb">): Problem | undefined => {
-  if (cpus > kernelCpusMax) {
-    return {
-      field: "cpus",
-      reason: `the guests' kernel uses at most ${kernelCpusMax} processors; ask for fewer than ${cpus}`
-    }
-  }
-  const least = memoryMbMin(cpus)
-  return memoryMb >= least
-    ? undefined
-    : { field: "memory_mb", reason: `${memoryMb} MiB are too little for ${cpus} processors; the least is ${least} MiB` }
-}
-
 const Argument = Schema.String.check(Schema.isMaxLength(limits.argumentBytesMax)).check(
   Schema.isPattern(/^[^\0]*$/, { expected: "a string without NUL" })
 )
@@ -139,10 +102,15 @@ export type TmpfsMount = typeof TmpfsMount.Type
 
 const PortNumber = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 65_535 }))
 
+/** Address that is listened on unless another is asked for: this machine alone. */
+export const defaultHostIp = "127.0.0.1"
+
 /** A port of the guest that the host listens for (`-p`), TCP. */
 export const PublishedPort = Schema.Struct({
-  /** Address that the host listens on. */
-  hostIp: Schema.String.check(Schema.isMaxLength(45)),
+  /** IP address that the host listens on; default: this machine alone. */
+  hostIp: Schema.String.check(Schema.isMaxLength(45)).pipe(
+    Schema.withDecodingDefaultKey(Effect.succeed(defaultHostIp))
+  ),
   /** 0: a free one is picked at each start. */
   hostPort: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 65_535 })),
   guestPort: PortNumber
@@ -188,8 +156,11 @@ export type ResourceLimit = typeof ResourceLimit.Type
 
 const Milliseconds = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: limits.durationMsMax }))
 
-/** How long a sandbox may take to end in order, in milliseconds; timers can wait no longer. */
-export const EndTimeoutMs = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 2 ** 31 - 1 }))
+/** Timers can wait no longer. */
+export const endTimeoutMsMax = 2 ** 31 - 1
+
+/** How long a sandbox may take to end in order, in milliseconds. */
+export const EndTimeoutMs = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: endTimeoutMsMax }))
 
 /** What a sandbox is made from: the JSON in the `config` column. */
 export const SandboxConfig = Schema.Struct({
@@ -274,5 +245,7 @@ export class SandboxInfo extends Schema.Class<SandboxInfo>("SandboxInfo")({
   exitCode: Schema.NullOr(Schema.Int),
   exitSignal: Schema.NullOr(Schema.String),
   terminationReason: Schema.NullOr(TerminationReason),
-  terminationDetail: Schema.NullOr(Schema.String)
+  terminationDetail: Schema.NullOr(Schema.String),
+  /** What its definition asks for in vain, a phrase for each key; absent where that was not looked at, or is nothing. */
+  warnings: Schema.optionalKey(Schema.Array(Schema.String))
 }) {}

@@ -130,7 +130,7 @@ export const toWire = (schema: Schema.Top, value: unknown): unknown =>
 const formatIssue = SchemaIssue.makeFormatterStandardSchemaV1()
 
 /** What is wrong with an input, field by field, without the input itself. */
-export const wireIssues = (error: Schema.SchemaError): ReadonlyArray<WireIssue> =>
+export const wireIssues = (error: { readonly issue: SchemaIssue.Issue }): ReadonlyArray<WireIssue> =>
   formatIssue(error.issue).issues.map(({ path = [], message }) => ({
     path: path.map((key) => shownKey(String(typeof key === "object" ? key.key : key))).join("."),
     message:

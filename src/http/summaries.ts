@@ -27,6 +27,7 @@ export const summaries: Readonly<Record<string, string>> = {
   "sandboxes.List": "All sandboxes whose definition can be understood; /v1/problems has the others",
   "sandboxes.Problems": "What is wrong with definitions of sandboxes: where, and why",
   "sandboxes.Create": "Define a sandbox over an image that is here",
+  "sandboxes.Check": "Fail with what a create would fail with, its image aside; record nothing",
   "sandboxes.Inspect": "All that is recorded of a sandbox",
   "sandboxes.Remove": "Remove a sandbox with everything that it wrote",
   "sandboxes.Start": "Boot a sandbox",

@@ -160,6 +160,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
     protocol: VmProtocol,
     permissions: {
       Create: "sandboxes:create",
+      Check: "sandboxes:create",
       Start: "sandboxes:start",
       Exec: "sandboxes:exec",
       RunMain: "sandboxes:exec",
@@ -201,6 +202,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       { method: "GET", path: "/v1/sandboxes", message: "List" },
       { method: "GET", path: "/v1/problems", message: "Problems" },
       { method: "POST", path: "/v1/sandboxes", message: "Create", status: 201, defaults: newSandbox },
+      { method: "POST", path: "/v1/sandboxes/check", message: "Check", status: 204, defaults: newSandbox },
       { method: "GET", path: "/v1/sandboxes/:name", message: "Inspect" },
       { method: "DELETE", path: "/v1/sandboxes/:name", message: "Remove", defaults: { force: false } },
       { method: "POST", path: "/v1/sandboxes/:name/start", message: "Start", defaults: { detached: true } },

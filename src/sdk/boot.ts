@@ -26,6 +26,15 @@ export const makeSandbox = Effect.fn("Sandbox.create")(function* (options: Sandb
       reason: "only a persistent sandbox waits for its start; add persistent: true"
     })
   }
+  const config = configOf(options)
+  const request = {
+    ...(asked === undefined ? {} : { name: asked }),
+    ephemeral: !persistent,
+    config,
+    ...(replace === undefined ? {} : { replace })
+  }
+  // A pull may be long, and what it brings stays.
+  yield* vms.Check(request)
   yield* Stream.runDrain(
     images.Pull({
       reference,
@@ -34,13 +43,7 @@ export const makeSandbox = Effect.fn("Sandbox.create")(function* (options: Sandb
       ...(insecure === undefined ? {} : { insecure })
     })
   )
-  const config = configOf(options)
-  const { name } = yield* vms.Create({
-    ...(asked === undefined ? {} : { name: asked }),
-    ephemeral: !persistent,
-    config,
-    ...(replace === undefined ? {} : { replace })
-  })
+  const { name } = yield* vms.Create(request)
   if (!start) return name
   const up = Effect.gen(function* () {
     // One of a server has a keeper there, as one that is kept has here: both live on when this process just ends.

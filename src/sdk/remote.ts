@@ -9,6 +9,7 @@
  */
 import { Context, Effect, Layer, Redacted, type Schema, SchemaAST, type Scope, Stream } from "effect"
 import { type Rpc, RpcSchema } from "effect/rpc"
+import { checked } from "../actors/Actor.ts"
 import type { ImageStore } from "../actors/ImageStore.ts"
 import type { ModelCache } from "../actors/ModelCache.ts"
 import type { SessionStore } from "../actors/SessionStore.ts"
@@ -282,7 +283,8 @@ export const remoteLayer = (options: ServerOptions): Layer.Layer<Actors> => {
   // Only their protocols and routes are looked at: nothing of them is built here.
   const plugins = builtInPlugins({} as BuiltInOptions)
   const context = plugins.reduce(
-    (made, plugin) => Context.add(made, plugin.address, addressOf(connection, plugin) as never),
+    (made, plugin) =>
+      Context.add(made, plugin.address, checked(plugin.protocol, addressOf(connection, plugin) as never) as never),
     Context.make(RemoteFiles, putFile(connection)) as Context.Context<never>
   )
   return Layer.succeedContext(context) as unknown as Layer.Layer<Actors>

@@ -1,8 +1,7 @@
 /** Says what a program may ask for when it makes a sandbox, and turns it into a definition. Makes none (see Sandbox). */
 import type { PullPolicy } from "../domain/image.ts"
 import type { Platform } from "../domain/platform.ts"
-import { defaultHostIp } from "../domain/ports.ts"
-import type { EngineKind, RestartPolicy, SandboxConfig } from "../domain/sandbox.ts"
+import { defaultHostIp, type EngineKind, type RestartPolicy, type SandboxConfig } from "../domain/sandbox.ts"
 import { limitsOf, pairs, type Rlimit } from "./execOptions.ts"
 import type { PlaceOptions } from "./runtime.ts"
 
@@ -35,7 +34,7 @@ export interface SandboxOptions extends PlaceOptions {
   readonly start?: boolean
   /** Stops and removes a sandbox of the same name once everything else was checked; default false. */
   readonly replace?: boolean
-  /** vCPUs, 1 to 64; default 1. */
+  /** vCPUs, 1 to 16; default 1. */
   readonly cpus?: number
   /** MiB, at least 64; default 512. */
   readonly memoryMb?: number

@@ -1,5 +1,6 @@
 /** Tells which process listens on a TCP port of this machine, from procfs (proc(5)). Opens no socket. */
 import fs from "node:fs"
+import os from "node:os"
 import { readText } from "./files.ts"
 
 /** A process that listens. */
@@ -11,14 +12,23 @@ export interface Listener {
 
 const LISTEN = "0A"
 
-/** Inodes of the sockets that listen on a port, whatever the address. */
-const listeningInodes = (port: number): ReadonlySet<string> => {
+/** `0100007F` of a little-endian machine is 127.0.0.1; 32 digits are an IPv6 address, four bytes at a time. */
+const addressOf = (digits: string): string => {
+  const bytes = Buffer.from(digits, "hex")
+  if (os.endianness() === "LE") bytes.swap32()
+  if (bytes.length === 4) return bytes.join(".")
+  return Array.from({ length: 8 }, (_, index) => bytes.readUInt16BE(index * 2).toString(16)).join(":")
+}
+
+/** Inodes of the sockets that listen on a port of an address that fits. */
+const listeningInodes = (port: number, fits: (address: string) => boolean): ReadonlySet<string> => {
   const wanted = `:${port.toString(16).toUpperCase().padStart(4, "0")}`
   const found = new Set<string>()
   for (const file of ["/proc/net/tcp", "/proc/net/tcp6"]) {
     for (const line of (readText(file) ?? "").split("\n").slice(1)) {
       const [, local = "", , state, , , , , , inode = ""] = line.trim().split(/\s+/)
-      if (state === LISTEN && local.endsWith(wanted)) found.add(inode)
+      if (state !== LISTEN || !local.endsWith(wanted)) continue
+      if (fits(addressOf(local.slice(0, -wanted.length)))) found.add(inode)
     }
   }
   return found
@@ -42,9 +52,9 @@ const holdsOne = (pid: string, inodes: ReadonlySet<string>): boolean =>
     }
   })
 
-/** The process that listens on a port; undefined when there is none, or it belongs to somebody else. */
-export const findListener = (port: number): Listener | undefined => {
-  const inodes = listeningInodes(port)
+/** The process that listens on a port of an address that fits; undefined when there is none, or it belongs to somebody else. */
+export const findListener = (port: number, fits: (address: string) => boolean): Listener | undefined => {
+  const inodes = listeningInodes(port, fits)
   if (inodes.size === 0) return undefined
   const pid = listing("/proc").find((entry) => /^\d+$/.test(entry) && holdsOne(entry, inodes))
   if (pid === undefined) return undefined

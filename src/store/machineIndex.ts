@@ -10,6 +10,7 @@ import { Clock, Effect, Option, Result } from "effect"
 import type { AlreadyExists, MachineConfigInvalid, SandboxNotFound } from "../domain/errors/vm.ts"
 import { type Machine, MachineProblem, persistedState } from "../domain/machine.ts"
 import type { SafeName } from "../domain/name.ts"
+import { sandboxProblem } from "../domain/problems.ts"
 import { canonicalReference, parseReference } from "../domain/reference.ts"
 import { planRestart } from "../domain/restart.ts"
 import { isLive, type SandboxConfig } from "../domain/sandbox.ts"
@@ -48,13 +49,16 @@ export type IndexError = DatabaseError | FileError
 
 const problemsOf = (home: Home, name: SafeName, loaded: LoadedMachine): ReadonlyArray<MachineProblem> => {
   const { machineFile: path } = home.sandbox(name)
-  const { otherName, unknownKeys } = loaded
+  const { machine, otherName, unheeded, unknownKeys } = loaded
+  const refused = sandboxProblem(machine.config, false)
   const problem = (kind: MachineProblem["kind"], reason: string) =>
     new MachineProblem({ name, path, kind, line: null, reason })
   return [
     ...(otherName === undefined
       ? []
       : [problem("name", `it says the name "${otherName}"; the next start writes "${name}" there`)]),
+    ...(refused === undefined ? [] : [problem("refused", `${refused.field}: ${refused.reason}; a start refuses that`)]),
+    ...unheeded.map((phrase) => problem("unheeded", phrase)),
     ...(unknownKeys.length === 0 ? [] : [problem("unknown_keys", `Bunker knows nothing of ${unknownKeys.join(", ")}`)])
   ]
 }

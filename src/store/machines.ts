@@ -35,6 +35,8 @@ export interface LoadedMachine {
   /** It was running when its records were lost. */
   readonly needsRecovery: boolean
   readonly unknownKeys: ReadonlyArray<string>
+  /** What it asks for in vain, a phrase for each key. */
+  readonly unheeded: ReadonlyArray<string>
   /** The name in the file, when that is another than the directory's. */
   readonly otherName: string | undefined
   /** Changes with the file: state, inode, time, size. */
@@ -121,11 +123,12 @@ export const loadMachine = Effect.fn("Machines.load")(function* (
     const reason = missing ? `the key ${issue.path} is missing` : `${issue.path}: ${issue.message}`
     return yield* invalid(reason, lineOfKey(text, key) ?? null)
   }
-  const { machine, unknownKeys } = found.success
+  const { machine, unknownKeys, unheeded } = found.success
   return {
     machine: { ...machine, name },
     ...reloaded(machine.state),
     unknownKeys,
+    unheeded,
     otherName: machine.name === name ? undefined : machine.name,
     stamp: `${machine.state}:${read.stamp}`,
     text,

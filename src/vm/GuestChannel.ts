@@ -5,6 +5,7 @@
 import { Clock, Deferred, Effect, Exit, Scope, Stream } from "effect"
 import type { FileFailed, FileNotFound, PortRefused } from "../domain/errors/guestIo.ts"
 import { ExecFailed, GuestChannelFailed, ReattachRefused } from "../domain/errors/vm.ts"
+import { jsonPayload } from "./frames.ts"
 import { type Answer, type GuestControl, isHangUp, openControl } from "./guestControl.ts"
 import { type DialedConnection, dialGuest } from "./guestDial.ts"
 import { type ExecConnection, type ExecEvent, type Fate, openExecConnection } from "./guestExec.ts"
@@ -164,11 +165,19 @@ export interface GuestChannel extends GuestRequests {
 export const streamsMaxOf = ({ slots }: GuestTransport): number =>
   slots === undefined ? Number.POSITIVE_INFINITY : Math.max(1, slots - Math.min(slotsKept, Math.ceil(slots / 2)))
 
+/** Longest time that the agent gives the guest's processes to end, in milliseconds; it refuses more. */
+const graceMsMax = 3_600_000
+
 /** Arguments and variables of one exec; the agent's JSON reader is bounded. */
 const stringsMax = 16_000
 
 /** Slots of a transport that has few, at most half of them, which connections to ports leave to commands and files. */
 const slotsKept = 8
+
+/** True when a request with these fields does not fit into a frame; room for the rest of it is left. */
+const isTooLong = (fields: { readonly argv: ReadonlyArray<string>; readonly env: ReadonlyArray<string> }): boolean =>
+  [...fields.argv, ...fields.env].reduce((sum, text) => sum + text.length, 0) > 32_768 &&
+  jsonPayload({ ...fields, room: " ".repeat(1024) }) === undefined
 
 const execReasons = ["not_found", "not_executable", "bad_cwd", "bad_user", "limit"] as const
 
@@ -278,7 +287,14 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
     if (argv.length + env.length > stringsMax) {
       return yield* new ExecFailed({ reason: "limit", detail: `more than ${stringsMax} arguments and variables` })
     }
+    // The guest would say only that a field is wrong; an image may name such a directory.
+    if (cwd !== undefined && cwd !== "" && !cwd.startsWith("/")) {
+      return yield* new ExecFailed({ reason: "bad_cwd", detail: cwd })
+    }
     const fields = { argv, env, cwd: cwd || "/", user, tty, stdin, rlimits, timeout_ms: timeoutMs }
+    if (isTooLong(fields)) {
+      return yield* new ExecFailed({ reason: "limit", detail: "its arguments and variables take more than 256 KiB" })
+    }
     const fate: Fate = { kept: keep !== undefined }
     const refuse = (answer: Answer) => {
       // Nothing is left of it.
@@ -330,7 +346,7 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
     readonly signal: number
     readonly graceMs: number
   }) {
-    yield* ask("poweroff", { signal: options.signal, grace_ms: options.graceMs })
+    yield* ask("poweroff", { signal: options.signal, grace_ms: Math.min(options.graceMs, graceMsMax) })
     // The agent waits for this before it pulls the plug, so that its answer is never lost.
     yield* control.sayClose
   })

@@ -21,7 +21,7 @@ export type EngineKind = "krun" | "qemu"
 export type VmDisk = RunnerDisk
 
 export interface VmConfig {
-  /** vCPUs, 1 to 64. */
+  /** vCPUs, 1 to 16. */
   readonly cpus: number
   /** MiB, at least 64. */
   readonly memoryMb: number

@@ -175,6 +175,16 @@ describe("a published port", () => {
       const ours = yield* service(() => {})
       const byProcess = yield* Effect.flip(checkPorts({ ports: [{ ...held[0]!, hostPort: ours }] }, undefined))
       expect(byProcess.message).toContain(`process ${process.pid} (`)
+      // One that has the number on another address has nothing to do with it.
+      const elsewhere = net.createServer()
+      const address = { ...held[0]!, hostIp: "127.0.0.9" }
+      yield* Effect.callback<void>((resume) => {
+        elsewhere.listen({ host: address.hostIp, port: address.hostPort }, () => resume(Effect.void))
+      })
+      yield* Effect.addFinalizer(() => Effect.sync(() => elsewhere.close()))
+      const other = yield* Effect.flip(checkPorts({ ports: [address] }, undefined))
+      expect(other.message).toContain(`127.0.0.9:${address.hostPort} can not be published: process ${process.pid} (`)
+
       const nowhere = yield* Effect.flip(checkPorts({ ports: [{ ...held[0]!, hostIp: "192.0.2.1" }] }, undefined))
       expect(nowhere.message).toContain("no address 192.0.2.1")
     }).pipe(Effect.scoped, Effect.provide(freshHome))

@@ -108,6 +108,38 @@ describe.skipIf(!fs.existsSync(program))("machines", () => {
     )
   }, 60_000)
 
+  test("that ask for what there is not are named by doctor and inspect; that no guest could boot by doctor and the start", async () => {
+    const whole = fs.readFileSync(definition("web"), "utf8")
+    const doctor = async () =>
+      JSON.parse(
+        (await home.bunker(["doctor", "--json"], { env: { BUNKER_QEMU: "/none", BUNKER_LIBKRUN: "/none" } })).stdout
+      )
+    const found = (state: string, words: string) =>
+      expect.objectContaining({ what: "sandbox web", state, detail: expect.stringContaining(words) })
+    const first = (lines: string) => fs.writeFileSync(definition("web"), `${lines}\n${whole}`)
+    first('permissions = ["net:example.org"]\nkernel = ""')
+    expect(await doctor()).toContainEqual(found("warning", "permissions has no effect"))
+    expect((await inspect("web")).warnings).toEqual([expect.stringContaining("permissions has no effect")])
+    first('permissions = []\nkernel = ""')
+    expect(await doctor()).not.toContainEqual(found("warning", "no effect"))
+    expect((await inspect("web")).warnings).toBeUndefined()
+    const cases: ReadonlyArray<readonly [lines: string, word: string]> = [
+      [`hostname = "${"h".repeat(65)}"`, "hostname"],
+      ['ports = [{ host_ip = "", host_port = 0, guest_port = 80 }]', "IP address"],
+      ['ports = [{ host_ip = "localhost", host_port = 0, guest_port = 80 }]', "localhost"],
+      ['rlimits = [{ resource = "nofile", soft = 2, hard = 1 }]', "above the hard one"],
+      ['workdir = "work"', "workdir"]
+    ]
+    for (const [lines, word] of cases) {
+      first(lines)
+      expect(await doctor()).toContainEqual(found("broken", word))
+      await refused(["start", "web"], word)
+    }
+    first("ports = [{ host_port = 0, guest_port = 80 }]")
+    expect((await inspect("web")).config.ports).toEqual([{ host_ip: "127.0.0.1", host_port: 0, guest_port: 80 }])
+    fs.writeFileSync(definition("web"), whole)
+  }, 60_000)
+
   test("that nothing but a broken file tells of are not found, and removed by force only", async () => {
     fs.mkdirSync(path.dirname(definition("lost")))
     fs.writeFileSync(definition("lost"), "name = ")

@@ -1,6 +1,7 @@
 /** What people and programs get wrong, at both doors: one line that says what, why and what next, and nothing left behind. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import net from "node:net"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import type { Home } from "../support/bunker.ts"
@@ -40,6 +41,8 @@ describe.skipIf(mustSkip("wrong input"))("wrong input", () => {
     async () => {
       const binary = path.join(home.directory, "binary")
       writeFileSync(binary, Buffer.from(Array.from({ length: 4096 }, (_, index) => (index * 89 + 61) % 256)))
+      const lines = path.join(home.directory, "lines")
+      writeFileSync(lines, Array.from({ length: 5000 }, (_, index) => `V${index}=x\n`).join(""))
       const cases: ReadonlyArray<readonly [args: ReadonlyArray<string>, ...words: ReadonlyArray<string>]> = [
         [["create", long], "it has more than"],
         [["pull", long], "it has more than"],
@@ -62,6 +65,24 @@ describe.skipIf(mustSkip("wrong input"))("wrong input", () => {
         [["create", "-p", "70000:80", image], "70000"],
         [["create", "--model", "nothere", image], "nothere", "bunker model"],
         [["stop", "a\tb"], "not a name"],
+        [["stop", "-t", "9999999", "x"], "--time", "2147483"],
+        [["stop", "--time=-1", "x"], "--time", "from 0"],
+        [["stop", "--drain", "-t", "9999999", "x"], "--time"],
+        [["restart", "-t", "99999999", "x"], "--time"],
+        [["exec", "--timeout", "9999999d", "x", "true"], "--timeout", "longer than a year"],
+        [["exec", "--timeout", "0", "x", "true"], "--timeout"],
+        [["run", "--timeout", "9999999d", image], "--timeout", "longer than a year"],
+        [["exec", "x", ...Array.from({ length: 5000 }, String)], "command:", "4096"],
+        [["exec", "--env-file", lines, "x", "true"], "--env", "4096"],
+        [["create", "--env-file", lines, image], "--env", "4096"],
+        [["exec", "-w", "tmp", "x", "true"], "--workdir", "absolute"],
+        [["exec", "x", ""], "command:", "no name"],
+        [["create", "--hostname", "h".repeat(65), image], "--hostname", "1 to 64"],
+        [["create", "--hostname", "a\nb", image], "--hostname"],
+        [["create", "--rlimit", "nofile=2:1", image], "--rlimit", "above the hard one"],
+        [["create", "-p", "cafe:80:80", image], "cafe"],
+        [["create", "-p", "[cafe]:80:80", image], "cafe"],
+        [["create", "-p", "0.0.0.0:81:1", "-p", "81:2", image], "-p", "published twice"],
         [["load", binary], "not a tar archive"],
         [["import", "/nonexistent", "x"], "no such file"],
         [["save", "-o", "/nonexistent/x", image], "its directory does not exist"],
@@ -78,9 +99,54 @@ describe.skipIf(mustSkip("wrong input"))("wrong input", () => {
   )
 
   test(
+    "is told before an image is pulled",
+    async () => {
+      const holder = net.createServer().listen({ host: "127.0.0.1", port: 0 })
+      await new Promise((resolve) => holder.once("listening", resolve))
+      const { port } = holder.address() as net.AddressInfo
+      await home.must(["create", "-q", "--name", "dup", image])
+      // Nobody listens there: whoever asks it fails with its name.
+      const absent = "127.0.0.1:1/none:1"
+      const cases: ReadonlyArray<readonly [flags: ReadonlyArray<string>, word: string]> = [
+        [["--name", "a/b"], "not a name"],
+        [["--name", "dup"], "exists"],
+        [["-v", "/nonexistent:/x"], "/nonexistent"],
+        [["-p", `${port}:80`], "can not be published"],
+        [["--model", "nothere"], "nothere"],
+        [["--restart", "always", "--rm", "-d"], "--rm"]
+      ]
+      for (const [flags, word] of cases) {
+        for (const pull of word === "exists" ? [[], ["--pull", "always"]] : [[]]) {
+          for (const command of ["create", "run"]) {
+            if (command === "create" && flags.includes("--rm")) continue
+            const args = [command, ...pull, ...flags, absent, ...(command === "run" ? ["true"] : [])]
+            const { code, stdout, stderr } = await home.bunker(args)
+            expect({ args, code, stdout, stderr: one(stderr) }).toEqual({
+              args,
+              code: 125,
+              stdout: "",
+              stderr: expect.stringContaining(word)
+            })
+            expect(stderr).not.toContain("127.0.0.1:1")
+          }
+        }
+      }
+      const pulled = await home.bunker(["create", "-q", absent])
+      expect(one(pulled.stderr)).toContain("127.0.0.1:1")
+      holder.close()
+      await home.must(["rm", "dup"])
+      await nothingLeft()
+    },
+    timeoutMs
+  )
+
+  test(
     "over HTTP",
     async () => {
       const create = (config: unknown, more = {}) => ["POST", "/v1/sandboxes", { config, ...more }] as const
+      const exec = (request: unknown) => ["POST", "/v1/sandboxes/x/exec", { request }] as const
+      const port = (host_ip: string) => ({ image, ports: [{ host_ip, host_port: 0, guest_port: 80 }] })
+      const limit = { resource: "nofile", soft: 2, hard: 1 }
       const cases: ReadonlyArray<
         readonly [
           request: readonly [method: string, where: string, body?: unknown],
@@ -110,6 +176,20 @@ describe.skipIf(mustSkip("wrong input"))("wrong input", () => {
         [["GET", "/v1/sandboxes/..%2f..%2fx"], 400, "InvalidName", "starts with"],
         [["POST", "/v1/sandboxes/x/stop", { timeout_ms: -1 }], 400, "InvalidInput", "timeout_ms"],
         [["POST", "/v1/sandboxes/x/stop", { timeout_ms: 2 ** 40 }], 400, "InvalidInput", "timeout_ms"],
+        [create(port("")), 400, "InvalidSpec", "IP address"],
+        [create(port("localhost")), 400, "InvalidSpec", "localhost"],
+        [create(port("cafe")), 400, "InvalidSpec", "cafe"],
+        [create({ image, hostname: "h".repeat(65) }), 400, "InvalidSpec", "hostname"],
+        [create({ image, rlimits: [limit] }), 400, "InvalidSpec", "above the hard one"],
+        [create({ image, permissions: ["net"] }), 400, "InvalidInput", "config.permissions"],
+        [["POST", "/v1/sandboxes/check", { config: { image, hostname: "" } }], 400, "InvalidSpec", "hostname"],
+        [exec({ argv: ["true"], cwd: "tmp" }), 400, "InvalidSpec", "cwd"],
+        [exec({ argv: ["true"], env: ["nonsense"] }), 400, "InvalidSpec", "env"],
+        [exec({ argv: ["true"], rlimits: [limit] }), 400, "InvalidSpec", "rlimits"],
+        [exec({ argv: [""] }), 400, "InvalidSpec", "argv"],
+        [exec({ argv: ["true"], timeout_ms: 0 }), 400, "InvalidInput", "timeout_ms"],
+        [exec({ argv: Array.from({ length: 5000 }, String) }), 400, "InvalidInput", "request.argv"],
+        [["POST", "/v1/sandboxes/x/execs/1/signal", { signal: 65 }], 400, "InvalidInput", "signal"],
         [["DELETE", "/v1/sandboxes/x?force=maybe"], 400, "InvalidInput", "force"],
         [["PATCH", "/v1/sandboxes/x"], 405, "MethodNotAllowed", "DELETE"]
       ]

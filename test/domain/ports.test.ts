@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test"
-import { formatPort, parsePort, portProblem } from "../../src/domain/ports.ts"
+import net from "node:net"
+import { addressesOverlap, formatPort, isAddress, parsePort, portProblem } from "../../src/domain/ports.ts"
 import { mergeLimits, parseRlimit } from "../../src/domain/rlimits.ts"
 
 describe("published ports", () => {
@@ -33,6 +34,10 @@ describe("published ports", () => {
     "80:80/udp",
     "256.1.1.1:80:80",
     "host:80:80",
+    "cafe:80:80",
+    "[cafe]:80:80",
+    "[::1::]:80:80",
+    "[1:2:3:4:5:6:7]:80:80",
     "80:80/tcp/x",
     "8 0:80"
   ])("refuses %p with the reason", (text) => {
@@ -44,6 +49,7 @@ describe("published ports", () => {
   test("two on the same address are seen, two free ones are not", () => {
     const one = { hostIp: "127.0.0.1", hostPort: 80, guestPort: 1 }
     expect(portProblem([one, { ...one, guestPort: 2 }])).toContain("127.0.0.1:80")
+    expect(portProblem([one, { ...one, hostIp: "0.0.0.0" }])).toContain("0.0.0.0:80")
     expect(portProblem([one, { ...one, hostIp: "127.0.0.2" }])).toBeUndefined()
     expect(
       portProblem([
@@ -51,6 +57,48 @@ describe("published ports", () => {
         { ...one, hostPort: 0 }
       ])
     ).toBeUndefined()
+  })
+})
+
+describe("addresses", () => {
+  const seed = Number(process.env["BUNKER_TEST_SEED"] ?? Date.now() % 1_000_000)
+
+  test(`are what the system takes for one (seed ${seed})`, () => {
+    let state = seed
+    const next = (below: number) => {
+      state = (state * 1_103_515_245 + 12_345) % 2 ** 31
+      return Math.floor((state / 2 ** 31) * below)
+    }
+    const parts = ["0", "1", "01", "255", "256", "ffff", "g", ":", "::", ".", "", "127.0.0.1", "1.2.3.4", ":0", "a:"]
+    let addresses = 0
+    for (let round = 0; round < 200_000; round += 1) {
+      const text = Array.from({ length: 1 + next(9) }, () => parts[next(parts.length)]).join(next(3) === 0 ? ":" : "")
+      if (net.isIP(text) !== 0) addresses += 1
+      if (isAddress(text) !== (net.isIP(text) !== 0)) expect({ text, isAddress: isAddress(text) }).toBeUndefined()
+    }
+    expect(addresses).toBeGreaterThan(500)
+  })
+
+  test("overlap where only one of them can be listened on", () => {
+    const both = (one: string, other: string) => [addressesOverlap(one, other), addressesOverlap(other, one)]
+    for (const [one, other] of [
+      ["127.0.0.1", "127.0.0.1"],
+      ["0.0.0.0", "127.0.0.1"],
+      ["::", "127.0.0.1"],
+      ["::", "0.0.0.0"],
+      ["::", "::1"],
+      ["::1", "0:0:0:0:0:0:0:1"],
+      ["::ffff:127.0.0.1", "127.0.0.1"]
+    ] as const)
+      expect({ one, other, overlap: both(one, other) }).toEqual({ one, other, overlap: [true, true] })
+    for (const [one, other] of [
+      ["127.0.0.1", "127.0.0.2"],
+      ["::1", "127.0.0.1"],
+      ["0.0.0.0", "::1"],
+      ["", "127.0.0.1"],
+      ["", ""]
+    ] as const)
+      expect({ one, other, overlap: both(one, other) }).toEqual({ one, other, overlap: [false, false] })
   })
 })
 

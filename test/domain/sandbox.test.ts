@@ -3,15 +3,14 @@ import { Effect, Exit, Schema } from "effect"
 import { LibraryNotFound } from "../../src/domain/errors/vm.ts"
 import { exitCodeOf, mainCommand, mergeEnv } from "../../src/domain/exec.ts"
 import { parseName } from "../../src/domain/name.ts"
+import { commandProblem, sandboxProblem, sizeProblem } from "../../src/domain/problems.ts"
 import {
   canTransition,
-  commandProblem,
   isLive,
   isTerminal,
   predecessors,
   SandboxConfig,
-  type Status,
-  sizeProblem
+  type Status
 } from "../../src/domain/sandbox.ts"
 import { readSettings, settingsEnvironment } from "../../src/domain/settings.ts"
 import { config } from "../support/sandboxes.ts"
@@ -66,13 +65,46 @@ test("a size says what is wrong with it: memory for so many processors, processo
 
 test("what commands are given is checked before a guest has it", () => {
   const problem = (env: ReadonlyArray<string>, workdir?: string) =>
-    commandProblem({ env, ...(workdir === undefined ? {} : { workdir }) })
+    sandboxProblem({ ...config, env, ...(workdir === undefined ? {} : { workdir }) }, false)
   expect(problem(["A=", "B=1=2"], "/a/b")).toBeUndefined()
   expect(problem([], "")).toBeUndefined()
   expect(problem(["A=1", "nonsense"])).toEqual({ field: "env", reason: '"nonsense" is not KEY=value' })
   expect(problem(["=x"])?.field).toBe("env")
   expect(problem([`${"x".repeat(5000)}`])?.reason.length).toBeLessThan(100)
   expect(problem([], "work")).toEqual({ field: "workdir", reason: '"work" is not an absolute path in the guest' })
+})
+
+test("a command says which of its fields the guest would refuse", () => {
+  const field = (more: object) => commandProblem({ argv: ["true"], env: [], ...more })?.field
+  expect(field({ cwd: "/tmp", env: ["A=1"], rlimits: [{ resource: "core", soft: 0, hard: -1 }] })).toBeUndefined()
+  expect(field({ cwd: "tmp" })).toBe("cwd")
+  expect(field({ env: ["A"] })).toBe("env")
+  expect(field({ argv: [""] })).toBe("argv")
+  expect(field({ rlimits: [{ resource: "nofile", soft: 2, hard: 1 }] })).toBe("rlimits")
+  expect(field({ rlimits: [{ resource: "nofile", soft: -1, hard: 1 }] })).toBe("rlimits")
+})
+
+test("a sandbox says which of its fields would fail only once it boots", () => {
+  const field = (more: object, ephemeral = false) => sandboxProblem({ ...config, ...more }, ephemeral)?.field
+  const port = (hostIp: string) => ({ ports: [{ hostIp, hostPort: 80, guestPort: 80 }] })
+  for (const fine of [{}, { hostname: "a".repeat(64) }, { hostname: "db_1.x-y" }, port("::1"), port("10.0.0.1")]) {
+    expect({ fine, field: field(fine) }).toEqual({ fine, field: undefined })
+  }
+  for (const hostname of ["", "a".repeat(65), "a b", "-a", "a\nb", "ü"]) {
+    expect({ hostname, field: field({ hostname }) }).toEqual({ hostname, field: "hostname" })
+  }
+  for (const hostIp of ["", "localhost", "cafe", "127.0.0.1.1", "1.2.3", "127.0.0.256", "example.org"]) {
+    expect({ hostIp, field: field(port(hostIp)) }).toEqual({ hostIp, field: "ports" })
+  }
+  expect(field({ rlimits: [{ resource: "nofile", soft: 2048, hard: 1024 }] })).toBe("rlimits")
+  expect(field({ tmpfs: [{ target: "/proc/x" }] })).toBe("mounts")
+  expect(field({ restart: { policy: "always" } })).toBeUndefined()
+  expect(field({ restart: { policy: "always" } }, true)).toBe("restart")
+})
+
+test("a port that says no address is this machine's alone", () => {
+  const found = Schema.decodeUnknownSync(SandboxConfig)({ ...config, ports: [{ hostPort: 80, guestPort: 80 }] })
+  expect(found.ports).toEqual([{ hostIp: "127.0.0.1", hostPort: 80, guestPort: 80 }])
 })
 
 test("targets in the guest take no step up, not even the first", () => {

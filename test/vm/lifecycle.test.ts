@@ -195,10 +195,11 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
       const definition = path.join(home.directory, "sandboxes/kept/config.toml")
       const edited = fs
         .readFileSync(definition, "utf8")
-        .replace("disk_gb = 4", 'disk_gb = 6 # grown\nenv = ["BY_HAND=yes"]')
+        .replace("disk_gb = 4", 'disk_gb = 6 # grown\nenv = ["BY_HAND=yes"]\npermissions = ["net"]')
         .replace("memory_mb = 512", "memory_mb = 300")
       fs.writeFileSync(definition, edited)
-      await home.must(["start", "kept"])
+      const { code, stderr } = await home.bunker(["start", "kept"])
+      expect({ code, stderr }).toEqual({ code: 0, stderr: expect.stringContaining("kept: permissions has no effect") })
       const script = "echo $BY_HAND; grep MemTotal /proc/meminfo; df -k / | tail -n 1"
       const [byHand, memory, disk] = (await home.must(["exec", "kept", "sh", "-c", script])).split("\n")
       expect(byHand).toBe("yes")

@@ -5,7 +5,8 @@ import { VmSupervisor } from "../../actors/VmSupervisor.ts"
 import type { MachineProblem } from "../../domain/machine.ts"
 import { formatPort } from "../../domain/ports.ts"
 import { isLive, SandboxInfo } from "../../domain/sandbox.ts"
-import { forEachName, formatAge, harmless, print, printJson, say, table } from "../output.ts"
+import { readEndTime } from "../ioFlags.ts"
+import { forEachName, formatAge, harmless, print, printJson, say, sayWarnings, table } from "../output.ts"
 import { familiar } from "../progress.ts"
 import { describeStatus, parseFilters } from "../psView.ts"
 import { withBunker } from "../session.ts"
@@ -38,7 +39,7 @@ export const stop = Command.make(
     name: names
   },
   Effect.fn("Cli.stop")(function* ({ drain, name, time }) {
-    const timeoutMs = Math.max(0, time) * 1000
+    const timeoutMs = yield* readEndTime(time)
     const end = (vms: VmSupervisor["Service"], each: string) =>
       drain ? vms.Drain({ name: each, timeoutMs }) : vms.Stop({ name: each, timeoutMs })
     return yield* withBunker(VmSupervisor.use((vms) => toEach(name, (each) => end(vms, each))))
@@ -61,11 +62,10 @@ export const restart = Command.make(
     name: names
   },
   Effect.fn("Cli.restart")(function* ({ name, time }) {
-    return yield* withBunker(
-      VmSupervisor.use((vms) =>
-        toEach(name, (each) => vms.Restart({ name: each, timeoutMs: Math.max(0, time) * 1000 }))
-      )
-    )
+    const timeoutMs = yield* readEndTime(time)
+    const again = (vms: VmSupervisor["Service"], each: string) =>
+      Effect.tap(vms.Restart({ name: each, timeoutMs }), sayWarnings)
+    return yield* withBunker(VmSupervisor.use((vms) => toEach(name, (each) => again(vms, each))))
   })
 ).pipe(
   Command.withDescription("Stop sandboxes in order where they run, and boot them in the background."),

@@ -7,13 +7,14 @@ import type { RunEnd } from "../../actors/Keeper.ts"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
 import { ImageNotFound } from "../../domain/errors/image.ts"
 import { BootFailed, InvalidSpec, SandboxCrashed } from "../../domain/errors/vm.ts"
-import { mainCommand } from "../../domain/exec.ts"
+import { ExecRequest, mainCommand } from "../../domain/exec.ts"
 import { parsePlatform } from "../../domain/platform.ts"
+import { commandProblem } from "../../domain/problems.ts"
 import type { SandboxInfo } from "../../domain/sandbox.ts"
 import { Engines } from "../../vm/Engine.ts"
 import { readEnvironment } from "../arguments.ts"
-import { readLimits, readTimeout } from "../ioFlags.ts"
-import { ExitWith, forEachName, print, say } from "../output.ts"
+import { checkFlags, checkProblem, readLimits, readTimeout } from "../ioFlags.ts"
+import { ExitWith, forEachName, print, say, sayWarnings } from "../output.ts"
 import { progressStyle, showProgress } from "../progress.ts"
 import { withBunker } from "../session.ts"
 import { attach, checkTerminal } from "../terminal.ts"
@@ -21,6 +22,7 @@ import { explainBrokenChannel } from "./brokenChannel.ts"
 import {
   commandArgument,
   commandFlags,
+  flagOf,
   imageArgument,
   rlimitFlag,
   sandboxFlags,
@@ -28,6 +30,8 @@ import {
   timeoutFlag,
   toConfig
 } from "./sandboxFlags.ts"
+
+type NewSandbox = Parameters<VmSupervisor["Service"]["Check"]>[0]
 
 interface ImageChoice {
   readonly image: string
@@ -49,6 +53,15 @@ const ensureImage = Effect.fn("Cli.ensureImage")(function* (choice: ImageChoice)
   })
   yield* showProgress(stream, progressStyle({ json: false, quiet: choice.quiet }))
 })
+
+/** The same for a sandbox, once all else about it is known to be right: a pull may be long, and what it brings stays. */
+const pullFor = (request: NewSandbox, choice: ImageChoice) =>
+  Effect.andThen(
+    VmSupervisor.use((vms) => vms.Check(request)),
+    ensureImage(choice)
+  )
+
+const named = (name: Option.Option<string>) => (Option.isSome(name) ? { name: name.value } : {})
 
 /**
  * The image when it is here and nothing else was asked for; its files are checked when it is leased. That it was used is noted
@@ -127,9 +140,17 @@ export const run = Command.make(
       const vms = yield* VmSupervisor
       const images = yield* ImageStore
       const config = yield* toConfig(flags, true)
+      if (config.restart !== undefined && config.restart.policy !== "no" && !flags.detach) {
+        return yield* new InvalidSpec({
+          field: "--restart",
+          reason: "a run in the foreground ends with this program; add -d, or use 'bunker create' and 'bunker start'"
+        })
+      }
+      const ephemeral = flags.rm || (Option.isNone(flags.name) && !flags.detach)
+      const request = { ...named(flags.name), ephemeral, config, replace: flags.replace }
       const { config: defaults } = yield* presentImage(flags).pipe(
         Effect.catchTag("ImageNotFound", () =>
-          Effect.andThen(ensureImage(flags), images.Inspect({ reference: flags.image }))
+          Effect.andThen(pullFor(request, flags), images.Inspect({ reference: flags.image }))
         )
       )
       if (mainCommand(defaults, config).length === 0) {
@@ -138,21 +159,8 @@ export const run = Command.make(
           reason: `"${flags.image}" names no command; give one after the image`
         })
       }
-      if (config.restart !== undefined && config.restart.policy !== "no" && !flags.detach) {
-        return yield* new InvalidSpec({
-          field: "--restart",
-          reason: "a run in the foreground ends with this program; add -d, or use 'bunker create' and 'bunker start'"
-        })
-      }
       yield* announceEngine(config.engine, flags.quiet)
-      const ephemeral = flags.rm || (Option.isNone(flags.name) && !flags.detach)
-      const name = Option.getOrUndefined(flags.name)
-      const info = yield* vms.Create({
-        ...(name === undefined ? {} : { name }),
-        ephemeral,
-        config,
-        replace: flags.replace
-      })
+      const info = yield* vms.Create(request)
       if (flags.detach) {
         yield* vms
           .Start({ name: info.name, detached: true })
@@ -214,14 +222,9 @@ export const create = Command.make(
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
       const config = yield* toConfig(flags, false)
-      yield* ensureImage(flags)
-      const name = Option.getOrUndefined(flags.name)
-      const info = yield* vms.Create({
-        ...(name === undefined ? {} : { name }),
-        ephemeral: false,
-        config,
-        replace: flags.replace
-      })
+      const request = { ...named(flags.name), ephemeral: false, config, replace: flags.replace }
+      yield* pullFor(request, flags)
+      const info = yield* vms.Create(request)
       yield* print(info.name)
     })
     return yield* withBunker(body)
@@ -244,7 +247,7 @@ export const start = Command.make(
       const one = Effect.fnUntraced(function* (each: string) {
         const info = yield* vms.Inspect({ name: each })
         yield* announceEngine(info.config.engine, false)
-        yield* vms.Start({ name: each, detached: true })
+        yield* sayWarnings(yield* vms.Start({ name: each, detached: true }))
         yield* print(each)
       })
       yield* forEachName(name, one, { concurrency: 8 })
@@ -275,6 +278,8 @@ export const exec = Command.make(
         ...(yield* readLimits(flags.rlimit)),
         ...(yield* readTimeout(flags.timeout))
       } as const
+      yield* checkFlags(ExecRequest, { ...request, tty: null }, flagOf)
+      yield* checkProblem(commandProblem(request), flagOf)
       const vms = yield* VmSupervisor
       const code = yield* attach({
         name: flags.name,

@@ -2,10 +2,10 @@
 import { Effect, Option, Schema } from "effect"
 import { Argument, Flag } from "effect/cli"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
+import { sandboxProblem } from "../../domain/problems.ts"
 import { EngineKind, type SandboxConfig, SandboxConfig as SandboxConfigSchema } from "../../domain/sandbox.ts"
-import { wireIssues } from "../../domain/wire.ts"
 import { parseMebibytes, readEnvironment, readLabels, readMounts } from "../arguments.ts"
-import { readLimits, readPorts } from "../ioFlags.ts"
+import { checkFlags, checkProblem, readLimits, readPorts } from "../ioFlags.ts"
 import { Session } from "../session.ts"
 import { type ParsedPolicies, policyFlags, readPolicies, valuedPolicyFlags } from "./policyFlags.ts"
 
@@ -51,7 +51,7 @@ export const sandboxFlags = {
   ...imageFlags,
   ...commandFlags,
   name: optionalText("name", "Name of the sandbox; default: made up"),
-  cpus: Flag.Int("cpus").pipe(Flag.withDescription("vCPUs, 1 to 64; default 1"), Flag.withDefault(1)),
+  cpus: Flag.Int("cpus").pipe(Flag.withDescription("vCPUs, 1 to 16; default 1"), Flag.withDefault(1)),
   memory: Flag.String("memory").pipe(
     Flag.withAlias("m"),
     Flag.withDescription("Memory: 512m, 2g or MiB, at least 64m; default 512m"),
@@ -120,10 +120,9 @@ interface Parsed extends ParsedPolicies {
 }
 
 const isEngine = Schema.is(EngineKind)
-const decodeConfig = Schema.decodeUnknownEffect(SandboxConfigSchema)
 
-/** Flags by the field that they set, where they are not called the same. */
-const flagOf: Readonly<Record<string, string>> = {
+/** Flags by the field that they set. */
+export const flagOf: Readonly<Record<string, string>> = {
   memory_mb: "--memory (MiB)",
   disk_mb: "--disk (MiB)",
   cpus: "--cpus",
@@ -131,6 +130,8 @@ const flagOf: Readonly<Record<string, string>> = {
   command: "command",
   entrypoint: "--entrypoint",
   workdir: "--workdir",
+  cwd: "--workdir",
+  argv: "command",
   user: "--user",
   hostname: "--hostname",
   session: "--session",
@@ -178,14 +179,7 @@ export const toConfig = Effect.fnUntraced(function* (parsed: Parsed, endsWithCom
     ...(parsed.tty ? { tty: true } : {}),
     ...(parsed.interactive ? { openStdin: true } : {})
   } satisfies SandboxConfig
-  return yield* decodeConfig(config).pipe(
-    Effect.mapError((error) => {
-      const [issue = { path: "", message: "not valid" }] = wireIssues(error)
-      const [field = ""] = issue.path.split(".")
-      return new InvalidSpec({
-        field: flagOf[field] ?? field,
-        reason: issue.message.replace("Expected a", "expected a")
-      })
-    })
-  )
+  const checked = yield* checkFlags(SandboxConfigSchema, config, flagOf)
+  yield* checkProblem(sandboxProblem(checked, false), flagOf)
+  return checked
 })

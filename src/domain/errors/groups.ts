@@ -8,7 +8,7 @@ import * as Vm from "./vm.ts"
 
 const database = [Store.DatabaseFailed, Store.DiskFull, Store.HomeUnusable] as const
 const store = [...database, Store.StoreFailed] as const
-const named = [Store.InvalidName, Vm.SandboxNotFound, Vm.MachineConfigInvalid, ...store] as const
+const named = [Vm.InvalidSpec, Store.InvalidName, Vm.SandboxNotFound, Vm.MachineConfigInvalid, ...store] as const
 
 /** Any message that touches the database only. */
 export const DatabaseErrors = Schema.Union(database)
@@ -16,9 +16,10 @@ export const DatabaseErrors = Schema.Union(database)
 export const StoreErrors = Schema.Union(store)
 
 /** Looking an image up by its reference. */
-export const ImageLookupErrors = Schema.Union([Image.InvalidReference, Image.ImageNotFound, ...store])
+export const ImageLookupErrors = Schema.Union([Vm.InvalidSpec, Image.InvalidReference, Image.ImageNotFound, ...store])
 
 const install = [
+  Vm.InvalidSpec,
   Image.InvalidReference,
   Image.ImageNotFound,
   Image.ImageNotCached,
@@ -37,9 +38,10 @@ export const InstallErrors = Schema.Union(install)
 export type InstallError = typeof InstallErrors.Type
 
 /** Making an image of a root file system. */
-export const ImportErrors = Schema.Union([...install, Vm.InvalidSpec])
+export const ImportErrors = Schema.Union(install)
 
 export const LoginErrors = Schema.Union([
+  Vm.InvalidSpec,
   Image.InvalidReference,
   Image.RegistryAuth,
   Image.RegistryUnavailable,
@@ -51,21 +53,34 @@ export type LoginError = typeof LoginErrors.Type
 export const SaveErrors = Schema.Union([...install, Image.ImageNotSavable])
 export type SaveError = typeof SaveErrors.Type
 
-export const ImageRemoveErrors = Schema.Union([Image.InvalidReference, Image.ImageNotFound, Image.ImageInUse, ...store])
+export const ImageRemoveErrors = Schema.Union([
+  Vm.InvalidSpec,
+  Image.InvalidReference,
+  Image.ImageNotFound,
+  Image.ImageInUse,
+  ...store
+])
 
 /** Looking a sandbox up by its name. */
 export const SandboxLookupErrors = Schema.Union(named)
 
 /** Looking a model up by its name. */
-export const ModelLookupErrors = Schema.Union([Model.InvalidModelName, Model.ModelNotFound, ...store])
+export const ModelLookupErrors = Schema.Union([Vm.InvalidSpec, Model.InvalidModelName, Model.ModelNotFound, ...store])
 
-export const ModelAddErrors = Schema.Union([Model.ModelExists, ...store])
+export const ModelAddErrors = Schema.Union([Vm.InvalidSpec, Model.ModelExists, ...store])
 
-export const ModelReplaceErrors = Schema.Union([Model.ModelNotFound, Model.ModelNameMismatch, ...store])
+export const ModelReplaceErrors = Schema.Union([Vm.InvalidSpec, Model.ModelNotFound, Model.ModelNameMismatch, ...store])
 
-export const ModelRemoveErrors = Schema.Union([Model.InvalidModelName, Model.ModelNotFound, Model.ModelInUse, ...store])
+export const ModelRemoveErrors = Schema.Union([
+  Vm.InvalidSpec,
+  Model.InvalidModelName,
+  Model.ModelNotFound,
+  Model.ModelInUse,
+  ...store
+])
 
 const modelPull = [
+  Vm.InvalidSpec,
   Model.InvalidModelName,
   Model.ModelNotFound,
   Model.CredentialNotFound,
@@ -83,7 +98,6 @@ export const ModelEnsureErrors = Schema.Union(modelEnsure)
 export const CreateErrors = Schema.Union([
   ...install,
   Store.InvalidName,
-  Vm.InvalidSpec,
   Vm.MountRefused,
   GuestIo.PortTaken,
   Model.InvalidModelName,
@@ -104,7 +118,6 @@ export const StartErrors = Schema.Union([
   Store.InvalidName,
   Vm.SandboxNotFound,
   Vm.MachineConfigInvalid,
-  Vm.InvalidSpec,
   Vm.ImageMoved,
   Vm.WrongState,
   Vm.AlreadyRunning,
