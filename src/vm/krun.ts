@@ -25,23 +25,28 @@ import { unixListenerTransport } from "./transport.ts"
 /** vsock port on the host (CID 2) that the agent calls. */
 const VSOCK_PORT = 1024
 
-const kvmProblem = (): { readonly reason: string; readonly advice: string } | undefined => {
-  try {
-    fs.closeSync(fs.openSync("/dev/kvm", "r+"))
-    return undefined
-  } catch (cause) {
-    const code = (cause as NodeJS.ErrnoException).code
-    if (code === "EACCES" || code === "EPERM") {
-      return {
-        reason: "/dev/kvm may not be opened",
-        advice: "add yourself to the group that owns it: sudo usermod -aG kvm $USER"
-      }
+/** What to tell of a KVM device that could not be opened, by the error's code. */
+export const kvmProblem = (device: string, code: string): { readonly reason: string; readonly advice: string } => {
+  if (code === "EACCES" || code === "EPERM") {
+    return {
+      reason: `${device} may not be opened`,
+      advice: "add yourself to the group that owns it: sudo usermod -aG kvm $USER"
     }
-    const advice =
-      "load the module kvm_intel or kvm_amd, switch virtualization on in the firmware, or use --engine qemu"
-    return { reason: code === "ENOENT" ? "/dev/kvm is missing" : `/dev/kvm answers ${code}`, advice }
+  }
+  return {
+    reason: code === "ENOENT" ? `${device} is missing` : `${device} answers ${code}`,
+    advice: "load the module kvm_intel or kvm_amd, switch virtualization on in the firmware, or use --engine qemu"
   }
 }
+
+const openKvm = (device: string): Effect.Effect<void, EngineUnavailable> =>
+  Effect.try({
+    try: () => fs.closeSync(fs.openSync(device, "r+")),
+    catch: (cause) => {
+      const code = (cause as NodeJS.ErrnoException).code ?? "an error"
+      return new EngineUnavailable({ engine: "krun", ...kvmProblem(device, code) })
+    }
+  })
 
 /**
  * True where libkrun gives its guests the TSC deadline timer, which needs no calibration: on processors of Intel. Asks for the
@@ -57,10 +62,10 @@ const hasDeadlineTimer = (): boolean => {
   }
 }
 
-export const makeKrunEngine = (options: EngineOptions): Engine => {
+/** `device`: another one than KVM's own is for tests. */
+export const makeKrunEngine = (options: EngineOptions, device = "/dev/kvm"): Engine => {
   const available = Effect.gen(function* () {
-    const problem = kvmProblem()
-    if (problem !== undefined) return yield* new EngineUnavailable({ engine: "krun", ...problem })
+    yield* openKvm(device)
     yield* checkAgent("krun", options)
     yield* findLibkrun(options)
     yield* findLibkrunfw(options)

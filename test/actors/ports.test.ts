@@ -185,6 +185,14 @@ describe("a published port", () => {
       const other = yield* Effect.flip(checkPorts({ ports: [address] }, undefined))
       expect(other.message).toContain(`127.0.0.9:${address.hostPort} can not be published: process ${process.pid} (`)
 
+      // Nor has another process that has the number there.
+      const script = `require("net").createServer().listen(${address.hostPort}, "127.0.0.8", () => console.log("up"))`
+      const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe" })
+      yield* Effect.addFinalizer(() => Effect.sync(() => child.kill()))
+      yield* Effect.promise(() => child.stdout.getReader().read())
+      const childs = yield* Effect.flip(checkPorts({ ports: [{ ...address, hostIp: "127.0.0.8" }] }, undefined))
+      expect(childs.message).toContain(`process ${child.pid} (`)
+
       const nowhere = yield* Effect.flip(checkPorts({ ports: [{ ...held[0]!, hostIp: "192.0.2.1" }] }, undefined))
       expect(nowhere.message).toContain("no address 192.0.2.1")
     }).pipe(Effect.scoped, Effect.provide(freshHome))

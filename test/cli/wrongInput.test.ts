@@ -205,6 +205,32 @@ describe.skipIf(mustSkip("wrong input"))("wrong input", () => {
   )
 
   test(
+    "a port that is taken, over HTTP: its owner is named, and nothing is left; on another address it is free",
+    async () => {
+      const holder = net.createServer().listen({ host: "127.0.0.1", port: 0 })
+      await new Promise((resolve) => holder.once("listening", resolve))
+      const { port } = holder.address() as net.AddressInfo
+      const create = (more = {}) =>
+        home.http("POST", "/v1/sandboxes", {
+          name: "web",
+          config: { image, ports: [{ host_port: port, guest_port: 80, ...more }] }
+        })
+      for (const more of [{}, { host_ip: "0.0.0.0" }]) {
+        const { status, body } = await create(more)
+        expect({ more, status, code: body.code }).toEqual({ more, status: 409, code: "PortTaken" })
+        expect(body.error).toContain(`process ${process.pid} (`)
+        await nothingLeft()
+      }
+      const elsewhere = await create({ host_ip: "127.0.0.2" })
+      expect(elsewhere.body).toMatchObject({ name: "web", config: { ports: [{ host_ip: "127.0.0.2" }] } })
+      holder.close()
+      expect((await home.http("DELETE", "/v1/sandboxes/web")).status).toBe(204)
+      await nothingLeft()
+    },
+    timeoutMs
+  )
+
+  test(
     "homes that can not be one",
     async () => {
       const directory = mkdtempSync(path.join(tmpdir(), "bkw-"))

@@ -158,6 +158,8 @@ describe("the command of a sandbox", () => {
 
   test("has the environment of image, sandbox and caller, the last one winning", () => {
     expect(mergeEnv(["A=1", "B=2"], ["B=3=4", "C="], ["A=9"])).toEqual(["A=9", "B=3=4", "C="])
+    // Of an image: the guest's agent would refuse every command.
+    expect(mergeEnv(["A", "=x", "", "B=1"])).toEqual(["B=1"])
   })
 
   test("ends with its code, or 128 and its signal", () => {

@@ -1,15 +1,18 @@
 /** What programs get wrong, with actors of their own and with a server: a typed error that names the field, and nothing left behind. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { readdirSync } from "node:fs"
+import net from "node:net"
 import path from "node:path"
-import { Schema, SchemaAST } from "effect"
+import { Effect, Schema, SchemaAST } from "effect"
 import { type Rpc, RpcSchema } from "effect/rpc"
 import { InvalidSpec } from "../../src/domain/errors/vm.ts"
 import { builtInPlugins } from "../../src/plugin/builtin.ts"
+import { layer, VmSupervisor } from "../../src/sdk/effect.ts"
 import { Images, Models, Sandbox } from "../../src/sdk/index.ts"
 import type { Home } from "../support/bunker.ts"
 import { busyboxHome } from "../support/busyboxImage.ts"
 import { mustSkip } from "../support/requirements.ts"
+import { config } from "../support/sandboxes.ts"
 
 const image = "test/busybox:1"
 const timeoutMs = 120_000
@@ -38,6 +41,29 @@ describe.skipIf(mustSkip("wrong input of programs"))("wrong input of programs", 
     await home.must(["create", "-q", "--name", "kept", image])
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)
+
+  test(
+    "a port that is taken: its owner is named, and nothing is left",
+    async () => {
+      const holder = net.createServer().listen({ host: "127.0.0.1", port: 0 })
+      await new Promise((resolve) => holder.once("listening", resolve))
+      const { port } = holder.address() as net.AddressInfo
+      const create = (hostIp: string) =>
+        VmSupervisor.use((vms) =>
+          vms.Create({
+            name: "web",
+            ephemeral: false,
+            config: { ...config, image, ports: [{ hostIp, hostPort: port, guestPort: 80 }] }
+          })
+        ).pipe(Effect.flip, Effect.provide(layer({ home: home.directory })), Effect.runPromise)
+      expect((await create("127.0.0.1")).message).toMatch(new RegExp(`:${port} .* process ${process.pid} `))
+      expect(await create("localhost")).toMatchObject({ _tag: "InvalidSpec", field: "ports" })
+      expect(await create("")).toMatchObject({ _tag: "InvalidSpec", field: "ports" })
+      holder.close()
+      expect(readdirSync(path.join(home.directory, "sandboxes"))).toEqual(["kept"])
+    },
+    timeoutMs
+  )
 
   for (const door of ["in process", "with a server"]) {
     test(

@@ -4,6 +4,7 @@ import fs from "node:fs"
 import path from "node:path"
 import { Effect } from "effect"
 import { type EngineOptions, Engines } from "../../src/vm/Engine.ts"
+import { kvmProblem, makeKrunEngine } from "../../src/vm/krun.ts"
 import { it } from "../support/it.ts"
 import { bootTimeoutMs, engineKind, engineOptions, missing, runDirectory } from "../support/vm.ts"
 
@@ -61,6 +62,32 @@ describe.skipIf(missing !== undefined || engineKind !== "qemu")("a probe that a 
       expect(found).toMatchObject({ ok: false, cached: false })
       expect(found.reason).toContain(path.join(directory, "missing"))
       expect(fs.readdirSync(options.bootCacheDir).filter((name) => name.startsWith("probe"))).toEqual([])
+    })
+  )
+})
+
+describe("KVM", () => {
+  it.live("that is missing, closed to the user or broken is named, with what to do", () =>
+    Effect.gen(function* () {
+      const directory = yield* runDirectory
+      const refusal = (device: string) => Effect.flip(makeKrunEngine(engineOptions, device).available)
+      const missing = yield* refusal(path.join(directory, "kvm"))
+      expect(missing).toMatchObject({ _tag: "EngineUnavailable", engine: "krun" })
+      expect(missing.message).toContain(`${directory}/kvm is missing; load the module kvm_intel or kvm_amd`)
+      expect(missing.message).toContain("or use --engine qemu")
+      const broken = yield* refusal(directory)
+      expect(broken.message).toContain(`${directory} answers EISDIR; load the module`)
+      for (const code of ["EACCES", "EPERM"]) {
+        const { advice, reason } = kvmProblem("/dev/kvm", code)
+        expect({ reason, advice }).toEqual({
+          reason: "/dev/kvm may not be opened",
+          advice: expect.stringContaining("sudo usermod -aG kvm $USER")
+        })
+      }
+      if (process.getuid?.() === 0) return
+      const closed = path.join(directory, "closed")
+      fs.writeFileSync(closed, "", { mode: 0o400 })
+      expect((yield* refusal(closed)).message).toContain("may not be opened; add yourself to the group")
     })
   )
 })
