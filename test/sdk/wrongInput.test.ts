@@ -3,16 +3,15 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { readdirSync } from "node:fs"
 import net from "node:net"
 import path from "node:path"
-import { Effect, Schema, SchemaAST } from "effect"
+import { Schema, SchemaAST } from "effect"
 import { type Rpc, RpcSchema } from "effect/rpc"
+import type { PortTaken } from "../../src/domain/errors/guestIo.ts"
 import { InvalidSpec } from "../../src/domain/errors/vm.ts"
 import { builtInPlugins } from "../../src/plugin/builtin.ts"
-import { layer, VmSupervisor } from "../../src/sdk/effect.ts"
 import { Images, Models, Sandbox } from "../../src/sdk/index.ts"
 import type { Home } from "../support/bunker.ts"
 import { busyboxHome } from "../support/busyboxImage.ts"
 import { mustSkip } from "../support/requirements.ts"
-import { config } from "../support/sandboxes.ts"
 
 const image = "test/busybox:1"
 const timeoutMs = 120_000
@@ -42,29 +41,6 @@ describe.skipIf(mustSkip("wrong input of programs"))("wrong input of programs", 
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)
 
-  test(
-    "a port that is taken: its owner is named, and nothing is left",
-    async () => {
-      const holder = net.createServer().listen({ host: "127.0.0.1", port: 0 })
-      await new Promise((resolve) => holder.once("listening", resolve))
-      const { port } = holder.address() as net.AddressInfo
-      const create = (hostIp: string) =>
-        VmSupervisor.use((vms) =>
-          vms.Create({
-            name: "web",
-            ephemeral: false,
-            config: { ...config, image, ports: [{ hostIp, hostPort: port, guestPort: 80 }] }
-          })
-        ).pipe(Effect.flip, Effect.provide(layer({ home: home.directory })), Effect.runPromise)
-      expect((await create("127.0.0.1")).message).toMatch(new RegExp(`:${port} .* process ${process.pid} `))
-      expect(await create("localhost")).toMatchObject({ _tag: "InvalidSpec", field: "ports" })
-      expect(await create("")).toMatchObject({ _tag: "InvalidSpec", field: "ports" })
-      holder.close()
-      expect(readdirSync(path.join(home.directory, "sandboxes"))).toEqual(["kept"])
-    },
-    timeoutMs
-  )
-
   for (const door of ["in process", "with a server"]) {
     test(
       door,
@@ -88,8 +64,33 @@ describe.skipIf(mustSkip("wrong input of programs"))("wrong input of programs", 
         expect(await create({ memoryMb: "512" })).toBe("InvalidSpec config.memory_mb")
         expect(await create({ workdir: "work" })).toBe("InvalidSpec workdir")
         expect(await create({ env: { "": "x" } })).toBe("InvalidSpec env")
+        expect(await create({ hostname: "h".repeat(65) })).toBe("InvalidSpec hostname")
+        expect(await create({ ports: [{ guestPort: 80, hostIp: "localhost" }] })).toBe("InvalidSpec ports")
+        expect(await create({ ports: [{ guestPort: 80, hostIp: "" }] })).toBe("InvalidSpec ports")
+        expect(await create({ ports: [{ guestPort: 0 }] })).toBe("InvalidSpec config.ports.0.guest_port")
+        expect(await create({ rlimits: [{ resource: "nofile", soft: 2, hard: 1 }] })).toBe("InvalidSpec rlimits")
+        expect(await create({ restart: { policy: "always" } })).toBe("InvalidSpec restart")
         expect(await create({ maxDurationMs: 0 })).toBe("InvalidSpec config.max_duration_ms")
         expect(await create({ engine: "vmware" })).toBe("InvalidSpec config.engine")
+        const holder = net.createServer().listen({ host: "127.0.0.1", port: 0 })
+        await new Promise((resolve) => holder.once("listening", resolve))
+        const { port } = holder.address() as net.AddressInfo
+        for (const hostIp of ["127.0.0.1", "0.0.0.0", "::"]) {
+          const ports = [{ guestPort: 80, hostPort: port, hostIp }]
+          const failed = Sandbox.create({ ...place, image, persistent: true, ports })
+          const taken = await failed.then(
+            () => undefined,
+            (error: unknown) => error as PortTaken
+          )
+          expect(taken?._tag).toBe("PortTaken")
+          expect(taken?.owner).toStartWith(`process ${process.pid} (`)
+        }
+        const start = { persistent: true, start: false, name: "elsewhere" }
+        const ports = [{ guestPort: 80, hostPort: port, hostIp: "127.0.0.2" }]
+        const elsewhere = await Sandbox.create({ ...place, ...start, image, ports })
+        expect((await elsewhere.info()).config.ports).toEqual(ports)
+        await elsewhere.remove()
+        holder.close()
         // Told before anything is pulled: nobody listens there.
         const absent = "127.0.0.1:1/none:1"
         expect(await create({ image: absent, name: "a/b" })).toBe("InvalidName")
@@ -102,6 +103,9 @@ describe.skipIf(mustSkip("wrong input of programs"))("wrong input of programs", 
         expect(await failure(kept.stop(-1))).toBe("InvalidSpec timeout_ms")
         expect(await failure(kept.stop(2 ** 40))).toBe("InvalidSpec timeout_ms")
         expect(await exec(["true"], { timeoutMs: 0 })).toBe("InvalidSpec request.timeout_ms")
+        expect(await exec(["true"], { rlimits: [{ resource: "nofile", soft: 2, hard: 1 }] })).toBe(
+          "InvalidSpec rlimits"
+        )
         expect(await exec(["true"], { cwd: "tmp" })).toBe("InvalidSpec cwd")
         expect(await exec(["true"], { env: { "": "x" } })).toBe("InvalidSpec env")
         expect(await exec([""])).toBe("InvalidSpec argv")
