@@ -3,6 +3,7 @@ import { describe, expect, it as plain } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
 import { Effect } from "effect"
+import { StoreFailed } from "../../src/domain/errors/store.ts"
 import { locateLibkrun, locateLibkrunfw } from "../../src/ffi/locate.ts"
 import { tryLockExclusive } from "../../src/ffi/posix.ts"
 import { awaitEnd, isAlive, type ProcessIdentity, signalProcess } from "../../src/store/processes.ts"
@@ -78,7 +79,12 @@ describe("runner protocol", () => {
   })
 })
 
-const start = (runDir: string, config: RunnerConfig, command: ReadonlyArray<string>) =>
+const start = (
+  runDir: string,
+  config: RunnerConfig,
+  command: ReadonlyArray<string>,
+  onProcess: (process: ProcessIdentity) => Effect.Effect<void, StoreFailed> = () => Effect.void
+) =>
   Effect.acquireUseRelease(
     Effect.sync(() => fs.openSync(path.join(runDir, "lock"), "w")),
     (lockFd) =>
@@ -88,7 +94,7 @@ const start = (runDir: string, config: RunnerConfig, command: ReadonlyArray<stri
         lockFd,
         name: "box",
         config: { ...config, pidPath: path.join(runDir, "pid") },
-        onProcess: () => Effect.void
+        onProcess
       }),
     (lockFd) => Effect.sync(() => fs.closeSync(lockFd))
   )
@@ -109,6 +115,29 @@ describe.each(runners)("runner in %s", (_language, ...runner) => {
       expect(failure.message).toContain("execve(/nonexistent) failed with ENOENT")
       const other = yield* Effect.flip(start(runDir, { ...qemu, parentPid: 1 }, runner))
       expect(other.message).toContain("getppid(parent 1) failed with ESRCH")
+    })
+  )
+
+  it.live("runs nothing before its process is recorded, and nothing at all where that fails", () =>
+    Effect.gen(function* () {
+      const runDir = yield* runDirectory
+      const marker = path.join(runDir, "ran")
+      const touch = { ...qemu, start: { kind: "qemu" as const, file: "/bin/sh", arguments: ["-c", `: > ${marker}`] } }
+      let alive = false
+      // Long enough for a runner that does not wait.
+      const look = (process: ProcessIdentity) =>
+        Effect.delay(
+          Effect.sync(() => void (alive = isAlive(process) && !fs.existsSync(marker))),
+          "300 millis"
+        )
+      const full = new StoreFailed({ operation: "record", path: "box", reason: "ENOSPC" })
+      const refused = start(runDir, touch, runner, (process) => Effect.andThen(look(process), Effect.fail(full)))
+      expect((yield* Effect.flip(refused))._tag).toBe("StoreFailed")
+      expect({ alive, ran: fs.existsSync(marker) }).toEqual({ alive: true, ran: false })
+      alive = false
+      const { exited } = yield* start(runDir, touch, runner, look)
+      yield* exited
+      expect({ alive, ran: fs.existsSync(marker) }).toEqual({ alive: true, ran: true })
     })
   )
 
