@@ -112,7 +112,7 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
         )
         const greeted = performance.now()
         yield* prepareGuest(started.channel, info, mounts.guest).pipe(
-          Effect.mapError((error) => explain(error, info, own.consoleLog))
+          Effect.mapError((error) => explain(error, info, own.consoleLog, own.upper))
         )
         const times = [begun, prepared, started.spawned, greeted, performance.now()]
         return { ...started, phases: phasesBetween(times) }
@@ -296,7 +296,12 @@ class Silent {
 }
 
 /** Failures of engine and records pass; what the guest did becomes `BootFailed` with the end of its console. */
-const explain = <E>(error: E | DiedEarly | Silent | GuestChannelFailed, info: SandboxInfo, consoleLog: string) => {
+const explain = <E>(
+  error: E | DiedEarly | Silent | GuestChannelFailed,
+  info: SandboxInfo,
+  consoleLog: string,
+  upper = ""
+) => {
   const failed = (reason: string) => new BootFailed({ name: info.name, reason, console: consoleTail(consoleLog) })
   if (error instanceof DiedEarly) {
     const { exit } = error
@@ -305,8 +310,11 @@ const explain = <E>(error: E | DiedEarly | Silent | GuestChannelFailed, info: Sa
     return failed(`the VM ended ${how} before its agent answered${words ? ` (${words})` : ""}`)
   }
   if (error instanceof Silent) return failed(`its agent did not answer within ${error.timeoutMs / 1000} s`)
-  if ((error as { readonly _tag?: string })._tag === "GuestChannelFailed")
-    return failed((error as GuestChannelFailed).reason)
+  if ((error as { readonly _tag?: string })._tag === "GuestChannelFailed") {
+    const { reason } = error as GuestChannelFailed
+    const disk = !info.ephemeral && reason.includes("mount the upper")
+    return failed(disk ? `its disk is broken (${reason}); 'e2fsck -f ${upper}' may mend it` : reason)
+  }
   return error as Exclude<E, GuestChannelFailed>
 }
 

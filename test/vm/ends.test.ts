@@ -1,4 +1,4 @@
-/** How sandboxes are stopped: by the image's signal, then TERM and KILL for the rest of the guest, then SIGKILL for the VM. Real VMs. */
+/** How sandboxes do not start and how they are stopped: by the image's signal, then TERM and KILL for the rest of the guest, then SIGKILL for the VM. Real VMs. */
 import { afterAll, beforeAll, describe, expect } from "bun:test"
 import { rmSync, writeFileSync } from "node:fs"
 import path from "node:path"
@@ -58,6 +58,19 @@ describe.skipIf(mustSkip("ends"))(`how sandboxes are stopped (${engine})`, () =>
     const log = (await home.must(["exec", "box", "cat", "/root/log"])).trim().split("\n")
     expect(log[0]).toBe("main 37")
     expect(log.slice(1).toSorted()).toEqual(["deaf TERM", "rest TERM"])
+  })
+
+  it("a disk that is broken keeps a sandbox from starting, and that is said with what may mend it", async () => {
+    await home.must(["create", "-q", "--name", "broken", "--memory", "128m", "test/traps:1"])
+    const disk = path.join(home.directory, "sandboxes/broken/upper.ext4")
+    writeFileSync(disk, Buffer.alloc(1024 * 1024, 0x55))
+    const { code, stderr } = await home.bunker(["start", "broken"])
+    expect(code).toBe(125)
+    expect(stderr).toMatch(/"broken" did not boot: its disk is broken \(.*mount the upper .*Invalid argument\)/)
+    expect(stderr).toContain(`'e2fsck -f ${disk}' may mend it`)
+    const [info] = JSON.parse(await home.must(["inspect", "broken"]))
+    expect(info).toMatchObject({ status: "crashed", termination_reason: "boot_failed" })
+    expect(await home.must(["logs", "--console", "broken"])).toContain("ext4")
   })
 
   it("a VM that does not end in its time is ended by SIGKILL, and its record says so", async () => {
