@@ -25,6 +25,7 @@ enum {
   WINDOW = 131072,         /* bytes of frames of DATA that may be unacknowledged, each way */
   AT_ONCE = 8,             /* RWF_NOWAIT (linux/fs.h), which not every C library names */
   PIPE_PIECE = 4096,       /* what a pipe that is ready takes without blocking (pipe(7), PIPE_BUF) */
+  LOOK_MS = 1000,          /* between two looks whether the keeper lives on */
   EXIT_FAILED = 125,       /* ours, by docker's habit */
   EXIT_PIPE = 128 + 13,
 };
@@ -73,10 +74,34 @@ static int dial(const char *name) {
   return fd;
 }
 
+/* The keeper's process when that was stopped by a signal, else 0: it would answer never (proc_pid_stat(5), field 3). */
+static pid_t stopped_keeper(void) {
+  struct ucred peer;
+  socklen_t length = sizeof peer;
+  char path[64], stat[512];
+  if (getsockopt(talk.sock, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0 || peer.pid <= 0) return 0;
+  snprintf(path, sizeof path, "/proc/%d/stat", (int)peer.pid);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  ssize_t n = fd < 0 ? -1 : read(fd, stat, sizeof stat - 1);
+  if (fd >= 0) close(fd);
+  if (n <= 0) return 0;
+  stat[n] = 0;
+  const char *state = strrchr(stat, ')');
+  return state && state[1] == ' ' && state[2] == 'T' ? peer.pid : 0;
+}
+
+/* Why the keeper does not answer, when that is known. */
+static char still[128];
+
+/* Waits before the keeper's first word. That takes as long as it takes, but for a keeper that stands still. */
 static bool wait_for(int fd, short events) {
   struct pollfd ready = {fd, events, 0};
   int n;
-  while ((n = poll(&ready, 1, -1)) < 0 && errno == EINTR) {}
+  while ((n = poll(&ready, 1, LOOK_MS)) <= 0) {
+    pid_t keeper = n == 0 ? stopped_keeper() : 0;
+    if (keeper > 0) snprintf(still, sizeof still, "its keeper, process %d, is stopped; 'kill -CONT %d' lets it go on", (int)keeper, (int)keeper);
+    if (keeper > 0 || (n < 0 && errno != EINTR)) break;
+  }
   return n > 0;
 }
 
@@ -327,7 +352,7 @@ int call_run(const struct call *call) {
   if (talk.sock < 0) return HAND_OVER;
   int does = agreed(call);
   /* A command may have begun, and is not begun twice. */
-  if (does < 0 && call->command) lost(vanished);
+  if (does < 0 && call->command) lost(*still ? still : vanished);
   if (does < 0) ask_whether_ended(call);
   if (does < 1) {
     close(talk.sock);

@@ -18,7 +18,7 @@ import { leaseToken } from "../store/leaseToken.ts"
 import { holderOf, isLocked, withAnyLock } from "../store/lock.ts"
 import { openLog } from "../store/logs.ts"
 import { Paths } from "../store/Paths.ts"
-import { isAlive } from "../store/processes.ts"
+import { identify, isAlive, isStopped } from "../store/processes.ts"
 import { savedImage } from "../store/runFile.ts"
 import { findSandbox } from "../store/sandboxes.ts"
 import type { Engines } from "../vm/Engine.ts"
@@ -163,6 +163,8 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
     if (!(yield* answers(keeperSocket))) {
       return yield* new SupervisorUnreachable({ name: info.name, reason: "nobody listens on its socket" })
     }
+    const still = stoppedHolder(paths.run(info.id).keeperLock)
+    if (still !== undefined) return yield* new SupervisorUnreachable({ name: info.name, reason: still })
     const own = yield* Scope.fork(scope)
     const { connectUnix } = yield* sockets
     const address = yield* Scope.provide(connectUnix(KeeperProtocol, keeperSocket), own)
@@ -174,12 +176,14 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
     return yield* existing(info).pipe(
       Effect.catchTag("SupervisorUnreachable", () =>
         Effect.gen(function* () {
+          const { keeperLock } = paths.run(info.id)
+          const still = stoppedHolder(keeperLock)
+          if (still !== undefined) return yield* new SupervisorUnreachable({ name: info.name, reason: still })
           const record = yield* findSandbox(db, info.name)
           const alive = record?.process !== undefined && isAlive(record.process)
           if (!alive) return yield* new SupervisorUnreachable({ name: info.name, reason: "its process is gone" })
           const adopted = yield* Effect.result(spawn(info, true))
           // Somebody else may be adopting it right now.
-          const { keeperLock } = paths.run(info.id)
           const waitMs = (yield* AgentTimeoutMs) + serveMs
           const found = yield* Effect.result(
             existing(info).pipe(
@@ -302,6 +306,14 @@ const deaf = (lock: string, waitedMs: number): string => {
   const who = holder === undefined ? "a process" : `process ${holder}`
   const end = holder === undefined ? "once that has ended" : `after 'kill -9 ${holder}'`
   return `${who} holds ${lock} and has not listened for ${formatDuration(waitedMs)}; ${end} another one takes the sandbox over`
+}
+
+/** What to say of a keeper that would never answer: the kernel takes connections for a process that stands still. */
+const stoppedHolder = (lock: string): string | undefined => {
+  const pid = holderOf(lock)
+  const identity = pid === undefined ? undefined : identify(pid)
+  if (identity === undefined || !isStopped(identity)) return undefined
+  return `its keeper, process ${pid}, is stopped; 'kill -CONT ${pid}' lets it go on`
 }
 
 /** Which file it is: the number alone may be that of the socket that was there before. */

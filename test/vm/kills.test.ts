@@ -1,12 +1,13 @@
 /**
  * Commands that are killed at any moment, two at a time over the same two names: whatever they left half-way, every sandbox can be
- * removed, and a sweep leaves nothing. BUNKER_TEST_PAIRS (8) pairs of commands.
+ * removed, and a sweep leaves nothing. BUNKER_TEST_PAIRS (8) pairs of commands. And keepers that are stopped.
  */
 import { afterAll, beforeAll, describe, expect } from "bun:test"
 import { readdirSync } from "node:fs"
 import path from "node:path"
 import { engine, Home } from "../support/bunker.ts"
 import { loadBusybox } from "../support/busyboxImage.ts"
+import { keepersOf, lives } from "../support/keepers.ts"
 import { generator, seedOf } from "../support/random.ts"
 import { mustSkip } from "../support/requirements.ts"
 import { vmCases } from "../support/vmCases.ts"
@@ -65,5 +66,30 @@ describe.skipIf(mustSkip("kills"))(`commands that are killed (${engine})`, () =>
       if (names.length > 0) await home.bunker(["rm", "-f", ...names])
     } while ((await left()).length > 0 && Date.now() < deadline)
     expect(await left()).toEqual([])
+  })
+
+  itOnHost("a keeper that stands still is named by whoever needs it, and holds nobody up", async () => {
+    await home.must(["run", "-d", "-q", "--name", "still", ...image, "sleep", "1000"])
+    const [keeper] = keepersOf(home, "still")
+    process.kill(keeper!, "SIGSTOP")
+    // The entry program and the whole one.
+    for (const command of [
+      ["exec", "still", "true"],
+      ["exec", "-e", "A=1", "--timeout", "1m", "still", "true"],
+      ["stop", "still"]
+    ]) {
+      const { code, stderr } = await home.bunker(command)
+      expect({ command, code, stderr }).toMatchObject({
+        code: 125,
+        stderr: expect.stringContaining(`'kill -CONT ${keeper}'`)
+      })
+    }
+    expect(await home.must(["kill", "still"])).toBe("still\n")
+    expect(await home.must(["ps", "-a"])).toContain("SIGKILL")
+    process.kill(keeper!, "SIGCONT")
+    while (lives(keeper!)) await Bun.sleep(50)
+    // What it recorded when it went on changed nothing.
+    expect(await home.must(["ps", "-a"])).toContain("SIGKILL")
+    await home.must(["rm", "still"])
   })
 })
