@@ -14,6 +14,7 @@ export const summaries: Readonly<Record<string, string>> = {
   "images.Import": "Make an image of a root file system",
   "images.Save": "Images as an OCI archive",
   "images.Prune": "Remove every image that no sandbox is made from",
+  "images.Usage": "Where the bytes of the home directory are",
   "images.Login": "Check credentials of a registry and keep them",
   "images.Logout": "Forget credentials of a registry",
   "models.Add": "Register a model",

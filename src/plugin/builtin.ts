@@ -147,6 +147,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       { method: "POST", path: "/v1/images/import", message: "Import", upload: "path" },
       { method: "POST", path: "/v1/images/save", message: "Save", download: "application/x-tar" },
       { method: "POST", path: "/v1/images/prune", message: "Prune" },
+      { method: "GET", path: "/v1/usage", message: "Usage" },
       { method: "POST", path: "/v1/registries/login", message: "Login" },
       { method: "POST", path: "/v1/registries/logout", message: "Logout" }
     ]

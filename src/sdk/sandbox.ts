@@ -157,6 +157,13 @@ export class Sandbox implements AsyncDisposable {
     throw new Error(`${this.name} has no numbers`)
   }
 
+  /** What it uses, once a second until it ends; leaving the loop ends the watching. */
+  async *watchStats(options: { readonly signal?: AbortSignal } = {}): AsyncGenerator<SandboxStats, void, void> {
+    const { name } = this
+    const samples = Stream.unwrap(Effect.map(VmSupervisor, (vms) => vms.Stats({ name, watch: true })))
+    yield* iterate(this.runtime, samples, options.signal)
+  }
+
   /** Makes it stand still, with all that it holds; commands are refused with `WrongState` until it is unpaused. */
   pause(): Promise<void> {
     return this.ask((vms) => vms.Pause({ name: this.name }))

@@ -48,6 +48,39 @@ test("every route of ours has a line for people, and no line is left over", () =
   expect(Object.keys(summaries).toSorted()).toEqual([...routed].toSorted())
 })
 
+test("every message has a route, but for those by which the parts of Bunker speak to each other", () => {
+  const unrouted = plugins.flatMap(({ name, protocol, routes }) =>
+    [...protocol.requests.keys()]
+      .filter((message) => !routes.some((route) => route.message === message))
+      .map((message) => `${name}.${String(message)}`)
+  )
+  expect(unrouted.toSorted()).toEqual([
+    // An image's own record is Inspect's.
+    "images.Get",
+    "images.Lease",
+    "leases.DropContent",
+    "leases.HoldContent",
+    "leases.InstallAcquire",
+    "leases.InstallClear",
+    "leases.InstallRenew",
+    "leases.RenewContent",
+    "models.Ensure",
+    // One request writes a file: FilePut.
+    "sandboxes.FileEnd",
+    "sandboxes.FileInput",
+    "sandboxes.FileWrite",
+    "sandboxes.Finish",
+    "sandboxes.Recover",
+    "sandboxes.RunMain",
+    // Blobs are bytes there: PutBlobFile and ReadBlob.
+    "sessions.GetBlob",
+    "sessions.PutBlob",
+    "sweeper.Active",
+    "sweeper.Clean",
+    "sweeper.Reconcile"
+  ])
+})
+
 test("a failure names the codes that the message can fail with", () => {
   const { responses } = document.paths["/v1/sandboxes/{name}/exec"]!["post"]!
   expect(responses["404"]!.description).toContain("SandboxNotFound")

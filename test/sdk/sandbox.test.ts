@@ -243,6 +243,9 @@ describe.skipIf(missing.length > 0).each(doors)("Sandbox %s", (door) => {
     async () => {
       expect(await box.info()).toMatchObject({ name: "box", status: "running", config: { memoryMb: 512 } })
       expect((await box.stats()).guestMemoryTotal).toBeGreaterThan(100_000_000)
+      const samples: Array<number> = []
+      for await (const { guestMemoryTotal } of box.watchStats()) if (samples.push(guestMemoryTotal) === 2) break
+      expect(samples[1]).toBe(samples[0]!)
       expect((await Sandbox.list(options)).map(({ name }) => String(name))).toEqual(["box"])
       await using again = await Sandbox.get("box", options)
       expect((await again.exec(["echo", "again"])).stdout).toBe("again\n")

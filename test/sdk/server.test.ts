@@ -162,6 +162,7 @@ describe.skipIf(!existsSync(program) || busybox === undefined)("a server", () =>
     let bytes = 0
     for await (const piece of images.save(image!.reference)) bytes += piece.length
     expect(bytes).toBeGreaterThan(100_000)
+    expect((await images.usage()).images.count).toBe(1)
     await images.remove(image!.reference)
     await expect(images.inspect(image!.reference)).rejects.toBeInstanceOf(Errors.ImageNotFound)
   }, 60_000)
