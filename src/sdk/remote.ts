@@ -272,6 +272,22 @@ const putFile =
       return Effect.asVoid(Effect.scoped(asked)).pipe(Effect.mapError((error) => broken ?? error))
     })
 
+/** Stores a blob of a session with one request, and answers its hash. */
+const putBlob =
+  (connection: Connection) =>
+  (sessionId: string, content: Uint8Array<ArrayBuffer>, fields: Wire): Effect.Effect<string, TypedError> =>
+    Effect.suspend(() => {
+      const hash = new Bun.CryptoHasher("sha256").update(content).digest("hex")
+      const path = `/v1/sessions/${encodeURIComponent(sessionId)}/blobs/${hash}${query(fields)}`
+      const asked = connection.ask({ method: "PUT", path, body: content, contentType: "application/octet-stream" })
+      return Effect.as(Effect.scoped(asked), hash)
+    })
+
+/** How bytes become a blob of a session, where that is not done with a message that has them. */
+export class RemoteBlobs extends Context.Reference<ReturnType<typeof putBlob> | undefined>("bunker/sdk/RemoteBlobs", {
+  defaultValue: () => undefined
+}) {}
+
 /** How a stream becomes a file of a sandbox, where that is not done with messages to its keeper. */
 export class RemoteFiles extends Context.Reference<ReturnType<typeof putFile> | undefined>("bunker/sdk/RemoteFiles", {
   defaultValue: () => undefined
@@ -285,7 +301,9 @@ export const remoteLayer = (options: ServerOptions): Layer.Layer<Actors> => {
   const context = plugins.reduce(
     (made, plugin) =>
       Context.add(made, plugin.address, checked(plugin.protocol, addressOf(connection, plugin) as never) as never),
-    Context.make(RemoteFiles, putFile(connection)) as Context.Context<never>
+    Context.make(RemoteFiles, putFile(connection)).pipe(
+      Context.add(RemoteBlobs, putBlob(connection))
+    ) as Context.Context<never>
   )
   return Layer.succeedContext(context) as unknown as Layer.Layer<Actors>
 }

@@ -1,6 +1,6 @@
 /**
- * Keeps agents' sessions of a home directory from a Bun program: promises and async iterables over the same actor that the CLI uses.
- * Needs neither images nor sandboxes and builds nothing of them.
+ * Keeps agents' sessions of a home directory, or of a server, from a Bun program: promises and async iterables over the same actor that
+ * the CLI uses. Needs neither images nor sandboxes and builds nothing of them.
  */
 import path from "node:path"
 import { Cause, Effect, Exit, Layer, ManagedRuntime, Option, Stream } from "effect"
@@ -16,10 +16,11 @@ import type {
   SessionSummary,
   VacuumReport
 } from "../domain/session.ts"
-import type { FileError } from "../store/files.ts"
 import { Paths } from "../store/Paths.ts"
-import { homeOf, type LayerOptions } from "./effect.ts"
-import { type Logged, logging } from "./logging.ts"
+import { homeOf } from "./effect.ts"
+import { logging } from "./logging.ts"
+import { RemoteBlobs, remoteLayer } from "./remote.ts"
+import type { PlaceOptions } from "./runtime.ts"
 
 export type { SessionOptions } from "../actors/SessionStore.ts"
 
@@ -39,16 +40,19 @@ export interface PutBlobOptions {
 
 type Store = SessionStore["Service"]
 
-/** The sessions of a home directory. Dispose it when done; a second time does nothing. */
+/** The sessions of a home directory, or of a server, whose own options count then. Dispose it when done; a second time does nothing. */
 export class Sessions implements AsyncDisposable {
-  private readonly runtime: ManagedRuntime.ManagedRuntime<SessionStore, FileError>
+  private readonly runtime: ManagedRuntime.ManagedRuntime<SessionStore, unknown>
 
-  constructor(options: LayerOptions & Logged & SessionOptions = {}) {
-    const { home, log, ...store } = options
-    const paths = Paths.layer(homeOf(home === undefined ? {} : { home }))
-    this.runtime = ManagedRuntime.make(
-      SessionStore.layer(store).pipe(Layer.provide(paths), Layer.provideMerge(logging(log)))
-    )
+  constructor(options: PlaceOptions & SessionOptions = {}) {
+    const { home, log, server, ...store } = options
+    const heard = logging(log)
+    if (server === undefined) {
+      const paths = Paths.layer(homeOf(home === undefined ? {} : { home }))
+      this.runtime = ManagedRuntime.make(
+        SessionStore.layer(store).pipe(Layer.provide(paths), Layer.provideMerge(heard))
+      )
+    } else this.runtime = ManagedRuntime.make(Layer.provideMerge(remoteLayer(server), heard))
   }
 
   create(options: CreateSessionOptions = {}): Promise<SessionInfo> {
@@ -107,12 +111,19 @@ export class Sessions implements AsyncDisposable {
   /** Stores bytes and answers their sha256. */
   async putBlob(sessionId: string, content: Uint8Array, options: PutBlobOptions = {}): Promise<string> {
     const { kind = "artifact", compressible = true } = options
-    return (await this.ask((store) => store.PutBlob({ sessionId, content, kind, compressible }))).hash
+    const stored = Effect.gen(function* () {
+      const put = yield* RemoteBlobs
+      if (put !== undefined) return yield* put(sessionId, Uint8Array.from(content), { kind, compressible })
+      const store = yield* SessionStore
+      return (yield* store.PutBlob({ sessionId, content, kind, compressible })).hash
+    })
+    return this.run(stored)
   }
 
   /** The bytes under a hash, verified. */
   async getBlob(sessionId: string, hash: string): Promise<Uint8Array> {
-    return (await this.ask((store) => store.GetBlob({ sessionId, hash }))).content
+    const pieces = await this.ask((store) => Stream.runCollect(store.ReadBlob({ sessionId, hash })))
+    return new Uint8Array(Buffer.concat(pieces))
   }
 
   /** Deletes blobs that nothing reaches and that are older than the grace period, by default ten minutes. */
@@ -142,8 +153,12 @@ export class Sessions implements AsyncDisposable {
     return this.runtime.dispose()
   }
 
-  private async ask<A, E>(message: (store: Store) => Effect.Effect<A, E>): Promise<A> {
-    const exit = await this.runtime.runPromiseExit(Effect.flatMap(SessionStore, message))
+  private ask<A, E>(message: (store: Store) => Effect.Effect<A, E>): Promise<A> {
+    return this.run(Effect.flatMap(SessionStore, message))
+  }
+
+  private async run<A, E>(effect: Effect.Effect<A, E, SessionStore>): Promise<A> {
+    const exit = await this.runtime.runPromiseExit(effect)
     if (Exit.isSuccess(exit)) return exit.value
     throw Option.getOrElse(Cause.findErrorOption(exit.cause), () => Cause.squash(exit.cause))
   }
