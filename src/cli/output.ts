@@ -67,7 +67,7 @@ export const forEachName = <E extends { readonly message: string }, R>(
     const attempt = (name: string, index: number) =>
       act(name, index).pipe(
         Effect.as(true),
-        Effect.catch((error) => Effect.as(say(`bunker: ${harmless(error.message)}`), false))
+        Effect.catch((error) => Effect.as(say(`bunker: ${harmless(shortened(error.message))}`), false))
       )
     const done = yield* Effect.forEach(names, attempt, options)
     if (done.includes(false)) return yield* new ExitWith({ code: 125 })
@@ -125,10 +125,15 @@ export const harmless = (text: string): string =>
     return code.length > 2 ? `\\u${code.padStart(4, "0")}` : `\\x${code.padStart(2, "0")}`
   })
 
+/** Longest line for a failure: what is wrong comes first, what to do last. */
+const lineMax = 1500
+const shortened = (text: string): string =>
+  text.length > lineMax ? `${text.slice(0, lineMax - 500)} … ${text.slice(-400)}` : text
+
 /** The one line for a failure: its message, or for a defect that it is one. */
 export const explain = (cause: Cause.Cause<unknown>): string => {
   const error = Option.getOrUndefined(Cause.findErrorOption(cause))
-  if (error instanceof Error) return harmless(error.message)
+  if (error instanceof Error) return harmless(shortened(error.message))
   if (error !== undefined) return harmless(typeof error === "object" ? JSON.stringify(error) : String(error))
   const defect = Cause.squash(cause)
   return `internal error, please report it: ${harmless(defect instanceof Error ? defect.message : String(defect))} (--debug shows more)`

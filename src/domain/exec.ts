@@ -1,6 +1,6 @@
 /** Says how commands are run in a guest and what they answer, the same for every door. Pure. */
 import { Schema } from "effect"
-import { limits, ResourceLimit } from "./sandbox.ts"
+import { limits, ResourceLimit, variablesMax, wordsMax } from "./sandbox.ts"
 
 const Text = Schema.String.check(Schema.isMaxLength(limits.argumentBytesMax)).check(Schema.isPattern(/^[^\0]*$/))
 const cells = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 65_535 }))
@@ -15,9 +15,9 @@ export type TerminalSize = typeof TerminalSize.Type
 const timeoutMs = Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: limits.durationMsMax })))
 
 export const ExecRequest = Schema.Struct({
-  argv: Schema.NonEmptyArray(Text).check(Schema.isMaxLength(limits.argvMax)),
+  argv: Schema.NonEmptyArray(Text).check(wordsMax),
   /** `KEY=value`, over the sandbox's and the image's. */
-  env: Schema.Array(Text).check(Schema.isMaxLength(limits.envMax)),
+  env: Schema.Array(Text).check(variablesMax),
   /** Absent: the sandbox's, then the image's, then `/`. */
   cwd: Schema.optionalKey(Text),
   /** Absent: the sandbox's, then the image's, then root. */

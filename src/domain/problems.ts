@@ -42,10 +42,37 @@ const environmentProblem = (env: ReadonlyArray<string>): Problem | undefined => 
   return nameless === undefined ? undefined : { field: "env", reason: `"${shown(nameless)}" is not KEY=value` }
 }
 
+/** Longest path of Linux, in bytes without its end. */
+const pathBytesMax = 4095
+const userBytesMax = 256
+
+const lengthProblem = (field: string, text: string, most: number): Problem | undefined =>
+  Buffer.byteLength(text) > most ? { field, reason: `it has more than ${most} bytes` } : undefined
+
 const directoryProblem = (field: string, directory = ""): Problem | undefined =>
   directory === "" || directory.startsWith("/")
-    ? undefined
+    ? lengthProblem(field, directory, pathBytesMax)
     : { field, reason: `"${shown(directory)}" is not an absolute path in the guest` }
+
+/** Bytes of words and variables beyond which no request for a command has room for them and what the image adds. */
+const wordsBytesMax = 196_608
+/** Bytes beyond which a definition might become longer than a file that is read (machines.ts). */
+const definitionBytesMax = 524_288
+
+const sumProblem = (field: string, ...lists: ReadonlyArray<ReadonlyArray<string> | undefined>): Problem | undefined => {
+  const sum = lists.flatMap((list) => list ?? []).reduce((bytes, text) => bytes + Buffer.byteLength(text), 0)
+  return sum > wordsBytesMax
+    ? {
+        field,
+        reason: `with the variables it has more than ${wordsBytesMax / 1024} KiB; a file in the guest can hold more`
+      }
+    : undefined
+}
+
+const definitionProblem = (config: SandboxConfig): Problem | undefined =>
+  Buffer.byteLength(JSON.stringify(config)) > definitionBytesMax
+    ? { field: "labels", reason: `the whole definition has more than ${definitionBytesMax / 1024} KiB; shorten it` }
+    : undefined
 
 /** True for limits that setrlimit(2) takes; -1 is above every number. */
 export const isSoundLimit = ({ soft, hard }: Pick<ResourceLimit, "soft" | "hard">): boolean =>
@@ -93,16 +120,23 @@ const keepingProblem = ({ restart }: SandboxConfig, ephemeral: boolean): Problem
 export const sandboxProblem = (config: SandboxConfig, ephemeral: boolean): Problem | undefined =>
   sizeProblem(config) ??
   environmentProblem(config.env) ??
+  sumProblem("command", config.entrypoint, config.command, config.env) ??
   directoryProblem("workdir", config.workdir) ??
+  lengthProblem("user", config.user ?? "", userBytesMax) ??
   hostnameProblem(config.hostname) ??
   limitsProblem(config.rlimits) ??
   placeProblem(config) ??
   addressProblem(config) ??
-  keepingProblem(config, ephemeral)
+  keepingProblem(config, ephemeral) ??
+  definitionProblem(config)
 
 /** What the guest would refuse without saying which field, undefined for nothing. */
-export const commandProblem = (request: Pick<ExecRequest, "argv" | "env" | "cwd" | "rlimits">): Problem | undefined =>
+export const commandProblem = (
+  request: Pick<ExecRequest, "argv" | "env" | "cwd" | "user" | "rlimits">
+): Problem | undefined =>
   (request.argv[0] === "" ? { field: "argv", reason: "the command has no name" } : undefined) ??
   environmentProblem(request.env) ??
   directoryProblem("cwd", request.cwd) ??
+  lengthProblem("user", request.user ?? "", userBytesMax) ??
+  sumProblem("argv", request.argv, request.env) ??
   limitsProblem(request.rlimits)

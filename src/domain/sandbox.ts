@@ -74,6 +74,11 @@ export const limits = {
   durationMsMax: 31_622_400_000
 } as const
 
+const few = (most: number, what: string) => Schema.isMaxLength(most, { expected: `at most ${most} ${what}` })
+/** Bounds of lists that people fill, for sandboxes and for single commands. */
+export const wordsMax = few(limits.argvMax, "words; a file in the guest can hold more")
+export const variablesMax = few(limits.envMax, "variables; a file in the guest can hold more")
+
 const Argument = Schema.String.check(Schema.isMaxLength(limits.argumentBytesMax)).check(
   Schema.isPattern(/^[^\0]*$/, { expected: "a string without NUL" })
 )
@@ -167,11 +172,11 @@ export const SandboxConfig = Schema.Struct({
   /** Canonical image reference. */
   image: Schema.String,
   /** Command in place of the image's, absent to use the image's. */
-  command: Schema.optionalKey(Schema.Array(Argument).check(Schema.isMaxLength(limits.argvMax))),
+  command: Schema.optionalKey(Schema.Array(Argument).check(wordsMax)),
   /** Entrypoint in place of the image's; an empty list clears it. */
-  entrypoint: Schema.optionalKey(Schema.Array(Argument).check(Schema.isMaxLength(limits.argvMax))),
+  entrypoint: Schema.optionalKey(Schema.Array(Argument).check(wordsMax)),
   /** `KEY=value`, over the image's. */
-  env: Schema.Array(Argument).check(Schema.isMaxLength(limits.envMax)),
+  env: Schema.Array(Argument).check(variablesMax),
   /** Working directory in the guest, absent for the image's. */
   workdir: Schema.optionalKey(Argument),
   /** `name`, `uid`, `name:group` or `uid:gid`, absent for the image's. */

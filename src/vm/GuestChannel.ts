@@ -293,7 +293,10 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
     }
     const fields = { argv, env, cwd: cwd || "/", user, tty, stdin, rlimits, timeout_ms: timeoutMs }
     if (isTooLong(fields)) {
-      return yield* new ExecFailed({ reason: "limit", detail: "its arguments and variables take more than 256 KiB" })
+      return yield* new ExecFailed({
+        reason: "limit",
+        detail: "its arguments and variables take more than 256 KiB; a file in the guest can hold them"
+      })
     }
     const fate: Fate = { kept: keep !== undefined }
     const refuse = (answer: Answer) => {

@@ -10,6 +10,7 @@ import { mustSkip } from "../support/requirements.ts"
 
 const image = "test/busybox:1"
 const long = "y".repeat(5000)
+const word = "w".repeat(110_000)
 const timeoutMs = 120_000
 
 describe.skipIf(mustSkip("wrong input"))("wrong input", () => {
@@ -79,6 +80,15 @@ describe.skipIf(mustSkip("wrong input"))("wrong input", () => {
         [["exec", "x", ""], "command:", "no name"],
         [["create", "--hostname", "h".repeat(65), image], "--hostname", "1 to 64"],
         [["create", "--hostname", "a\nb", image], "--hostname"],
+        [["create", "--user", "u".repeat(300), image], "--user", "256 bytes"],
+        [["create", "-w", `/${long}`, image], "--workdir", "4095 bytes"],
+        [["create", image, word, word], "command:", "192 KiB"],
+        [["create", "-e", `A=${word}`, image, word], "command:", "192 KiB"],
+        [["create", ...Array.from({ length: 5 }, (_, at) => ["-l", `${at}=${word}`]).flat(), image], "512 KiB"],
+        [["exec", "-e", `A=${word}`, "x", word], "command:", "192 KiB"],
+        [["ps", "--filter", long], "--filter", "label=KEY"],
+        [["cp", long, "x:/y"], "bunker: can not copy yyyy"],
+        [["import", "--change", `BOGUS ${long}`, "/etc/passwd", "x"], "--change", "WORKDIR are known"],
         [["create", "--rlimit", "nofile=2:1", image], "--rlimit", "above the hard one"],
         [["create", "-p", "cafe:80:80", image], "cafe"],
         [["create", "-p", "[cafe]:80:80", image], "cafe"],
