@@ -1,9 +1,11 @@
-/** The main command of an embedded sandbox: whoever makes the sandbox hears how its start went, whatever went wrong. */
+/** The start of a sandbox of a program: whoever makes it hears how it and its main command went, and what went wrong leaves nothing. */
 import { expect, test } from "bun:test"
 import { Effect, Exit, Stream } from "effect"
-import { ExecFailed, GuestChannelFailed } from "../../src/domain/errors/vm.ts"
+import { ImageStore } from "../../src/actors/ImageStore.ts"
+import { VmSupervisor } from "../../src/actors/VmSupervisor.ts"
+import { BootFailed, ExecFailed, GuestChannelFailed } from "../../src/domain/errors/vm.ts"
 import { ExecEvent } from "../../src/domain/exec.ts"
-import { runMain } from "../../src/sdk/boot.ts"
+import { makeSandbox, runMain } from "../../src/sdk/boot.ts"
 
 const started = ExecEvent.cases.Started.make({ exec: 0, pid: 7 })
 
@@ -21,5 +23,35 @@ test("every way in which it does not start is told", async () => {
     new GuestChannelFailed({ reason: "the VM has ended" })
   ]) {
     expect(await begin(Stream.fail(error))).toEqual(Exit.fail(error))
+  }
+})
+
+test("of one that does not start nothing is left, persistent or not", async () => {
+  const failed = new BootFailed({ name: "box", reason: "no kernel", console: "" })
+  for (const persistent of [true, false]) {
+    const asked: Array<unknown> = []
+    const vms = {
+      Check: () => Effect.void,
+      Create: (request: { readonly ephemeral: boolean }) => {
+        asked.push({ ephemeral: request.ephemeral })
+        return Effect.succeed({ name: "box" })
+      },
+      Start: (request: object) =>
+        Effect.andThen(
+          Effect.sync(() => void asked.push(request)),
+          Effect.fail(failed)
+        ),
+      Remove: (request: object) => Effect.sync(() => void asked.push(request))
+    }
+    const made = makeSandbox({ image: "x", persistent }).pipe(
+      Effect.provideService(VmSupervisor, vms as never),
+      Effect.provideService(ImageStore, { Pull: () => Stream.empty } as never)
+    )
+    expect(await Effect.runPromise(Effect.flip(made))).toBe(failed)
+    expect(asked).toEqual([
+      { ephemeral: !persistent },
+      { name: "box", detached: persistent },
+      { name: "box", force: true }
+    ])
   }
 })
