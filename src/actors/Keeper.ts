@@ -135,7 +135,7 @@ export const runMain = (vm: KeptVm, main: MainCommand, how: MainRequest, detache
     const [program, ...rest] = mainCommand(vm.image, vm.config)
     if (program === undefined) {
       return Stream.fail(
-        new ExecFailed({ reason: "failed", detail: "neither the sandbox nor its image names a command" })
+        new ExecFailed({ reason: "failed", detail: "neither the sandbox nor its image names a command; give it one" })
       )
     }
     const request: ExecRequest = { argv: [program, ...rest], env: [], ...how }
@@ -152,7 +152,10 @@ export interface Records {
   /** Log of every exec. */
   readonly execs: LogWriter
 }
-const ending = new ExecFailed({ reason: "failed", detail: "the sandbox is ending and takes no new commands" })
+const ending = new ExecFailed({
+  reason: "failed",
+  detail: "the sandbox is ending and takes no new commands; start it again when it has ended"
+})
 
 const unknownSignal = ({ stopSignal }: RunDefaults): string =>
   `the image's stop signal "${stopSignal?.slice(0, 32)}" is none of Linux; its command got SIGTERM`
@@ -192,7 +195,7 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
     const find = (id: number): Effect.Effect<ExecHandle, ExecFailed> => {
       const handle = id === mainExec ? main.handle() : running.get(id)
       return handle === undefined
-        ? Effect.fail(new ExecFailed({ reason: "failed", detail: `command ${id} has ended` }))
+        ? Effect.fail(new ExecFailed({ reason: "failed", detail: `command ${id} has ended; run it again` }))
         : Effect.succeed(handle)
     }
 

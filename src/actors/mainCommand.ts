@@ -99,13 +99,14 @@ export const makeMainCommand = (log: LogWriter): MainCommand => {
   ): Stream.Stream<ExecEvent, E | Failed> =>
     Stream.unwrap(
       Effect.gen(function* () {
-        if (state._tag === "Running") return yield* refused("the main command runs already")
+        if (state._tag === "Running")
+          return yield* refused("the main command runs already; follow it with 'bunker attach'")
         const scope = yield* Scope.make()
         yield* Effect.addFinalizer(() =>
           Effect.gen(function* () {
             if (state._tag === "Running") state = { _tag: "Idle" }
             yield* Scope.close(scope, Exit.void)
-            yield* endAll(refused("the main command was given up by its owner"))
+            yield* endAll(refused("the main command was given up by its owner; see 'bunker logs'"))
           })
         )
         const handle = yield* Scope.provide(start, scope)

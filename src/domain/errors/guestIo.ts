@@ -1,5 +1,6 @@
 /** Names every way in which files of a guest and published ports fail. Holds no behaviour. */
 import { Schema } from "effect"
+import { advised } from "./advice.ts"
 
 /** What is wrong with a file, in the words of the guest channel's protocol. */
 const fileReasons = [
@@ -33,15 +34,24 @@ export class FileFailed extends Schema.TaggedError<FileFailed>()("FileFailed", {
   detail: Schema.String
 }) {
   override get message(): string {
-    return `"${this.path}" in the guest: ${this.detail}${advice[this.reason] ?? ""}`
+    return advised(`"${this.path}" in the guest: `, this.detail, advice[this.reason])
   }
 }
 
-const advice: Partial<Record<(typeof fileReasons)[number], string>> = {
-  is_directory: "; 'bunker cp' copies directories",
-  not_empty: "; remove it with everything in it: recursive",
-  no_space: "; the guest's disk is full, --disk makes it larger",
-  bad_user: "; choose another user"
+const advice: Record<(typeof fileReasons)[number], string> = {
+  exists: "choose another name, or remove it first",
+  not_empty: "remove it with everything in it: recursive",
+  not_directory: "check the path: 'bunker exec NAME ls -la' shows what there is",
+  is_directory: "'bunker cp' copies directories",
+  permission: "choose another user, or change its mode in the guest",
+  read_only: "choose a path that is on no read-only mount",
+  no_space: "the guest's disk is full, --disk makes it larger",
+  loop: "its links lead in a circle, give the path that they should lead to",
+  special: "only files, directories and links can be copied, leave it away",
+  limit: "ask for less at once",
+  bad_stream: "try again; should it stay so, the guest's agent is of another build: start the sandbox again",
+  bad_user: "choose another user",
+  failed: "try again; 'bunker logs --console NAME' may say why"
 }
 
 /** The word of a guest as a reason; what is unknown is a failure like any other. */
@@ -56,7 +66,7 @@ export class CopyFailed extends Schema.TaggedError<CopyFailed>()("CopyFailed", {
   reason: Schema.String
 }) {
   override get message(): string {
-    return `can not copy ${this.path}: ${this.reason}`
+    return advised(`can not copy ${this.path}: `, this.reason, "put that right and copy again")
   }
 }
 
@@ -78,6 +88,7 @@ export class PortRefused extends Schema.TaggedError<PortRefused>()("PortRefused"
   reason: Schema.String
 }) {
   override get message(): string {
-    return `nothing answers on port ${this.port} in the guest: ${this.reason}`
+    const advice = "start a service there that listens on 127.0.0.1 or on every address"
+    return advised(`nothing answers on port ${this.port} in the guest: `, this.reason, advice)
   }
 }

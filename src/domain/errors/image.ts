@@ -70,7 +70,7 @@ export class ManifestInvalid extends Schema.TaggedError<ManifestInvalid>()("Mani
   value: Schema.String
 }) {
   override get message(): string {
-    return `${this.what} is not valid: ${this.field} is ${this.value}`
+    return `${this.what} is not valid: ${this.field} is ${this.value}; use another tag of it, or have it built anew`
   }
 }
 
@@ -80,7 +80,7 @@ export class DigestMismatch extends Schema.TaggedError<DigestMismatch>()("Digest
   actual: Schema.String
 }) {
   override get message(): string {
-    return `${this.what} is not what its descriptor says: expected ${this.expected}, got ${this.actual}; the source is corrupt or was changed on the way`
+    return `${this.what} is not what its descriptor says: expected ${this.expected}, got ${this.actual}; the source is corrupt or was changed on the way; try again, or get it from elsewhere`
   }
 }
 
@@ -91,7 +91,8 @@ export class LayerRejected extends Schema.TaggedError<LayerRejected>()("LayerRej
   entry: Schema.optionalKey(Schema.String)
 }) {
   override get message(): string {
-    return `layer ${this.layer} was refused: ${this.reason}${this.entry === undefined ? "" : ` (at "${this.entry}")`}`
+    const where = this.entry === undefined ? "" : ` (at "${this.entry}")`
+    return `layer ${this.layer} was refused: ${this.reason}${where}; use another image, or have this one built without that`
   }
 }
 
@@ -103,7 +104,7 @@ export class RegistryAuth extends Schema.TaggedError<RegistryAuth>()("RegistryAu
 }) {
   override get message(): string {
     return this.repository === ""
-      ? `${this.host} does not accept this user name and password (HTTP ${this.status}); nothing was stored; many registries want an access token in place of the password`
+      ? `${this.host} does not accept this user name and password (HTTP ${this.status}); nothing was stored; check both, and use an access token in place of the password where the registry wants one`
       : `${this.host} refused access to ${this.repository} (HTTP ${this.status}); check the name, or run 'bunker login ${this.host === "registry-1.docker.io" ? "docker.io" : this.host}' if it is private`
   }
 }

@@ -76,7 +76,7 @@ export class ModelInstallFailed extends Schema.TaggedError<ModelInstallFailed>()
   reason: Schema.String
 }) {
   override get message(): string {
-    return `model "${this.name}" was not installed: ${this.reason}; what was there before is kept`
+    return `model "${this.name}" was not installed: ${this.reason}; what was there before is kept; 'bunker model pull ${this.name}' tries again`
   }
 }
 

@@ -1,5 +1,6 @@
 /** Names every way in which plugins can not be put together or reached. Holds no behaviour. */
 import { Schema } from "effect"
+import { advised } from "./advice.ts"
 
 export class PluginMissing extends Schema.TaggedError<PluginMissing>()("PluginMissing", {
   name: Schema.String,
@@ -30,7 +31,11 @@ export class PluginInvalid extends Schema.TaggedError<PluginInvalid>()("PluginIn
   reason: Schema.String
 }) {
   override get message(): string {
-    return `plugin "${this.name}" can not be used: ${this.reason}`
+    return advised(
+      `plugin "${this.name}" can not be used: `,
+      this.reason,
+      "mend it, or remove it from bunker.config.ts"
+    )
   }
 }
 
@@ -39,7 +44,7 @@ export class UnknownMessage extends Schema.TaggedError<UnknownMessage>()("Unknow
   message_: Schema.String
 }) {
   override get message(): string {
-    return `plugin "${this.plugin}" takes no message "${this.message_}"`
+    return `plugin "${this.plugin}" takes no message "${this.message_}"; check its name and the plugin's version`
   }
 }
 

@@ -1,5 +1,6 @@
 /** Names the ways in which a server that a program talks to fails beside the errors of its actors. Holds no behaviour. */
 import { Schema } from "effect"
+import { advised } from "./advice.ts"
 
 /** Nobody answers, or the connection broke before the answer was whole. */
 export class ServerUnreachable extends Schema.TaggedError<ServerUnreachable>()("ServerUnreachable", {
@@ -20,6 +21,7 @@ export class ServerRefused extends Schema.TaggedError<ServerRefused>()("ServerRe
   reason: Schema.String
 }) {
   override get message(): string {
-    return `the server answered ${this.status}${this.code === "" ? "" : ` ${this.code}`}: ${this.reason}`
+    const before = `the server answered ${this.status}${this.code === "" ? "" : ` ${this.code}`}: `
+    return advised(before, this.reason, "check its address and its token")
   }
 }

@@ -1,5 +1,6 @@
 /** Names every way in which a session's memory fails its caller. Holds no behaviour. */
 import { Schema } from "effect"
+import { advised } from "./advice.ts"
 
 const session = { sessionId: Schema.String }
 
@@ -38,7 +39,7 @@ export class InvalidGraph extends Schema.TaggedError<InvalidGraph>()("InvalidGra
       unknown_parent: `its parent "${this.parentNodeId}" is not there; append parents first, or in the same request`,
       cycle: "its parents lead back to itself; one of them must have another parent",
       too_large: "its JSON has more than 4 MiB; put what is large in a blob and name its hash",
-      too_deep: "its JSON is nested more than 500 deep"
+      too_deep: "its JSON is nested more than 500 deep; put what is nested in a blob and name its hash"
     }
     return `node "${this.nodeId}" was not written, nor anything with it: ${because[this.reason]}`
   }
@@ -81,7 +82,8 @@ export class CommitRejected extends Schema.TaggedError<CommitRejected>()("Commit
   reason: Schema.String
 }) {
   override get message(): string {
-    return `nothing was committed to session "${this.sessionId}": ${this.field}: ${this.reason}`
+    const before = `nothing was committed to session "${this.sessionId}": ${this.field}: `
+    return advised(before, this.reason, "put that right and commit again")
   }
 }
 

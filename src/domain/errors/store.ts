@@ -1,5 +1,6 @@
 /** Names every way in which the home directory and its database fail. Holds no behaviour. */
 import { Schema } from "effect"
+import { advised } from "./advice.ts"
 
 export class DiskFull extends Schema.TaggedError<DiskFull>()("DiskFull", {
   path: Schema.String,
@@ -29,8 +30,18 @@ export class StoreFailed extends Schema.TaggedError<StoreFailed>()("StoreFailed"
   reason: Schema.String
 }) {
   override get message(): string {
-    return `${this.operation} ${this.path} failed: ${this.reason}`
+    const advice = advices[this.reason] ?? "put that right and try again"
+    return advised(`${this.operation} ${this.path} failed: `, this.reason, advice)
   }
+}
+
+const advices: Readonly<Record<string, string>> = {
+  EACCES: "check who owns it and its mode",
+  EPERM: "check who owns it and its mode",
+  EROFS: "set BUNKER_HOME to a disk that can be written",
+  EIO: "check the disk",
+  EMFILE: "allow more open files: ulimit -n",
+  ENFILE: "the machine has too many open files, stop some programs"
 }
 
 export class DatabaseFailed extends Schema.TaggedError<DatabaseFailed>()("DatabaseFailed", {

@@ -1,5 +1,6 @@
 /** Names every way in which a sandbox, its engine or its guest fails. Holds no behaviour. */
 import { Schema } from "effect"
+import { advised } from "./advice.ts"
 
 export class SandboxNotFound extends Schema.TaggedError<SandboxNotFound>()("SandboxNotFound", { name: Schema.String }) {
   override get message(): string {
@@ -54,7 +55,11 @@ export class MountRefused extends Schema.TaggedError<MountRefused>()("MountRefus
   reason: Schema.String
 }) {
   override get message(): string {
-    return `can not mount ${this.source}: ${this.reason}`
+    return advised(
+      `can not mount ${this.source}: `,
+      this.reason,
+      "give another path of this machine, or put that right"
+    )
   }
 }
 
@@ -92,7 +97,8 @@ export class KrunCallFailed extends Schema.TaggedError<KrunCallFailed>()("KrunCa
   errno: Schema.String
 }) {
   override get message(): string {
-    return `libkrun's ${this.call}(${this.argument}) failed with ${this.errno}`
+    const advice = "'bunker doctor' checks the engine, and --engine qemu does without it"
+    return `libkrun's ${this.call}(${this.argument}) failed with ${this.errno}; ${advice}`
   }
 }
 
@@ -135,7 +141,8 @@ export class GuestChannelFailed extends Schema.TaggedError<GuestChannelFailed>()
   reason: Schema.String
 }) {
   override get message(): string {
-    return `the channel to the guest agent failed: ${this.reason}`
+    const advice = "try again; 'bunker inspect NAME' tells whether the sandbox is still there"
+    return advised("the channel to the guest agent failed: ", this.reason, advice)
   }
 }
 
@@ -154,8 +161,12 @@ export class ExecFailed extends Schema.TaggedError<ExecFailed>()("ExecFailed", {
         return `the guest has no working directory "${this.detail}"; choose another with -w`
       case "bad_user":
         return `the guest has no user "${this.detail}"; choose another with -u`
-      default:
-        return `the guest could not start the command: ${this.detail}`
+      case "limit":
+        return advised("the guest could not start the command: ", this.detail, "pass less, or put it into a file")
+      default: {
+        const advice = "check the command; 'bunker logs --console NAME' may say more"
+        return advised("the guest could not start the command: ", this.detail, advice)
+      }
     }
   }
   /** Exit code by docker's habit: 127 not found, 126 not executable, 125 everything else. */
