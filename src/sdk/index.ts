@@ -5,6 +5,7 @@
  * Every failure is one of the tagged errors that are exported here, with a message that says what to do.
  */
 export type { RunEnd } from "../actors/Keeper.ts"
+export type { SweepReport } from "../actors/Sweeper.ts"
 export * from "../domain/errors.ts"
 export type { GuestFile } from "../domain/guestFiles.ts"
 export type { LogLine } from "../domain/logs.ts"

@@ -4,6 +4,7 @@
  */
 import { Effect, Stream } from "effect"
 import type { RunEnd } from "../actors/Keeper.ts"
+import { Sweeper, type SweepReport } from "../actors/Sweeper.ts"
 import { VmSupervisor } from "../actors/VmSupervisor.ts"
 import { ExecFailed } from "../domain/errors/vm.ts"
 import type { LogLine, LogRequest } from "../domain/logs.ts"
@@ -73,17 +74,38 @@ export class Sandbox implements AsyncDisposable {
 
   /** Every sandbox whose definition can be understood, as `bunker ps -a` lists them. */
   static list(options: PlaceOptions = {}): Promise<ReadonlyArray<SandboxInfo>> {
-    return askOnce(options, (vms) => vms.List())
+    return askOnce(
+      options,
+      VmSupervisor.use((vms) => vms.List())
+    )
   }
 
   /** Removes a sandbox that has ended, with everything that it wrote; `force` also one that runs, or whose definition is broken. */
   static remove(name: string, options: PlaceOptions & { readonly force?: boolean } = {}): Promise<void> {
-    return askOnce(options, (vms) => vms.Remove({ name, force: options.force === true }))
+    return askOnce(
+      options,
+      VmSupervisor.use((vms) => vms.Remove({ name, force: options.force === true }))
+    )
   }
 
   /** What is wrong with definitions: `broken` ones are in no `list`, and `Sandbox.get` rejects with `MachineConfigInvalid`. */
   static problems(options: PlaceOptions = {}): Promise<ReadonlyArray<MachineProblem>> {
-    return askOnce(options, (vms) => vms.Problems())
+    return askOnce(
+      options,
+      VmSupervisor.use((vms) => vms.Problems())
+    )
+  }
+
+  /**
+   * Puts records of dead sandboxes right and removes what they left, as commands of `bunker` do beside their work; null when somebody
+   * else is at it. `dryRun`, default false, only counts.
+   */
+  static sweep(options: PlaceOptions & { readonly dryRun?: boolean } = {}): Promise<SweepReport | null> {
+    const { dryRun = false } = options
+    return askOnce(
+      options,
+      Sweeper.use((sweeper) => sweeper.Sweep({ force: true, dryRun }))
+    )
   }
 
   /** The sandboxes of a `bunker serve`; it is asked with the first call. */
@@ -93,7 +115,8 @@ export class Sandbox implements AsyncDisposable {
       get: (name) => Sandbox.get(name, { server }),
       list: () => Sandbox.list({ server }),
       remove: (name, options) => Sandbox.remove(name, { ...options, server }),
-      problems: () => Sandbox.problems({ server })
+      problems: () => Sandbox.problems({ server }),
+      sweep: (options) => Sandbox.sweep({ ...options, server })
     }
   }
 
@@ -243,16 +266,14 @@ export interface Server {
   readonly list: () => Promise<ReadonlyArray<SandboxInfo>>
   readonly remove: (name: string, options?: { readonly force?: boolean }) => Promise<void>
   readonly problems: () => Promise<ReadonlyArray<MachineProblem>>
+  readonly sweep: (options?: { readonly dryRun?: boolean }) => Promise<SweepReport | null>
 }
 
 /** Asks actors that live for this one question. */
-const askOnce = async <A, E>(
-  options: PlaceOptions,
-  message: (vms: VmSupervisor["Service"]) => Effect.Effect<A, E, Actors>
-): Promise<A> => {
+const askOnce = async <A, E>(options: PlaceOptions, question: Effect.Effect<A, E, Actors>): Promise<A> => {
   const runtime = runtimeOf(options)
   try {
-    return await run(runtime, VmSupervisor.use(message))
+    return await run(runtime, question)
   } finally {
     await runtime.dispose()
   }

@@ -1,6 +1,6 @@
 /** Sandboxes that are kept, through the one class: embedded in this process and of a server; what can be asked for, and every end. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { mkdtempSync, readdirSync, rmSync } from "node:fs"
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import {
@@ -111,6 +111,13 @@ describe.skipIf(mustSkip("machines of programs")).each(["embedded", "of a server
         await expect(Sandbox.create(defined)).rejects.toBeInstanceOf(AlreadyExists)
         await using second = await Sandbox.create({ ...defined, replace: true })
         expect((await second.info()).config.memoryMb).toBe(512)
+        const row = path.join(directory, "sandboxes", "left-behind")
+        mkdirSync(row)
+        expect(await Sandbox.sweep({ ...options, dryRun: true })).toMatchObject({ errors: 0 })
+        expect(existsSync(row)).toBe(true)
+        await Sandbox.sweep(options)
+        expect(await Sandbox.sweep(options)).toMatchObject({ removed: 0, errors: 0 })
+        expect(existsSync(row)).toBe(false)
         await Sandbox.remove("later", options)
         expect(await Sandbox.list(options)).toEqual([])
         await expect(Sandbox.create({ ...options, start: false })).rejects.toBeInstanceOf(InvalidSpec)
