@@ -94,19 +94,22 @@ export const startRunner = Effect.fn("Engine.startRunner")(function* (
   // The runner waits for its document: nothing of the VM exists before whoever keeps records knows its process.
   yield* options.onProcess(child.identity)
   child.configure(text)
-  const first = yield* child.entered.pipe(
+  const heard = yield* child.entered.pipe(
     Effect.timeoutOption(START_TIMEOUT_MS),
-    Effect.map(Option.getOrUndefined),
     Effect.onInterrupt(() => child.kill)
   )
+  const first = Option.getOrUndefined(heard)
   if (first?.event !== "entering") {
     yield* child.kill
-    return yield* failure(options, first, child.output())
+    const how = Option.isNone(heard)
+      ? `said nothing for ${START_TIMEOUT_MS / 1000} s`
+      : "ended before the VM was started"
+    return yield* failure(options, first, how, child.output())
   }
   return { identity: child.identity, exited: child.exited, kill: child.kill }
 })
 
-const failure = (options: StartRunner, report: RunnerReport | undefined, output: string) => {
+const failure = (options: StartRunner, report: RunnerReport | undefined, how: string, output: string) => {
   if (report?.event === "already_running") {
     return new AlreadyRunning({ name: options.name })
   }
@@ -118,7 +121,7 @@ const failure = (options: StartRunner, report: RunnerReport | undefined, output:
   const reason =
     report?.event === "error"
       ? `${report.call}(${report.argument}) failed with ${report.errno}`
-      : `the runner ${options.command[0]} ended before the VM was started${output === "" ? "" : `: ${output.trim()}`}`
+      : `the runner ${options.command[0]} ${how}${output === "" ? "" : `: ${output.trim()}`}`
   return new EngineUnavailable({ engine, reason, advice: "'bunker doctor' checks the engines" })
 }
 

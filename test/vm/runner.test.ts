@@ -2,7 +2,8 @@
 import { describe, expect, it as plain } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
-import { Effect } from "effect"
+import { Deferred, Effect, Fiber } from "effect"
+import { TestClock } from "effect/testing"
 import { StoreFailed } from "../../src/domain/errors/store.ts"
 import { locateLibkrun, locateLibkrunfw } from "../../src/ffi/locate.ts"
 import { tryLockExclusive } from "../../src/ffi/posix.ts"
@@ -141,6 +142,21 @@ describe.each(runners)("runner in %s", (_language, ...runner) => {
     })
   )
 
+  it.live("may open as many files as the machine lets it, and leaves no core", () =>
+    Effect.gen(function* () {
+      const runDir = yield* runDirectory
+      const said = path.join(runDir, "limits")
+      const words = ["-c", `{ ulimit -Sn; ulimit -Hn; ulimit -c; } > ${said}`]
+      const limits = { ...qemu, start: { kind: "qemu" as const, file: "/bin/sh", arguments: words } }
+      const low = ["/bin/sh", "-c", 'ulimit -Sn 64; exec "$0" "$@"', ...runner]
+      const { exited } = yield* start(runDir, limits, low)
+      yield* exited
+      const [soft, hard, core] = fs.readFileSync(said, "utf8").trim().split("\n")
+      expect(Number(hard) > 64 || hard === "unlimited").toBe(true)
+      expect({ soft, core }).toEqual({ soft: hard!, core: "0" })
+    })
+  )
+
   it.live("reports a configuration that it does not understand", () =>
     Effect.gen(function* () {
       const runDir = yield* runDirectory
@@ -199,6 +215,27 @@ describe.each(runners)("runner in %s", (_language, ...runner) => {
 })
 
 const libraries = { libkrun: locateLibkrun().path, libkrunfw: locateLibkrunfw().path }
+
+it.effect("a runner that says nothing for a minute is ended, and that is said", () =>
+  Effect.gen(function* () {
+    const runDir = yield* runDirectory
+    const begun = yield* Deferred.make<ProcessIdentity>()
+    const mute = ["/bin/sh", "-c", "echo 'stuck here' >&2; exec sleep 1000"]
+    const starting = yield* start(runDir, qemu, mute, (process) =>
+      Effect.asVoid(Deferred.succeed(begun, process))
+    ).pipe(Effect.flip, Effect.forkChild({ startImmediately: true }))
+    const identity = yield* Deferred.await(begun)
+    const log = path.join(runDir, "runner.log")
+    while (fs.readFileSync(log, "utf8") === "") yield* Effect.promise(() => Bun.sleep(5))
+    yield* TestClock.adjust(59_999)
+    expect(isAlive(identity)).toBe(true)
+    yield* TestClock.adjust(1)
+    const failure = yield* Fiber.join(starting)
+    expect(failure._tag).toBe("EngineUnavailable")
+    expect(failure.message).toContain("said nothing for 60 s: stuck here")
+    expect(isAlive(identity)).toBe(false)
+  }).pipe(Effect.scoped)
+)
 
 describe.skipIf(libraries.libkrun === undefined || libraries.libkrunfw === undefined).each(runners)(
   "krun runner in %s",
