@@ -55,11 +55,26 @@ export const local = Effect.fnUntraced(function* <Rpcs extends Rpc.Any>(
   return checked(protocol, client as Address<Rpcs>)
 })
 
-const refusal = new InvalidSpec({ field: "", reason: "" })
+/** What is wrong with a payload that a message's schema refused, for a message that may fail so; else the defect that it was. */
+const refused = (rpc: Rpc.AnyWithProps, tag: string, payload: unknown, defect: unknown) => {
+  const { errorSchema, payloadSchema, successSchema } = rpc
+  const errors = RpcSchema.isStreamSchema(successSchema) ? successSchema.error : errorSchema
+  const canFail = Schema.is(errors)(new InvalidSpec({ field: "", reason: "" }))
+  if (SchemaAST.isVoid(payloadSchema.ast) || !canFail) return Effect.die(defect)
+  return (payloadSchema as Schema.Schema<unknown>).makeEffect(payload).pipe(
+    Effect.mapError((issue) => {
+      const [first = { path: "", message: "not valid" }] = wireIssues({ issue })
+      const reason = first.message.replace(/^Expected/, "expected").replace(/^Missing key/, "it is missing")
+      return new InvalidSpec({ field: first.path === "" ? tag : first.path, reason })
+    }),
+    Effect.andThen(Effect.die(defect))
+  )
+}
 
 /**
  * The same address, for senders that got their payload from a person: what its schema refuses fails with `InvalidSpec`, which names
- * the field. A message that can not fail so is sent by our own code, and a wrong payload is a bug.
+ * the field. A message that can not fail so is sent by our own code, and a wrong payload is a bug. Looks only when something went
+ * wrong.
  */
 export const checked = <Rpcs extends Rpc.Any>(
   protocol: RpcGroup.RpcGroup<Rpcs>,
@@ -67,20 +82,20 @@ export const checked = <Rpcs extends Rpc.Any>(
 ): Address<Rpcs> => {
   const messages = address as unknown as Messages
   const entries = [...protocol.requests].map(([tag, erased]) => {
-    const { errorSchema, payloadSchema, successSchema } = erased as unknown as Rpc.AnyWithProps
+    const rpc = erased as unknown as Rpc.AnyWithProps
     const send = messages[tag]!
-    const errors = RpcSchema.isStreamSchema(successSchema) ? successSchema.error : errorSchema
-    if (SchemaAST.isVoid(payloadSchema.ast) || !Schema.is(errors)(refusal)) return [tag, send]
-    const check = (payload: unknown) =>
-      Effect.mapError((payloadSchema as Schema.Schema<unknown>).makeEffect(payload), (issue) => {
-        const [first = { path: "", message: "not valid" }] = wireIssues({ issue })
-        const reason = first.message.replace(/^Expected/, "expected").replace(/^Missing key/, "it is missing")
-        return new InvalidSpec({ field: first.path === "" ? tag : first.path, reason })
-      })
-    const careful: AnyMessage = RpcSchema.isStreamSchema(successSchema)
-      ? (payload, ...more) =>
-          Stream.unwrap(Effect.map(check(payload), () => send(payload, ...more) as Stream.Stream<unknown>))
-      : (payload, ...more) => Effect.flatMap(check(payload), () => send(payload, ...more) as Effect.Effect<unknown>)
+    const careful: AnyMessage = RpcSchema.isStreamSchema(rpc.successSchema)
+      ? (payload, ...more) => {
+          try {
+            return send(payload, ...more)
+          } catch (defect) {
+            return Stream.fromEffect(refused(rpc, tag, payload, defect))
+          }
+        }
+      : (payload, ...more) =>
+          Effect.catchDefect(send(payload, ...more) as Effect.Effect<unknown>, (defect) =>
+            refused(rpc, tag, payload, defect)
+          )
     return [tag, careful]
   })
   return Object.fromEntries(entries) as Address<Rpcs>
