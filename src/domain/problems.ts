@@ -6,6 +6,7 @@ import type { ExecRequest } from "./exec.ts"
 import { mountProblem } from "./mounts.ts"
 import { isAddress, portProblem } from "./ports.ts"
 import { limits, type ResourceLimit, type SandboxConfig } from "./sandbox.ts"
+import { snakeCase } from "./wire.ts"
 
 export interface Problem {
   /** As on the wire. */
@@ -69,6 +70,19 @@ const sumProblem = (field: string, ...lists: ReadonlyArray<ReadonlyArray<string>
     : undefined
 }
 
+/** True when every text can be written as UTF-8: JSON has halves of characters, files have none. */
+const isText = (value: unknown): boolean => {
+  if (typeof value === "string") return value.isWellFormed()
+  return typeof value !== "object" || value === null || Object.entries(value).flat().every(isText)
+}
+
+const textProblem = (config: SandboxConfig): Problem | undefined => {
+  const [field] = Object.entries(config).find(([, value]) => !isText(value)) ?? []
+  return field === undefined
+    ? undefined
+    : { field: snakeCase(field), reason: "it has half of a character (a surrogate)" }
+}
+
 const definitionProblem = (config: SandboxConfig): Problem | undefined =>
   Buffer.byteLength(JSON.stringify(config)) > definitionBytesMax
     ? { field: "labels", reason: `the whole definition has more than ${definitionBytesMax / 1024} KiB; shorten it` }
@@ -128,6 +142,7 @@ export const sandboxProblem = (config: SandboxConfig, ephemeral: boolean): Probl
   placeProblem(config) ??
   addressProblem(config) ??
   keepingProblem(config, ephemeral) ??
+  textProblem(config) ??
   definitionProblem(config)
 
 /** What the guest would refuse without saying which field, undefined for nothing. */

@@ -190,6 +190,7 @@ describe.skipIf(mustSkip("wrong input"))("wrong input", () => {
         [create(port("localhost")), 400, "InvalidSpec", "localhost"],
         [create(port("cafe")), 400, "InvalidSpec", "cafe"],
         [create({ image, hostname: "h".repeat(65) }), 400, "InvalidSpec", "hostname"],
+        [create({ image, labels: { a: "\ud800" } }), 400, "InvalidSpec", "labels"],
         [create({ image, rlimits: [limit] }), 400, "InvalidSpec", "above the hard one"],
         [create({ image, permissions: ["net"] }), 400, "InvalidInput", "config.permissions"],
         [["POST", "/v1/sandboxes/check", { config: { image, hostname: "" } }], 400, "InvalidSpec", "hostname"],
