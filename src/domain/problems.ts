@@ -83,6 +83,14 @@ const textProblem = (config: SandboxConfig): Problem | undefined => {
     : { field: snakeCase(field), reason: "it has half of a character (a surrogate)" }
 }
 
+/** Names that the reader of the file takes for an attack on the program. */
+const unsafeNames = ["__proto__", "constructor"]
+
+const labelProblem = ({ labels }: SandboxConfig): Problem | undefined => {
+  const unsafe = unsafeNames.find((name) => Object.hasOwn(labels, name))
+  return unsafe === undefined ? undefined : { field: "labels", reason: `"${unsafe}" can not be the name of a label` }
+}
+
 const definitionProblem = (config: SandboxConfig): Problem | undefined =>
   Buffer.byteLength(JSON.stringify(config)) > definitionBytesMax
     ? { field: "labels", reason: `the whole definition has more than ${definitionBytesMax / 1024} KiB; shorten it` }
@@ -122,13 +130,17 @@ const placeProblem = (config: SandboxConfig): Problem | undefined => {
   return reason === undefined ? undefined : { field: "mounts", reason }
 }
 
-const keepingProblem = ({ restart }: SandboxConfig, ephemeral: boolean): Problem | undefined =>
-  ephemeral && restart !== undefined && restart.policy !== "no"
+const keepingProblem = ({ restart }: SandboxConfig, ephemeral: boolean): Problem | undefined => {
+  if (restart?.policy === "no" && restart.attemptsMax !== undefined) {
+    return { field: "restart", reason: 'attempts_max is for "on-failure" and "always"' }
+  }
+  return ephemeral && restart !== undefined && restart.policy !== "no"
     ? {
         field: "restart",
         reason: "a sandbox that goes with its end can not start again; leave --rm away, or the restart policy"
       }
     : undefined
+}
 
 /** What would fail only once the sandbox boots or runs its first command, undefined for nothing. */
 export const sandboxProblem = (config: SandboxConfig, ephemeral: boolean): Problem | undefined =>
@@ -142,6 +154,7 @@ export const sandboxProblem = (config: SandboxConfig, ephemeral: boolean): Probl
   placeProblem(config) ??
   addressProblem(config) ??
   keepingProblem(config, ephemeral) ??
+  labelProblem(config) ??
   textProblem(config) ??
   definitionProblem(config)
 

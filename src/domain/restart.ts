@@ -51,7 +51,7 @@ export const planRestart = ({ policy, reason, count, upMs }: Ended): RestartPlan
 
 /** `no`, `always`, `on-failure`, `on-failure:3`; undefined for anything else. */
 export const parseRestart = (text: string): RestartPolicy | undefined => {
-  const [, policy, attempts] = /^(no|on-failure|always)(?::([1-9]\d{0,5}))?$/.exec(text) ?? []
+  const [, policy, attempts] = /^(no|on-failure|always)(?::([1-9]\d{0,5}|1000000))?$/.exec(text) ?? []
   if (policy === undefined || (policy === "no" && attempts !== undefined)) return undefined
   return {
     policy: policy as RestartPolicy["policy"],

@@ -89,6 +89,7 @@ describe.skipIf(mustSkip("wrong input"))("wrong input", () => {
         [["ps", "--filter", long], "--filter", "label=KEY"],
         [["cp", long, "x:/y"], "bunker: can not copy yyyy"],
         [["import", "--change", `BOGUS ${long}`, "/etc/passwd", "x"], "--change", "WORKDIR are known"],
+        [["create", "-l", "constructor=x", image], "--label", "constructor"],
         [["create", "--rlimit", "nofile=2:1", image], "--rlimit", "above the hard one"],
         [["create", "-p", "cafe:80:80", image], "cafe"],
         [["create", "-p", "[cafe]:80:80", image], "cafe"],

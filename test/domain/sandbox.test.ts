@@ -4,6 +4,7 @@ import { LibraryNotFound } from "../../src/domain/errors/vm.ts"
 import { exitCodeOf, mainCommand, mergeEnv } from "../../src/domain/exec.ts"
 import { parseName } from "../../src/domain/name.ts"
 import { commandProblem, sandboxProblem, sizeProblem } from "../../src/domain/problems.ts"
+import { formatRestart, parseRestart } from "../../src/domain/restart.ts"
 import {
   canTransition,
   isLive,
@@ -108,10 +109,14 @@ test("a sandbox says which of its fields would fail only once it boots", () => {
   expect(field({ user: "u".repeat(257) })).toBe("user")
   expect(field({ labels: { a: "😀" } })).toBeUndefined()
   expect(field({ labels: { "\ud800": "x" } })).toBe("labels")
+  expect(field({ labels: { constructor: "x" } })).toBe("labels")
+  expect(field({ labels: JSON.parse('{"__proto__":"x"}') })).toBe("labels")
   expect(field({ command: ["sh", "\ude00"] })).toBe("command")
   expect(field({ workdir: `/${"w".repeat(4095)}` })).toBe("workdir")
   expect(field({ restart: { policy: "always" } })).toBeUndefined()
   expect(field({ restart: { policy: "always" } }, true)).toBe("restart")
+  expect(field({ restart: { policy: "no", attemptsMax: 3 } })).toBe("restart")
+  expect(parseRestart(formatRestart({ policy: "always", attemptsMax: 1_000_000 }))?.attemptsMax).toBe(1_000_000)
 })
 
 test("a port that says no address is this machine's alone", () => {

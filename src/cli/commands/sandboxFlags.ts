@@ -139,7 +139,8 @@ export const flagOf: Readonly<Record<string, string>> = {
   tmpfs: "--tmpfs",
   ports: "-p",
   rlimits: "--rlimit",
-  models: "--model"
+  models: "--model",
+  labels: "--label"
 }
 
 /** Checks every value and names the flag of the first that is out of bounds. */
