@@ -148,7 +148,7 @@ describe.each(runners)("runner in %s", (_language, ...runner) => {
       const said = path.join(runDir, "limits")
       const words = ["-c", `{ ulimit -Sn; ulimit -Hn; ulimit -c; } > ${said}`]
       const limits = { ...qemu, start: { kind: "qemu" as const, file: "/bin/sh", arguments: words } }
-      const low = ["/bin/sh", "-c", 'ulimit -Sn 64; exec "$0" "$@"', ...runner]
+      const low = ["/bin/sh", "-c", 'ulimit -Sn 64; ulimit -Sc $(ulimit -Hc); exec "$0" "$@"', ...runner]
       const { exited } = yield* start(runDir, limits, low)
       yield* exited
       const [soft, hard, core] = fs.readFileSync(said, "utf8").trim().split("\n")

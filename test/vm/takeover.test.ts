@@ -58,11 +58,13 @@ describe.skipIf(skipped)(`a main command (${engine})`, () => {
   /** Waits for words in the log as the keeper writes it, which starts no keeper. */
   const logged = (name: string, words: string) =>
     until(`${words} in the log of ${name}`, () => (logOf(name).includes(words) ? true : undefined))
-  /** The console needs no keeper. */
+  /** The console needs no keeper; where there is one, what it says is moved. */
   const consoleSays = (name: string, words: string) => {
-    const file = path.join(home.directory, "sandboxes", name, "logs", "console.log")
+    const files = ["console.log", "console.jsonl"].map((file) =>
+      path.join(home.directory, "sandboxes", name, "logs", file)
+    )
     return until(`${words} on the console of ${name}`, () =>
-      fs.readFileSync(file, "latin1").includes(words) ? true : undefined
+      files.some((file) => fs.existsSync(file) && fs.readFileSync(file, "latin1").includes(words)) ? true : undefined
     )
   }
   const keepersOf = (name: string) => keepers.keepersOf(home, name)
@@ -201,7 +203,7 @@ describe.skipIf(skipped)(`a main command (${engine})`, () => {
     try {
       await until("the end of the VM", () => (fs.existsSync(`/proc/${pid}`) ? undefined : true))
       await waiting.exited
-      const said = fs.readFileSync(path.join(moved, "sandboxes/homeless/logs/console.log"), "latin1")
+      const said = fs.readFileSync(path.join(moved, "sandboxes/homeless/logs/console.jsonl"), "latin1")
       expect(said).toContain("BYE")
       expect(fs.readdirSync(other)).toEqual(["kept"])
       const logs = fs.readdirSync(path.join(moved, "run")).map((id) => path.join(moved, "run", id, "keeper.log"))
