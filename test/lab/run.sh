@@ -51,7 +51,7 @@ if [ $# -gt 0 ]; then
   jobs=${jobs:-1}
 else
   # Longest first: each goes to the lab that has least to do so far.
-  for name in behaviour takeover robustness lifecycle ioBehaviour models mute pause mounts engine probe; do set -- "$@" "$root/test/vm/$name.test.ts"; done
+  for name in behaviour takeover robustness lifecycle ioBehaviour models mute pause mounts ends engine probe; do set -- "$@" "$root/test/vm/$name.test.ts"; done
 fi
 spare=$(awk '$1 == "MemAvailable:" { print int($2 / 1048576) }' /proc/meminfo)
 if [ -z "$jobs" ]; then if [ "$(nproc)" -ge 2 ] && [ "$spare" -ge 10 ]; then jobs=2; else jobs=1; fi; fi
@@ -76,7 +76,7 @@ fi
 # Seconds that a suite takes on a machine that does nothing else; what is not known counts as long.
 weight() {
   case $1 in
-    probe) echo 15 ;; engine) echo 20 ;; mounts) echo 30 ;; pause) echo 40 ;; mute|models) echo 50 ;; lifecycle|ioBehaviour) echo 65 ;;
+    probe) echo 15 ;; engine|ends) echo 20 ;; mounts) echo 30 ;; pause) echo 40 ;; mute|models) echo 50 ;; lifecycle|ioBehaviour) echo 65 ;;
     robustness) echo 85 ;; takeover) echo 110 ;; *) echo 120 ;;
   esac
 }

@@ -22,7 +22,7 @@ while :; do sleep 0.1; done
 
 describe.skipIf(mustSkip("ends"))(`how sandboxes are stopped (${engine})`, () => {
   let home: Home
-  const { it } = vmCases(timeoutMs)
+  const { it, itOnHost } = vmCases(timeoutMs)
   const inspect = async () => JSON.parse(await home.must(["inspect", "box"]))[0]
   /** Answers once its command has set its traps. */
   const start = async (count: number) => {
@@ -44,7 +44,7 @@ describe.skipIf(mustSkip("ends"))(`how sandboxes are stopped (${engine})`, () =>
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)
 
-  it("the image's signal goes to the command, TERM and then KILL to the rest, and that is an end in order", async () => {
+  itOnHost("the image's signal goes to the command, TERM and then KILL to the rest, and that is an end in order", async () => {
     await start(1)
     await home.must(["stop", "box"])
     expect(await inspect()).toMatchObject({
@@ -74,6 +74,7 @@ describe.skipIf(mustSkip("ends"))(`how sandboxes are stopped (${engine})`, () =>
   })
 
   it("a VM that does not end in its time is ended by SIGKILL, and its record says so", async () => {
+    if ((await inspect()).status !== "running") await home.must(["start", "box"])
     const { pid } = await inspect()
     process.kill(pid, "SIGSTOP")
     await home.must(["stop", "-t", "1", "box"])
