@@ -44,21 +44,24 @@ describe.skipIf(mustSkip("ends"))(`how sandboxes are stopped (${engine})`, () =>
   }, timeoutMs)
   afterAll(() => home.dispose(), timeoutMs)
 
-  itOnHost("the image's signal goes to the command, TERM and then KILL to the rest, and that is an end in order", async () => {
-    await start(1)
-    await home.must(["stop", "box"])
-    expect(await inspect()).toMatchObject({
-      status: "stopped",
-      termination_reason: "shutdown_requested",
-      termination_detail: null,
-      exit_signal: null
-    })
-    expect(await home.must(["logs", "--console", "box"])).not.toContain("can not be killed")
-    await start(2)
-    const log = (await home.must(["exec", "box", "cat", "/root/log"])).trim().split("\n")
-    expect(log[0]).toBe("main 37")
-    expect(log.slice(1).toSorted()).toEqual(["deaf TERM", "rest TERM"])
-  })
+  itOnHost(
+    "the image's signal goes to the command, TERM and then KILL to the rest, and that is an end in order",
+    async () => {
+      await start(1)
+      await home.must(["stop", "box"])
+      expect(await inspect()).toMatchObject({
+        status: "stopped",
+        termination_reason: "shutdown_requested",
+        termination_detail: null,
+        exit_signal: null
+      })
+      expect(await home.must(["logs", "--console", "box"])).not.toContain("can not be killed")
+      await start(2)
+      const log = (await home.must(["exec", "box", "cat", "/root/log"])).trim().split("\n")
+      expect(log[0]).toBe("main 37")
+      expect(log.slice(1).toSorted()).toEqual(["deaf TERM", "rest TERM"])
+    }
+  )
 
   it("a disk that is broken keeps a sandbox from starting, and that is said with what may mend it", async () => {
     await home.must(["create", "-q", "--name", "broken", "--memory", "128m", "test/traps:1"])
