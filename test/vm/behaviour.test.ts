@@ -326,21 +326,6 @@ suite(`sandboxes (${engine})`, () => {
       await remove("panics")
     })
 
-    it("a run whose VM dies says why and what its console said, and keeps that until it is read", async () => {
-      const child = home.start(["run", "--rm", "--name", "dies", image, "sh", "-c", "echo on; sleep 987"])
-      await child.stdout.getReader().read()
-      process.kill((await infoOf("dies")).pid, "SIGKILL")
-      const stderr = await new Response(child.stderr).text()
-      expect(await child.exited).toBe(125)
-      expect(stderr).toMatch(
-        /"dies" crashed: the VM's process was ended by SIGKILL; .*'bunker logs .*dies' shows .*for an hour/
-      )
-      expect(await infoOf("dies")).toMatchObject({ status: "crashed", ephemeral: true, exit_signal: "SIGKILL" })
-      expect(await home.must(["logs", "dies"])).toBe("on\n")
-      await home.must(["logs", "--console", "dies"])
-      expect((await home.http("GET", "/v1/sandboxes/dies")).status).toBe(404)
-    })
-
     it("an interrupted run in the foreground takes its VM along", async () => {
       const child = home.start(["run", "--name", "interrupted", image, "sh", "-c", "trap '' INT; echo on; sleep 987"])
       await child.stdout.getReader().read()

@@ -1,10 +1,11 @@
-/** How sandboxes do not start and how they are stopped: by the image's signal, then TERM and KILL for the rest of the guest, then SIGKILL for the VM. Real VMs. */
+/** How sandboxes do not start, crash and are stopped: by the image's signal, then TERM and KILL for the rest of the guest, then SIGKILL for the VM. Real VMs. */
 import { afterAll, beforeAll, describe, expect } from "bun:test"
 import { rmSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { engine, Home } from "../support/bunker.ts"
 import { busyboxLayer, busyboxPath } from "../support/busyboxImage.ts"
 import { archiveOf, imageOf, layoutFiles } from "../support/image.ts"
+import { killKeepers, lives } from "../support/keepers.ts"
 import { mustSkip } from "../support/requirements.ts"
 import { vmCases } from "../support/vmCases.ts"
 
@@ -20,10 +21,10 @@ echo up
 while :; do sleep 0.1; done
 `
 
-describe.skipIf(mustSkip("ends"))(`how sandboxes are stopped (${engine})`, () => {
+describe.skipIf(mustSkip("ends"))(`how sandboxes end (${engine})`, () => {
   let home: Home
   const { it, itOnHost } = vmCases(timeoutMs)
-  const inspect = async () => JSON.parse(await home.must(["inspect", "box"]))[0]
+  const inspect = async (name = "box") => JSON.parse(await home.must(["inspect", name]))[0]
   /** Answers once its command has set its traps. */
   const start = async (count: number) => {
     await home.must(["start", "box"])
@@ -63,6 +64,36 @@ describe.skipIf(mustSkip("ends"))(`how sandboxes are stopped (${engine})`, () =>
     }
   )
 
+  it("a run whose VM dies says why and what its console said, and keeps that until it is read", async () => {
+    const child = home.start(["run", "--rm", "--name", "dies", "test/traps:1", "sh", "-c", "echo on; sleep 987"])
+    await child.stdout.getReader().read()
+    process.kill((await inspect("dies")).pid, "SIGKILL")
+    const stderr = await new Response(child.stderr).text()
+    expect(await child.exited).toBe(125)
+    expect(stderr).toMatch(
+      /"dies" crashed: the VM's process was ended by SIGKILL; .*'bunker logs .*dies' shows .*for an hour/
+    )
+    expect(await inspect("dies")).toMatchObject({ status: "crashed", ephemeral: true, exit_signal: "SIGKILL" })
+    expect(await home.must(["logs", "dies"])).toBe("on\n")
+    await home.must(["logs", "--console", "dies"])
+    expect((await home.bunker(["inspect", "dies"])).code).toBe(125)
+  })
+
+  itOnHost("a detached one that dies with its keeper is kept as well, until its name is wanted", async () => {
+    await home.must(["run", "-d", "--rm", "--name", "wanted", "test/traps:1", "sleep", "987"])
+    const { id, pid } = await inspect("wanted")
+    killKeepers(home, "wanted")
+    process.kill(pid, "SIGKILL")
+    while (lives(pid)) await Bun.sleep(10)
+    expect(await inspect("wanted")).toMatchObject({ status: "crashed", termination_reason: "internal_error" })
+    await home.must(["sweep"])
+    expect(await home.must(["ps", "-a"])).toMatch(/wanted .*crashed \(internal_error\)/)
+    await home.must(["create", "-q", "--name", "wanted", "test/traps:1"])
+    const after = await inspect("wanted")
+    expect(after).toMatchObject({ status: "created", ephemeral: false })
+    expect(after.id).not.toBe(id)
+  })
+
   it("a disk that is broken keeps a sandbox from starting, and that is said with what may mend it", async () => {
     await home.must(["create", "-q", "--name", "broken", "--memory", "128m", "test/traps:1"])
     const disk = path.join(home.directory, "sandboxes/broken/upper.ext4")
@@ -71,8 +102,7 @@ describe.skipIf(mustSkip("ends"))(`how sandboxes are stopped (${engine})`, () =>
     expect(code).toBe(125)
     expect(stderr).toMatch(/"broken" did not boot: its disk is broken \(.*mount the upper .*Invalid argument\)/)
     expect(stderr).toContain(`'e2fsck -f ${disk}' may mend it`)
-    const [info] = JSON.parse(await home.must(["inspect", "broken"]))
-    expect(info).toMatchObject({ status: "crashed", termination_reason: "boot_failed" })
+    expect(await inspect("broken")).toMatchObject({ status: "crashed", termination_reason: "boot_failed" })
     expect(await home.must(["logs", "--console", "broken"])).toContain("ext4")
   })
 
