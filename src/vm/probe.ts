@@ -188,12 +188,18 @@ const silent = (kind: EngineKind, consolePath: string): Outcome => {
   return { problem, believed: "for a while", again: false }
 }
 
+/** What libkrun's log puts before its words: time, level, module. */
+const logPrefix = /^\[\S+ +[A-Z]+ +\S+\] */
+
 /** The last line of the console, as printable text. */
 const lastLines = (consolePath: string): string => {
   try {
     const bytes = fs.readFileSync(consolePath)
     const text = bytes.subarray(Math.max(0, bytes.length - CONSOLE_BYTES)).toString("utf8")
-    return (text.trim().split("\n").at(-1) ?? "").replace(/[^\x20-\x7e]/g, "").slice(0, 200)
+    return (text.trim().split("\n").at(-1) ?? "")
+      .replace(/[^\x20-\x7e]/g, "")
+      .replace(logPrefix, "")
+      .slice(0, 200)
   } catch {
     return ""
   }

@@ -165,6 +165,10 @@ suite("a run in the foreground", () => {
     )
     await home.must(["rm", "-f", "one", "two"])
     expect(await home.bunker(["run", ...small, image, "true"], { env })).toMatchObject({ code: 0, stderr: "" })
+    const again = await home.bunker(["run", ...small.slice(1), image, "true"], { env })
+    expect(again.stderr).toMatch(
+      /^(bunker: using software emulation \(qemu\), since KVM boots no guest here; .*says why\n)?$/
+    )
     await nothingLeft()
   })
 })

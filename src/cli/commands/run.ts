@@ -84,8 +84,8 @@ const reasonMax = 200
 let announced = false
 
 /**
- * Says once what `auto` chose and why: that there is no KVM with every command, for the user wonders why it is slow; that there is only
- * when that was just found out.
+ * Says once what `auto` chose, and why when that was just found out: that there is no KVM with every command, for the user wonders why
+ * it is slow.
  */
 const announceEngine = Effect.fnUntraced(function* (engine: string, quiet: boolean) {
   if (engine !== "auto" || quiet || announced) return
@@ -93,9 +93,8 @@ const announceEngine = Effect.fnUntraced(function* (engine: string, quiet: boole
   const { engine: chosen, reason, fresh } = yield* (yield* Engines).auto
   const why = reason.split("\n", 1)[0]!.slice(0, reasonMax)
   if (chosen.kind === "krun") return yield* fresh ? say(`bunker: using KVM (krun): ${why}`) : Effect.void
-  yield* say(
-    `bunker: using software emulation (${chosen.kind}), since KVM boots no guest here: ${why}; 'bunker doctor' says more`
-  )
+  const more = fresh ? `: ${why}; 'bunker doctor' says more` : "; 'bunker doctor' says why"
+  yield* say(`bunker: using software emulation (${chosen.kind}), since KVM boots no guest here${more}`)
 })
 
 /** One that did not boot, or crashed, stays until its console was read, or an hour (see Sweeper). */
