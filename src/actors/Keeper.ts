@@ -93,14 +93,10 @@ export interface KeptVm {
   readonly measured: Measured
 }
 
-const stopRequested = new RunEnd({
-  exitCode: null,
-  exitSignal: null,
-  reason: "shutdown_requested",
-  detail: null
-})
-const drainRequested = new RunEnd({ exitCode: null, exitSignal: null, reason: "drain_requested", detail: null })
-const killRequested = new RunEnd({ exitCode: null, exitSignal: "SIGKILL", reason: "signal", detail: null })
+/** Made when it is needed: the first one of a class compiles its schema, and every process loads this module. */
+const requested = (reason: TerminationReason, exitSignal: string | null = null) =>
+  new RunEnd({ exitCode: null, exitSignal, reason, detail: null })
+const drainRequested = () => requested("drain_requested")
 
 export const commandEnded = (exitCode: number) =>
   new RunEnd({ exitCode, exitSignal: null, reason: exitCode === 0 ? "completed" : "failed", detail: null })
@@ -152,10 +148,11 @@ export interface Records {
   /** Log of every exec. */
   readonly execs: LogWriter
 }
-const ending = new ExecFailed({
-  reason: "failed",
-  detail: "the sandbox is ending and takes no new commands; start it again when it has ended"
-})
+const ending = () =>
+  new ExecFailed({
+    reason: "failed",
+    detail: "the sandbox is ending and takes no new commands; start it again when it has ended"
+  })
 
 const unknownSignal = ({ stopSignal }: RunDefaults): string =>
   `the image's stop signal "${stopSignal?.slice(0, 32)}" is none of Linux; its command got SIGTERM`
@@ -212,7 +209,7 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
     const start = (request: ExecRequest) =>
       Stream.unwrap(
         Effect.gen(function* () {
-          if (refusing) return yield* ending
+          if (refusing) return yield* ending()
           const scope = yield* Scope.make()
           const id = (sequence += 1)
           yield* Effect.addFinalizer(() =>
@@ -238,10 +235,10 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
     /** A command that comes before everything has ended keeps the sandbox up no longer. */
     const drain = Effect.fn("Keeper.drain")(function* (timeoutMs: number) {
       refusing = true
-      yield* vm.markDraining(drainRequested)
+      yield* vm.markDraining(drainRequested())
       const idle = Effect.sleep(drainLookMs).pipe(Effect.repeat({ while: () => vm.use.commands > 0 }))
       yield* Effect.raceFirst(idle, Deferred.await(vm.ended))
-      return yield* stopVm(vm, drainRequested, timeoutMs)
+      return yield* stopVm(vm, drainRequested(), timeoutMs)
     })
 
     const finish = Effect.fn("Keeper.finish")(function* (exitCode: number) {
@@ -262,7 +259,7 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
       Resize: ({ exec: id, size }) => Effect.flatMap(find(id), (handle) => handle.resize(size.cols, size.rows)),
       Stop: ({ timeoutMs }) => {
         refusing = true
-        return Rpc.fork(stopVm(vm, stopRequested, timeoutMs))
+        return Rpc.fork(stopVm(vm, requested("shutdown_requested"), timeoutMs))
       },
       Drain: ({ timeoutMs }) => Rpc.fork(drain(timeoutMs)),
       Touch: () => Effect.sync(vm.activity),
@@ -271,7 +268,7 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
       Kill: () =>
         Rpc.fork(
           Effect.suspend(() => {
-            vm.expect(killRequested)
+            vm.expect(requested("signal", "SIGKILL"))
             vm.giveUp()
             return Effect.andThen(vm.kill, Deferred.await(vm.ended))
           })

@@ -121,11 +121,15 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
     const pausing = yield* makePausing({ info, process: vm.identity, channel, paused: false })
     const kept = yield* keepRecords(info, boot.image.config, vm, channel, pausing)
     yield* ports.open(kept)
-    // Whoever waits for the boot does not wait for its times.
-    yield* Effect.forkScoped(Effect.ignore(savePhases(db, info.id, phases)))
+    // Whoever waits for the boot does not wait for its times, and a run that is over at once needs none.
+    const saved = Effect.ignore(savePhases(db, info.id, phases))
+    yield* Effect.forkScoped(boot.dieWithParent ? Effect.delay(saved, phasesAfter) : saved)
     return kept
   }).pipe(Effect.onError((cause) => recordBootFailure(info, cause)))
 })
+
+/** Time that a run in the foreground has for itself. */
+const phasesAfter = "250 millis"
 
 /** From the moments at which a boot began and its phases ended, in milliseconds. */
 const phasesBetween = (times: ReadonlyArray<number>): BootPhases => {

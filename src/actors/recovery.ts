@@ -19,12 +19,8 @@ import { lastWords, Sweeper } from "./Sweeper.ts"
 
 const SIGKILL = 9
 
-const killed = new RunEnd({
-  exitCode: null,
-  exitSignal: "SIGKILL",
-  reason: "signal",
-  detail: "killed without its keeper"
-})
+const killedAlone = () =>
+  new RunEnd({ exitCode: null, exitSignal: "SIGKILL", reason: "signal", detail: "killed without its keeper" })
 
 export const makeRecovery = Effect.fnUntraced(function* (keepers: Keepers) {
   const db = yield* Database
@@ -46,6 +42,7 @@ export const makeRecovery = Effect.fnUntraced(function* (keepers: Keepers) {
   const killByRecord = Effect.fnUntraced(function* (record: SandboxRecord) {
     const { info, process: recorded } = record
     yield* endProcess(record)
+    const killed = killedAlone()
     if (recorded !== undefined && !isAlive(recorded)) {
       yield* terminate(db, info.id, predecessors("stopped"), "stopped", killed, yield* Clock.currentTimeMillis)
       if (info.ephemeral) yield* Effect.ignore(sweeper.Clean({ name: info.name }))

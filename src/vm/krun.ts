@@ -91,6 +91,7 @@ export const makeKrunEngine = (options: EngineOptions, device = "/dev/kvm"): Eng
       const command = yield* stageCommand(config, options, { kept })
       // libkrun connects to the socket when the agent calls, so somebody has to listen before the guest runs.
       const socketPath = guestSocket(config.runDir)
+      const brief = config.brief === true
       return yield* withLock(
         config.lockPath,
         Effect.fnUntraced(function* (lockFd) {
@@ -111,7 +112,7 @@ export const makeKrunEngine = (options: EngineOptions, device = "/dev/kvm"): Eng
               vsockPort: VSOCK_PORT,
               exec: "/init",
               // libkrun puts its own root= first; of two the kernel takes the last.
-              words: bootWords("vsock", config.brief === true && config.cpus === 1 && !hasDeadlineTimer())
+              words: bootWords("vsock", { brief, soon: brief && config.cpus === 1 && !hasDeadlineTimer() })
             })
           )
           return { ...runner, transport }

@@ -89,6 +89,7 @@ export const makeQemuEngine = (options: EngineOptions): Engine => {
           share: shares ? { socket: shareSocket(config.runDir), tag: SHARE_TAG } : undefined,
           consolePath: config.consolePath,
           slots,
+          brief: config.brief === true,
           soon: config.brief === true && config.cpus === 1,
           tscKhz: tscRateKhz(options.bootCacheDir)
         })
