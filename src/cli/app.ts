@@ -12,41 +12,22 @@ import { ExecFailed } from "../domain/errors/vm.ts"
 import { readSettings } from "../domain/settings.ts"
 import type { Program } from "../plugin/bunker.ts"
 import { isShell, separateGuestCommand } from "./arguments.ts"
-import * as Attach from "./commands/attach.ts"
-import { logs } from "./commands/logs.ts"
-import * as Manage from "./commands/manage.ts"
 import * as Run from "./commands/run.ts"
 import { valuedFlags } from "./commands/sandboxFlags.ts"
 import { ExitWith, explain, harmless, lastWords, outputFailure, print, say } from "./output.ts"
 import { pluginCommands } from "./pluginCommands.ts"
 import { Session } from "./session.ts"
 
-/** What is asked for often; everything else is loaded when it is asked for, or when all are listed. */
-const frequent = [
-  Run.run,
-  Run.create,
-  Run.start,
-  Run.exec,
-  Attach.attach,
-  Attach.shell,
-  Manage.stop,
-  Manage.restart,
-  Manage.kill,
-  Manage.pause,
-  Manage.unpause,
-  Manage.touch,
-  Manage.remove,
-  Manage.ps,
-  Manage.inspect,
-  logs,
-  Manage.wait
-] as const
+/** What boots sandboxes or runs something in one: time counts most there, so nothing else is loaded with it. */
+const booting = [Run.run, Run.create, Run.start, Run.exec] as const
 
-/** The commands among which `name` is: the frequent ones alone when it is one of them. */
-const commandsFor = async (name: string) =>
-  frequent.some((command) => command.name === name)
-    ? frequent
-    : [...frequent, ...(await import("./commands/others.ts")).others]
+/** The commands among which `name` is: as few as can be loaded. */
+const commandsFor = async (name: string) => {
+  if (booting.some((command) => command.name === name)) return booting
+  const { running } = await import("./commands/running.ts")
+  if (running.some((command) => command.name === name)) return [...booting, ...running] as const
+  return [...booting, ...running, ...(await import("./commands/others.ts")).others] as const
+}
 
 /** Words of a command line after the command's name, by the commands whose rest belongs to the guest. */
 const guestCommands: Readonly<Record<string, ReadonlySet<string>>> = {
