@@ -12,14 +12,16 @@ const INIT_DIRECTORIES = ["dev", "proc", "sys", "run", "tmp", "mnt", "lower", "u
 /** Version of the layout above; part of the cached file's name. */
 const LAYOUT = 1
 
-/** sha256 of the agent's bytes, in hex. */
-export const agentDigest = (agent: Uint8Array): string => new Bun.CryptoHasher("sha256").update(agent).digest("hex")
+/** What tells agents apart: sha256 of the bytes; of one inside the compiled binary its name, into which the bundler puts a digest. */
+export const agentKey = (agentPath: string): string =>
+  agentPath.startsWith("/$bunfs/")
+    ? path.basename(agentPath)
+    : new Bun.CryptoHasher("sha256").update(fs.readFileSync(agentPath)).digest("hex").slice(0, 32)
 
 /** Path of the init disk for this agent, made on the first call. Throws what node:fs throws. */
 export const cachedInitDisk = async (bootCacheDir: string, agentPath: string): Promise<string> => {
-  const agent = fs.readFileSync(agentPath)
-  const file = path.join(bootCacheDir, `init${LAYOUT}-${agentDigest(agent).slice(0, 32)}.erofs`)
-  if (!fs.existsSync(file)) publish(file, await buildInitDisk(agent))
+  const file = path.join(bootCacheDir, `init${LAYOUT}-${agentKey(agentPath)}.erofs`)
+  if (!fs.existsSync(file)) publish(file, await buildInitDisk(fs.readFileSync(agentPath)))
   return file
 }
 

@@ -15,7 +15,7 @@ import { attemptFile } from "../store/files.ts"
 import { currentBootId } from "../store/processes.ts"
 import type { Engine, EngineKind, EngineOptions, VmProcess } from "./engineTypes.ts"
 import { FrameDecoder, FrameType } from "./frames.ts"
-import { agentDigest } from "./initDisk.ts"
+import { agentKey } from "./initDisk.ts"
 import { fileKey } from "./kernelElf.ts"
 import { findLibkrun, findLibkrunfw } from "./prepare.ts"
 import { publish } from "./publish.ts"
@@ -80,7 +80,7 @@ const cacheKey = (kind: EngineKind, options: EngineOptions): Effect.Effect<strin
   Effect.gen(function* () {
     const libraries =
       kind === "krun" ? [yield* findLibkrun(options), yield* findLibkrunfw(options)] : [yield* findLibkrunfw(options)]
-    const agent = agentDigest(fs.readFileSync(options.agentPath))
+    const agent = agentKey(options.agentPath)
     const text = [kind, currentBootId(), os.release(), ...libraries.map(fileKey), options.qemu ?? "", agent].join("\n")
     return new Bun.CryptoHasher("sha256").update(text).digest("hex")
   }).pipe(Effect.orDie)
