@@ -64,6 +64,7 @@ describe("file locks", () => {
         const files = ["a", "b"].map((name) => path.join(directory, name))
         const inside = path.join(directory, "inside")
         mkdirSync(inside)
+        const go = path.join(directory, "go")
         const script = (forEver: boolean) => `
         import fs from "node:fs"
         import { Effect } from "effect"
@@ -75,6 +76,7 @@ describe("file locks", () => {
           fs.writeFileSync(own, "")
           most = Math.max(most, fs.readdirSync(inside).length)
           ${forEver ? 'process.stdout.write("held")' : ""}
+          while (!fs.existsSync(${JSON.stringify(go)})) yield* Effect.sleep(5)
           yield* Effect.sleep(${forEver ? 600_000 : 20})
           fs.rmSync(own)
         })
@@ -86,10 +88,12 @@ describe("file locks", () => {
         const stuck = start(true)
         yield* Effect.promise(() => stuck.stdout.getReader().read())
         const others = Array.from({ length: 4 }, () => start(false))
-        yield* Effect.sleep("100 millis").pipe(Effect.repeat({ until: () => readdirSync(inside).length > 1 }))
+        // Nobody leaves before the word.
+        yield* Effect.sleep("20 millis").pipe(Effect.repeat({ until: () => readdirSync(inside).length > 1 }))
         // First its mark: whoever has its place is there before we know of its end.
         rmSync(path.join(inside, String(stuck.pid)))
         stuck.kill("SIGKILL")
+        writeFileSync(go, "")
         const most = yield* Effect.promise(() => Promise.all(others.map((child) => new Response(child.stdout).text())))
         for (const count of most) expect(["1", "2"]).toContain(count)
       })
