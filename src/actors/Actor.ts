@@ -11,7 +11,7 @@ import { Context, Effect, Layer, Queue, Schema, SchemaAST, type Scope, ScopedRef
 import { Rpc, RpcClient, type RpcGroup, RpcSchema, RpcServer } from "effect/rpc"
 import type { RpcClientError } from "effect/rpc/RpcClientError"
 import { InvalidSpec } from "../domain/errors/vm.ts"
-import { wireIssues } from "../domain/wire.ts"
+import { firstIssue } from "../domain/wire.ts"
 
 /** What a message to an actor elsewhere may fail with besides its own errors: the connection broke. */
 export type Unreachable = RpcClientError
@@ -63,9 +63,8 @@ const refused = (rpc: Rpc.AnyWithProps, tag: string, payload: unknown, defect: u
   if (SchemaAST.isVoid(payloadSchema.ast) || !canFail) return Effect.die(defect)
   return (payloadSchema as Schema.Schema<unknown>).makeEffect(payload).pipe(
     Effect.mapError((issue) => {
-      const [first = { path: "", message: "not valid" }] = wireIssues({ issue })
-      const reason = first.message.replace(/^Expected/, "expected").replace(/^Missing key/, "it is missing")
-      return new InvalidSpec({ field: first.path === "" ? tag : first.path, reason })
+      const { path, message } = firstIssue({ issue })
+      return new InvalidSpec({ field: path === "" ? tag : path, reason: message })
     }),
     Effect.andThen(Effect.die(defect))
   )

@@ -6,7 +6,7 @@ import { parsePort } from "../domain/ports.ts"
 import type { Problem } from "../domain/problems.ts"
 import { parseRlimit } from "../domain/rlimits.ts"
 import { endTimeoutMsMax, limits, type SandboxConfig } from "../domain/sandbox.ts"
-import { wireIssues } from "../domain/wire.ts"
+import { firstIssue } from "../domain/wire.ts"
 
 const each = <A>(field: string, texts: ReadonlyArray<string>, parse: (text: string) => A | string) =>
   Effect.forEach(texts, (text) => {
@@ -56,10 +56,9 @@ export const checkFlags = <A>(
 ): Effect.Effect<A, InvalidSpec> =>
   Schema.decodeUnknownEffect(Schema.toType(schema as Schema.Codec<A>))(value).pipe(
     Effect.mapError((error) => {
-      const [issue = { path: "", message: "not valid" }] = wireIssues(error)
-      const [field = ""] = issue.path.split(".")
-      const reason = issue.message.replace(/^Expected/, "expected")
-      return new InvalidSpec({ field: flagOf[field] ?? field, reason })
+      const { path, message } = firstIssue(error)
+      const [field = ""] = path.split(".")
+      return new InvalidSpec({ field: flagOf[field] ?? field, reason: message })
     })
   )
 

@@ -137,4 +137,10 @@ export const wireIssues = (error: { readonly issue: SchemaIssue.Issue }): Readon
       message === "Expected no excess property" ? "there is no such field" : message.replace(/\s+/g, " ").slice(0, 500)
   }))
 
+/** The first of them, as words that follow the field's name. */
+export const firstIssue = (error: { readonly issue: SchemaIssue.Issue }): WireIssue => {
+  const [{ path, message } = { path: "", message: "not valid" }] = wireIssues(error)
+  return { path, message: message.replace(/^Expected/, "expected").replace(/^Missing key/, "it is missing") }
+}
+
 const shownKey = (key: string): string => (key.endsWith(" ") ? key.trimEnd() : snakeCase(key))

@@ -1,19 +1,17 @@
 /** `cp`: files and trees between this machine and a sandbox. */
 import { Effect } from "effect"
-import { Argument, Command, Flag } from "effect/cli"
+import { Argument, Command } from "effect/cli"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
+import { flag } from "../flags.ts"
 import { withBunker } from "../session.ts"
-
-const off = (name: string, alias: string, description: string) =>
-  Flag.Boolean(name).pipe(Flag.withAlias(alias), Flag.withDescription(description), Flag.withDefault(false))
 
 const wrong = (reason: string) => new InvalidSpec({ field: "cp", reason })
 
 export const cp = Command.make(
   "cp",
   {
-    archive: off("archive", "a", "Keep owners, and setuid and setgid bits of what comes out"),
-    followLink: off("follow-link", "L", "Copy what SOURCE points to where it is a link"),
+    archive: flag("archive", "a", "Keep owners, and setuid and setgid bits of what comes out"),
+    followLink: flag("follow-link", "L", "Copy what SOURCE points to where it is a link"),
     source: Argument.String("source").pipe(
       Argument.withDescription("NAME:PATH, a path of this machine, or - for a tar stream")
     ),

@@ -4,17 +4,16 @@ import { Argument, Command, Flag } from "effect/cli"
 import { VmSupervisor } from "../../actors/VmSupervisor.ts"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
 import { GuestFile, GuestFilePath } from "../../domain/guestFiles.ts"
+import { flag } from "../flags.ts"
 import { forEachName, formatBytes, harmless, print, printJson, table } from "../output.ts"
 import { withBunker } from "../session.ts"
 
-const off = (name: string, alias: string, description: string) =>
-  Flag.Boolean(name).pipe(Flag.withAlias(alias), Flag.withDescription(description), Flag.withDefault(false))
 const user = Flag.String("user").pipe(
   Flag.withAlias("u"),
   Flag.withDescription("Whose rights count: name, uid, name:group or uid:gid; default root"),
   Flag.optional
 )
-const json = Flag.Boolean("json").pipe(Flag.withDescription("Print JSON"), Flag.withDefault(false))
+const json = flag("json", undefined, "Print JSON")
 const name = Argument.String("name").pipe(Argument.withDescription("Running sandbox"))
 const paths = Argument.String("path").pipe(Argument.withDescription("Path in the sandbox"), Argument.atLeast(1))
 
@@ -79,7 +78,7 @@ const list = Command.make(
   "ls",
   {
     json,
-    quiet: off("quiet", "q", "Names only"),
+    quiet: flag("quiet", "q", "Names only"),
     user,
     name,
     path: Argument.String("path").pipe(Argument.withDescription("Directory; default /"), Argument.withDefault("/"))
@@ -98,7 +97,7 @@ const list = Command.make(
 
 const stat = Command.make(
   "stat",
-  { json, followLink: off("follow-link", "L", "What PATH points to where it is a link"), user, name, path: paths },
+  { json, followLink: flag("follow-link", "L", "What PATH points to where it is a link"), user, name, path: paths },
   Effect.fn("Cli.filesStat")(function* (flags) {
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
@@ -127,7 +126,7 @@ const stat = Command.make(
 const mkdir = Command.make(
   "mkdir",
   {
-    parents: off("parents", "p", "Missing parents, too, and an existing directory is fine"),
+    parents: flag("parents", "p", "Missing parents, too, and an existing directory is fine"),
     mode: Flag.String("mode").pipe(
       Flag.withAlias("m"),
       Flag.withDescription("Permission bits, octal; default 755"),
@@ -157,8 +156,8 @@ const mkdir = Command.make(
 const remove = Command.make(
   "rm",
   {
-    recursive: off("recursive", "r", "Directories with everything in them"),
-    force: off("force", "f", "What is not there is fine"),
+    recursive: flag("recursive", "r", "Directories with everything in them"),
+    force: flag("force", "f", "What is not there is fine"),
     user,
     name,
     path: paths

@@ -4,11 +4,12 @@ import { Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { ImageStore } from "../../actors/ImageStore.ts"
 import { ArchiveInvalid, RootfsInvalid } from "../../domain/errors/image.ts"
+import { flag } from "../flags.ts"
 import { ExitWith, formatBytes, print, say } from "../output.ts"
 import { inputFile, toFile, toStdout } from "../pieces.ts"
 import { familiar, progressStyle, showProgress } from "../progress.ts"
 import { withBunker } from "../session.ts"
-import { flag, images, platformFlag, platformOf, quietFlag } from "./images.ts"
+import { images, platformFlag, platformOf, quietFlag } from "./images.ts"
 
 const jsonFlag = flag("json", undefined, "Print events as JSON lines")
 

@@ -5,15 +5,12 @@ import { ImageStore } from "../../actors/ImageStore.ts"
 import { Sweeper } from "../../actors/Sweeper.ts"
 import { type CollectReport, ImageHandle, ImageInspection } from "../../domain/image.ts"
 import { parsePlatform } from "../../domain/platform.ts"
+import { flag } from "../flags.ts"
 import { formatAge, formatBytes, print, printJson, say, table } from "../output.ts"
 import { familiar, progressStyle, showProgress } from "../progress.ts"
 import { askSecret, NoAnswer, readSecret } from "../prompt.ts"
 import { withBunker } from "../session.ts"
 
-export const flag = (name: string, alias: string | undefined, description: string) => {
-  const base = Flag.Boolean(name).pipe(Flag.withDescription(description), Flag.withDefault(false))
-  return alias === undefined ? base : base.pipe(Flag.withAlias(alias))
-}
 const jsonFlag = flag("json", undefined, "Print JSON")
 export const quietFlag = flag("quiet", "q", "No progress")
 export const platformFlag = Flag.String("platform").pipe(

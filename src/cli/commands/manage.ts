@@ -5,6 +5,7 @@ import { VmSupervisor } from "../../actors/VmSupervisor.ts"
 import type { MachineProblem } from "../../domain/machine.ts"
 import { formatPort } from "../../domain/ports.ts"
 import { isLive, SandboxInfo } from "../../domain/sandbox.ts"
+import { flag } from "../flags.ts"
 import { readEndTime } from "../ioFlags.ts"
 import { forEachName, formatAge, harmless, print, printJson, say, sayWarnings, table } from "../output.ts"
 import { familiar } from "../progress.ts"
@@ -12,10 +13,6 @@ import { describeStatus, parseFilters } from "../psView.ts"
 import { withBunker } from "../session.ts"
 
 const names = Argument.String("name").pipe(Argument.withDescription("Sandbox"), Argument.atLeast(1))
-const flag = (name: string, alias: string | undefined, description: string) => {
-  const base = Flag.Boolean(name).pipe(Flag.withDescription(description), Flag.withDefault(false))
-  return alias === undefined ? base : base.pipe(Flag.withAlias(alias))
-}
 const jsonFlag = flag("json", undefined, "Print JSON")
 
 /** Names that are acted on at the same time. */

@@ -2,10 +2,10 @@
 import { Effect, Option } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { ImageStore } from "../../actors/ImageStore.ts"
+import { flag } from "../flags.ts"
 import { say } from "../output.ts"
 import { ask, askSecret, readSecret } from "../prompt.ts"
 import { withBunker } from "../session.ts"
-import { flag } from "./images.ts"
 
 const registry = Argument.String("registry").pipe(
   Argument.withDescription("Host of the registry, like ghcr.io; default: docker.io"),
