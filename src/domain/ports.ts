@@ -1,4 +1,5 @@
 /** Reads and writes published ports as people type them: `[HOST_IP:]HOST_PORT:GUEST_PORT`. Pure. */
+import { isAddress, parseAddress } from "./network/address.ts"
 import { defaultHostIp, type PublishedPort } from "./sandbox.ts"
 
 const port = (text: string, least: number): number | undefined => {
@@ -6,39 +7,13 @@ const port = (text: string, least: number): number | undefined => {
   return number >= least && number <= 65_535 ? number : undefined
 }
 
-/** Of an address, its groups of 16 bits as numbers (RFC 4291, 2.2); one of IPv4 as it is mapped into IPv6. */
-const groupsOf = (text: string): ReadonlyArray<number> | undefined => {
-  const tail = text.slice(text.lastIndexOf(":") + 1)
-  const bytes = /^(?:(?:0|[1-9]\d{0,2})(?:\.(?!$)|$)){4}$/.test(tail) ? tail.split(".").map(Number) : []
-  if (bytes.some((byte) => byte > 255)) return undefined
-  const [a = 0, b = 0, c = 0, d = 0] = bytes
-  const last = [a * 256 + b, c * 256 + d]
-  if (text === tail) return bytes.length === 4 ? [0, 0, 0, 0, 0, 0xffff, ...last] : undefined
-  const hex =
-    bytes.length === 4 ? `${text.slice(0, -tail.length)}${last.map((group) => group.toString(16)).join(":")}` : text
-  const halves = hex.split("::").map((half) => (half === "" ? [] : half.split(":")))
-  const groups = halves.flat()
-  if (halves.length > 2 || !groups.every((group) => /^[0-9a-f]{1,4}$/i.test(group))) return undefined
-  if (halves.length === 2 ? groups.length > 7 : groups.length !== 8) return undefined
-  const [head = [], rest = []] = halves
-  const middle = Array.from({ length: 8 - groups.length }, () => 0)
-  return [
-    ...head.map((group) => Number.parseInt(group, 16)),
-    ...middle,
-    ...rest.map((group) => Number.parseInt(group, 16))
-  ]
-}
-
-/** True for an IPv4 or IPv6 address, without a zone. */
-export const isAddress = (text: string): boolean => groupsOf(text) !== undefined
-
 const anyIpv4 = "0,0,0,0,0,65535,0,0"
 const anyIpv6 = "0,0,0,0,0,0,0,0"
 const mapped = "0,0,0,0,0,65535,"
 
 /** True when only one of the two can be listened on with the same port: they are equal, or one stands for the other, too. */
 export const addressesOverlap = (one: string, other: string): boolean => {
-  const [a = "", b = ""] = [groupsOf(one)?.join(), groupsOf(other)?.join()]
+  const [a = "", b = ""] = [parseAddress(one)?.join(), parseAddress(other)?.join()]
   const covers = (wide: string, narrow: string) =>
     wide === anyIpv6 || (wide === anyIpv4 && (narrow.startsWith(mapped) || narrow === anyIpv6))
   return a !== "" && b !== "" && (a === b || covers(a, b) || covers(b, a))

@@ -4,7 +4,9 @@
  */
 import type { ExecRequest } from "./exec.ts"
 import { mountProblem } from "./mounts.ts"
-import { isAddress, portProblem } from "./ports.ts"
+import { isAddress } from "./network/address.ts"
+import { networkProblem } from "./network/config.ts"
+import { portProblem } from "./ports.ts"
 import { limits, type ResourceLimit, type SandboxConfig } from "./sandbox.ts"
 import { snakeCase } from "./wire.ts"
 
@@ -142,6 +144,11 @@ const keepingProblem = ({ restart }: SandboxConfig, ephemeral: boolean): Problem
     : undefined
 }
 
+const networkOf = ({ network }: SandboxConfig): Problem | undefined => {
+  const problem = network === undefined ? undefined : networkProblem(network)
+  return problem === undefined ? undefined : { ...problem, field: `network.${problem.field}` }
+}
+
 /** What would fail only once the sandbox boots or runs its first command, undefined for nothing. */
 export const sandboxProblem = (config: SandboxConfig, ephemeral: boolean): Problem | undefined =>
   sizeProblem(config) ??
@@ -153,6 +160,7 @@ export const sandboxProblem = (config: SandboxConfig, ephemeral: boolean): Probl
   limitsProblem(config.rlimits) ??
   placeProblem(config) ??
   addressProblem(config) ??
+  networkOf(config) ??
   keepingProblem(config, ephemeral) ??
   labelProblem(config) ??
   textProblem(config) ??

@@ -5,6 +5,7 @@
  */
 import { Effect, Schema } from "effect"
 import { SafeName } from "./name.ts"
+import { NetworkConfig } from "./network/config.ts"
 
 export const Status = Schema.Literals(["created", "starting", "running", "draining", "paused", "stopped", "crashed"])
 export type Status = typeof Status.Type
@@ -206,6 +207,8 @@ export const SandboxConfig = Schema.Struct({
   tty: Schema.optionalKey(Schema.Boolean),
   /** True when its main command's stdin stays open for `attach`. */
   openStdin: Schema.optionalKey(Schema.Boolean),
+  /** What its guest may reach, absent for no network at all. */
+  network: Schema.optionalKey(NetworkConfig),
   /** Agent session that it works for. */
   session: Schema.optionalKey(Schema.String.check(Schema.isMaxLength(256)))
 })

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test"
 import net from "node:net"
-import { addressesOverlap, formatPort, isAddress, parsePort, portProblem } from "../../src/domain/ports.ts"
+import { isAddress } from "../../src/domain/network/address.ts"
+import { addressesOverlap, formatPort, parsePort, portProblem } from "../../src/domain/ports.ts"
 import { mergeLimits, parseRlimit } from "../../src/domain/rlimits.ts"
 
 describe("published ports", () => {
