@@ -13,6 +13,7 @@ const arrows: Record<string, ReadonlyArray<string>> = {
   oci: ["domain", "store"],
   vm: ["domain", "ffi", "store", "oci"],
   models: ["domain", "store", "oci"],
+  net: ["domain", "ffi"],
   actors: ["domain", "store", "oci", "vm", "models"],
   plugin: ["domain", "store", "oci", "vm", "models", "actors"],
   http: ["domain", "store", "actors", "plugin"],
