@@ -14,6 +14,8 @@ import type { Program } from "../plugin/bunker.ts"
 import { isShell, separateGuestCommand } from "./arguments.ts"
 import * as Run from "./commands/run.ts"
 import { valuedFlags } from "./commands/sandboxFlags.ts"
+import { adviceFor, similarFlags } from "./habits.ts"
+import { asksForHelp, obstructed, spelledOut, unknownWords } from "./help.ts"
 import { ExitWith, explain, harmless, lastWords, outputFailure, print, say } from "./output.ts"
 import { pluginCommands } from "./pluginCommands.ts"
 import { Session } from "./session.ts"
@@ -47,12 +49,11 @@ const prepareArguments = (given: ReadonlyArray<string>): Prepared => {
   if (first === "--debug") return { ...prepareArguments(rest), debug: true }
   if (first === undefined) return { argv: ["--help"], debug: false }
   if (first === "help") return { argv: [...rest, "--help"], debug: false }
-  if (first === "version" && rest.length === 0) return { argv: ["--version"], debug: false }
   if (first === "completion" && isShell(rest[0]) && rest.length === 1) {
     return { argv: ["--completions", rest[0]!], debug: false }
   }
   const valued = guestCommands[first]
-  const argv = valued === undefined ? given : [first, ...separateGuestCommand(rest, valued)]
+  const argv = valued === undefined ? spelledOut(given) : spelledOut([first, ...separateGuestCommand(rest, valued)])
   const end = argv.includes("--") ? argv.indexOf("--") : argv.length
   const at = argv.indexOf("--debug")
   return at < 0 || at > end ? { argv, debug: false } : { argv: argv.toSpliced(at, 1), debug: true }
@@ -84,15 +85,15 @@ const surroundings = Layer.mergeAll(
 const sayWhatIsWrong = (error: CliError.CliError): string => {
   const words =
     error._tag === "UnknownSubcommand"
-      ? `there is no command "${[...(error.parent ?? []).slice(1), error.subcommand].join(" ")}"${didYouMean(error.suggestions)}`
+      ? thereIsNo([...(error.parent ?? []).slice(1), error.subcommand], error.suggestions)
       : error._tag === "UnrecognizedOption"
-        ? `there is no flag ${error.option}${didYouMean(error.suggestions)}`
+        ? `there is no flag ${error.option}${similarFlags(error.option, error.suggestions)}`
         : `${error.message.slice(0, 1).toLowerCase()}${error.message.slice(1)}`
   return harmless(words.replace(/\s+/g, " "))
 }
 
-const didYouMean = (suggestions: ReadonlyArray<string>): string =>
-  suggestions.length === 0 ? "" : ` (did you mean ${suggestions.join(" or ")}?)`
+const thereIsNo = (words: ReadonlyArray<string>, similar: ReadonlyArray<string>): string =>
+  `there is no command "${words.join(" ")}"${adviceFor(words, similar)}`
 
 /** Help to stdout when it was asked for; a wrong command line is one line on stderr that names the help. */
 const presenter: CliOutput.Presenter = {
@@ -132,9 +133,32 @@ const exitCodeOf = (cause: Cause.Cause<unknown>): { readonly code: number; reado
   return { code: 125, silent: false }
 }
 
+const versionWords: ReadonlySet<string> = new Set(["--version", "-V", "-v", "version"])
+
+/** Fails, having said so, when a command line that asks for help names a command or flag that there is none of. */
+const checkWordsOf = <E, R>(
+  argv: ReadonlyArray<string>,
+  obey: (argv: ReadonlyArray<string>) => Effect.Effect<void, E, R>
+) => {
+  let wrong = false
+  const judge: CliOutput.Presenter = {
+    present: (event) => {
+      const errors = event._tag === "InvalidInvocation" ? unknownWords(event.errors) : []
+      if (event._tag !== "InvalidInvocation" || errors.length === 0) return Effect.void
+      wrong = true
+      return presenter.present({ ...event, errors })
+    }
+  }
+  return obey(obstructed(argv)).pipe(
+    Effect.ignore,
+    Effect.andThen(Effect.suspend(() => (wrong ? Effect.fail(new ExitWith({ code: 125 })) : Effect.void))),
+    Effect.provide(Layer.mergeAll(CliOutput.layerPresenter(judge), CliConfig.layer({ builtIns: [] })))
+  )
+}
+
 export const runApp = async (program: Program, given: ReadonlyArray<string>): Promise<void> => {
   const { argv, debug } = prepareArguments(given)
-  if (argv.length === 1 && (argv[0] === "--version" || argv[0] === "-v")) {
+  if (argv.length === 1 && versionWords.has(argv[0]!)) {
     console.log(version)
     process.exit(0)
   }
@@ -148,11 +172,13 @@ export const runApp = async (program: Program, given: ReadonlyArray<string>): Pr
     const added = yield* pluginCommands(name, ours)
     const bunker = Command.make("bunker").pipe(
       Command.withDescription(
-        "MicroVM sandboxes: an OCI image in, a hardware-isolated process out. 'bunker COMMAND --help' explains each command; 'bunker --debug COMMAND' shows the causes of an error."
+        "MicroVM sandboxes: an OCI image in, a hardware-isolated process out. 'bunker COMMAND --help' explains each command; 'bunker --debug COMMAND' shows the causes of an error; 'bunker version' prints the version."
       ),
       Command.withSubcommands([...commands, ...added])
     )
-    yield* Command.runWith(bunker, { version })(argv)
+    const obey = Command.runWith(bunker, { version })
+    if (asksForHelp(argv)) yield* checkWordsOf(argv, obey)
+    yield* obey(argv)
   }).pipe(
     Effect.provide(
       Layer.mergeAll(
@@ -161,7 +187,7 @@ export const runApp = async (program: Program, given: ReadonlyArray<string>): Pr
         logging(debug),
         CliOutput.layerPresenter(presenter),
         CliConfig.layer({
-          builtIns: [GlobalFlag.Help, GlobalFlag.Version, ...(asksForCompletion ? [GlobalFlag.Completions] : [])]
+          builtIns: [GlobalFlag.Help, ...(asksForCompletion ? [GlobalFlag.Completions] : [])]
         })
       )
     )

@@ -113,14 +113,15 @@ export const readEnvironment = Effect.fnUntraced(function* (
 export const readLabels = Effect.fnUntraced(function* (
   entries: ReadonlyArray<string>
 ): Effect.fn.Return<Record<string, string>, InvalidSpec> {
-  const labels: Record<string, string> = {}
+  // Not assigned to an object: a key named __proto__ would be lost.
+  const labels = new Map<string, string>()
   for (const entry of entries) {
     const name = nameOf(entry)
     if (name === "")
       return yield* new InvalidSpec({ field: "--label", reason: `"${entry.slice(0, 64)}" has no name before "="` })
-    labels[name] = entry.slice(name.length + 1)
+    labels.set(name, entry.slice(name.length + 1))
   }
-  return labels
+  return Object.fromEntries(labels)
 })
 
 /** Shells that there are completions for. */

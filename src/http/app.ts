@@ -69,12 +69,12 @@ const merge = (
   below: Readonly<Record<string, unknown>>,
   above: Readonly<Record<string, unknown>>
 ): Readonly<Record<string, unknown>> => {
-  const merged: Record<string, unknown> = { ...below }
-  for (const [key, value] of Object.entries(above)) {
+  // Entries, as assigning a key named __proto__ would set the prototype and lose it.
+  const merged = Object.entries(above).map(([key, value]) => {
     const under = Object.hasOwn(below, key) ? below[key] : undefined
-    merged[key] = isObject(under) && isObject(value) ? merge(under, value) : value
-  }
-  return merged
+    return [key, isObject(under) && isObject(value) ? merge(under, value) : value] as const
+  })
+  return Object.fromEntries([...Object.entries(below), ...merged])
 }
 
 /** The JSON object in a body, `{}` when it is empty; undefined when it is anything else. */

@@ -82,10 +82,58 @@ suite("bunker", () => {
     await refused(["image", "rn"], {}, "image rn")
     await refused(["run", "--cpus", "0", "x"], {}, "--cpus", "64")
     await refused(["run", "--memory", "1m", "x"], {}, "--memory", "64")
+    await refused(["create", "--label", "__proto__=x", "x"], {}, "--label", "__proto__")
     await refused(["run", "-d", "--timeout", "1s", "x"], {}, "--timeout")
     await refused(["run", "x"], { BUNKER_ENGINE: "vmware" }, "BUNKER_ENGINE", "krun")
     await refused(["logs", "--since", "yesterday", "x"], {}, "--since", "1h30m")
     await refused(["exec", "nobody", "true"], {}, "nobody", "bunker ps")
+  }, 30_000)
+
+  test("help and version are no way around a word that there is none of", async () => {
+    for (const args of [
+      ["nosuch", "--help"],
+      ["help", "nosuch"],
+      ["image", "nosuch", "--help"],
+      ["help", "image", "nosuch"],
+      ["rm", "--nope", "--help"],
+      ["ps", "-hx"],
+      ["ps", "-v"],
+      ["-v", "nosuch"],
+      ["session", "nosuch", "--version"],
+      ["exec", "-v", "box", "ls"],
+      ["version", "nosuch"]
+    ]) {
+      await refused(args, {}, "there is no")
+    }
+    const help = await home.must(["rm", "--help"])
+    for (const args of [
+      ["help", "rm"],
+      ["rm", "-h"],
+      ["rm", "x", "--help"]
+    ])
+      expect(await home.must(args)).toBe(help)
+  }, 30_000)
+
+  test("a short flag means in each command what it means there, and nothing else", async () => {
+    expect(await home.bunker(["rm", "-v", "x"])).toEqual({
+      code: 125,
+      stdout: "",
+      stderr: `bunker: no sandbox "x"; see 'bunker ps -a'\n`
+    })
+    await refused(["create", "-h", "a host", "x"], {}, "--hostname")
+    await refused(["run", "-h", "name"], {}, "image")
+    expect(await home.must(["run", "-h"])).toBe(await home.must(["run", "--help"]))
+  })
+
+  test("what other tools call by another name, or have and we have not, is said with what to type", async () => {
+    await refused(["rmi", "x"], {}, "bunker image rm")
+    await refused(["image", "rmi", "x"], {}, "bunker image rm")
+    await refused(["build", "."], {}, "later", "bunker load")
+    await refused(["compose", "up"], {}, "later", "bunker run -d")
+    await refused(["container", "ls"], {}, "bunker ps")
+    await refused(["network", "ls"], {}, "-p")
+    expect((await home.bunker(["nosuch"])).stderr).toBe(`bunker: there is no command "nosuch"; see 'bunker --help'\n`)
+    expect((await home.bunker(["ps", "-x"])).stderr).toBe(`bunker: there is no flag -x; see 'bunker ps --help'\n`)
   }, 30_000)
 
   test("--debug is ours anywhere before the guest's command, and adds the cause", async () => {

@@ -144,6 +144,13 @@ describe("HTTP", () => {
         status: 400,
         body: { details: { issues: [{ path: "x" }] } }
       })
+      const polluting = '{"__proto__":{"loud":true},"sizes":{"__proto__":{"memory_mb":9},"constructor":1}}'
+      const refused = await ask("POST", "/w/keep/a", polluting)
+      expect(refused.body.details.issues.map((issue: { path: string }) => issue.path).toSorted()).toEqual([
+        "__proto__",
+        "sizes.__proto__",
+        "sizes.constructor"
+      ])
       for (const text of ["x", "[]", "1", "null", '"a"']) {
         expect(await ask("POST", "/w/keep/a", text)).toMatchObject({ status: 400, body: { code: "BadRequest" } })
       }

@@ -117,7 +117,11 @@ export const kill = Command.make(
 
 export const remove = Command.make(
   "rm",
-  { force: flag("force", "f", "Kill it first when it runs"), name: names },
+  {
+    force: flag("force", "f", "Kill it first when it runs"),
+    volumes: flag("volumes", "v", "Taken for habit's sake: what a sandbox wrote goes with it, other directories stay"),
+    name: names
+  },
   Effect.fn("Cli.rm")(function* ({ name, force }) {
     return yield* withBunker(VmSupervisor.use((vms) => toEach(name, (each) => vms.Remove({ name: each, force }))))
   })

@@ -62,7 +62,7 @@ export const sandboxFlags = {
     Flag.withDefault("4g")
   ),
   entrypoint: optionalText("entrypoint", "Program in place of the image's entrypoint"),
-  hostname: optionalText("hostname", "Host name in the guest; default: the sandbox's name"),
+  hostname: optionalText("hostname", "Host name in the guest; default: the sandbox's name").pipe(Flag.withAlias("h")),
   session: optionalText("session", "Agent session that the sandbox works for; shown by inspect"),
   volume: repeated("volume", "HOST:GUEST[:ro], a directory or file of this machine").pipe(Flag.withAlias("v")),
   tmpfs: repeated("tmpfs", "/path[:size=64m], a directory in the guest's memory"),
@@ -90,7 +90,7 @@ export const commandArgument = Argument.String("command").pipe(
 /** Words after which a value follows, for the search of the image in `run` and `create`. */
 export const valuedFlags: ReadonlySet<string> = new Set([
   ...valuedPolicyFlags,
-  ..."--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname --session --label -l --volume -v --tmpfs --model --publish -p --rlimit --timeout --engine --log-level".split(
+  ..."--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname -h --session --label -l --volume -v --tmpfs --model --publish -p --rlimit --timeout --engine --log-level".split(
     " "
   )
 ])
