@@ -4,6 +4,7 @@ import { Sweeper } from "../actors/Sweeper.ts"
 import { VmSupervisor } from "../actors/VmSupervisor.ts"
 import type { Settings } from "../domain/settings.ts"
 import { type Bunker, bunkerLayer, type PluginChoice, type Program } from "../plugin/bunker.ts"
+import { EndsAtOnce } from "../store/session/files.ts"
 
 export class Session extends Context.Service<
   Session,
@@ -30,5 +31,8 @@ export const withBunker = <A, E>(
     const { settings, program } = yield* Session
     const sweep = options.sweep === "later" ? Effect.delay(startupSweep, sweepAfter) : startupSweep
     const body = options.sweep !== false ? Effect.andThen(Effect.forkChild(Effect.ignore(sweep)), effect) : effect
-    return yield* body.pipe(Effect.provide(bunkerLayer(settings, program, options.plugins)))
+    return yield* body.pipe(
+      Effect.provide(bunkerLayer(settings, program, options.plugins)),
+      Effect.provideService(EndsAtOnce, true)
+    )
   })

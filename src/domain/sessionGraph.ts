@@ -66,7 +66,10 @@ export const checkPath = <Row extends PathRow>(
   for (const row of rows) {
     if (wanted !== null && seen.has(wanted))
       return Result.fail({ nodeId: wanted, reason: "its parents lead back to it" })
-    if (row.node_id !== wanted) break
+    if (row.node_id !== wanted) {
+      if (seen.has(row.node_id)) return Result.fail({ nodeId: row.node_id, reason: "there are two nodes of this id" })
+      break
+    }
     if (row.tombstoned !== 0) {
       return Result.fail({ nodeId: row.node_id, reason: "it is tombstoned and has descendants on the path" })
     }
@@ -139,9 +142,13 @@ export interface TreeLine {
   readonly active: boolean
 }
 
-/** Draws nodes as a tree: a chain goes straight down, siblings fork. A node whose parent is not there is drawn as a root. */
+/**
+ * Draws nodes as a tree: a chain goes straight down, siblings fork. A node whose parent is not there is drawn as a root, and an id
+ * once at most, so that the drawing of any list of nodes ends.
+ */
 export const drawTree = (nodes: ReadonlyArray<SessionNode>, leaf: string | null): ReadonlyArray<TreeLine> => {
   const byId = new Map(nodes.map((node) => [node.nodeId, node]))
+  const drawn = new Set<string>()
   const children = new Map<string | null, Array<SessionNode>>()
   for (const node of nodes) {
     const { parentNodeId } = node
@@ -172,6 +179,8 @@ export const drawTree = (nodes: ReadonlyArray<SessionNode>, leaf: string | null)
   }
   push(children.get(null) ?? [], "")
   for (let top = stack.pop(); top !== undefined; top = stack.pop()) {
+    if (drawn.has(top.node.nodeId)) continue
+    drawn.add(top.node.nodeId)
     lines.push({ node: top.node, branch: top.branch, active: active.has(top.node.nodeId) })
     push(children.get(top.node.nodeId) ?? [], top.below)
   }

@@ -29,6 +29,7 @@ const load = () =>
     socketpair: { args: [i32, i32, i32, pointer], returns: i32 },
     kill: { args: [i32, i32], returns: i32 },
     poll: { args: [pointer, u64, i32], returns: i32 },
+    sigaction: { args: [i32, pointer, pointer], returns: i32 },
     syscall: { args: [i64, i64, i64, i64, i64], returns: i64 },
     execve: { args: [pointer, pointer, pointer], returns: i32 }
   }).symbols
@@ -206,4 +207,9 @@ export const execve = (file: string, argv: ReadonlyArray<string>, env: ReadonlyA
   const [argvTable, envTable] = [table(argv), table(env)]
   check("execve", file, libc().execve(text(file), ptr(argvTable), ptr(envTable)))
   throw new CallFailed("execve", file, `no error (${owned.length} strings)`)
+}
+
+/** Sets what a signal does, and tells what it did before; NULL leaves either out. Both structures are borrowed for the call. */
+export const sigaction = (signal: number, action: Pointer | null, former: Pointer | null): void => {
+  check("sigaction", String(signal), libc().sigaction(signal, action, former))
 }

@@ -1,6 +1,7 @@
 /** `bunker session`: every command, its output and what it says when it is used wrongly. */
+import { Database } from "bun:sqlite"
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test"
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { Home, program } from "../support/bunker.ts"
 import { hash } from "../support/sessions.ts"
@@ -24,6 +25,32 @@ suite("bunker session", () => {
   const home = new Home()
   afterAll(() => home.dispose())
   const session = (...args: ReadonlyArray<string>) => home.must(["session", ...args])
+
+  test("a signal ends a command that is busy in a session's file", async () => {
+    await session("create", "busy")
+    const [name = ""] = readdirSync(path.join(home.directory, "sessions")).filter((each) => /^busy.*\.db$/.test(each))
+    const writer = new Database(path.join(home.directory, "sessions", name))
+    // SQLite waits for this transaction, seconds in which the program's event loop stands still.
+    writer.run("BEGIN IMMEDIATE")
+    const child = home.start(["session", "gc", "busy"])
+    const opened = () =>
+      readdirSync(`/proc/${child.pid}/fd`).some((fd) => {
+        try {
+          return readlinkSync(`/proc/${child.pid}/fd/${fd}`).endsWith(`${name}-wal`)
+        } catch {
+          return false
+        }
+      })
+    while (!opened()) await Bun.sleep(10)
+    await Bun.sleep(300)
+    child.kill("SIGTERM")
+    await child.exited
+    writer.run("ROLLBACK")
+    writer.close()
+    expect([child.signalCode, await new Response(child.stderr).text()]).toEqual(["SIGTERM", ""])
+    expect(await session("gc", "busy")).toContain("busy: 0 deleted")
+    await session("rm", "busy")
+  })
 
   test("a session from its making to its removal", async () => {
     expect(await session("ls")).toMatch(/^SESSION +REVISION +MESSAGES +CHANGED +DIRECTORY +ABOUT\n$/)

@@ -22,6 +22,11 @@ describe("a tree is drawn", () => {
     expect(drawn(null)).toEqual([])
     expect(drawn("none", "r", "x:lost")).toEqual(["  ├─ r", "  └─ x"])
   })
+  test("with an end, whatever the nodes are", () => {
+    expect(drawn("b", "a", "b:a", "c:b", "a:c")).toEqual(["* a", "* b", "* c"])
+    expect(drawn("b", "q", "a:q", "b:a", "a:b", "a:q").map((line) => line.at(-1))).toEqual(["q", "a", "b"])
+    expect(drawn(null, "a:b", "b:a")).toEqual([])
+  })
   test("twenty thousand deep", () => {
     const texts = Array.from({ length: 20_000 }, (_, index) => (index === 0 ? "n0" : `n${index}:n${index - 1}`))
     const lines = drawTree(nodes(...texts), "n19999")

@@ -1,7 +1,8 @@
 /** The cases that the specification names, through the actor over real files. */
+import type { Database as Sqlite } from "bun:sqlite"
 import { describe, expect } from "bun:test"
 import { existsSync } from "node:fs"
-import { Effect } from "effect"
+import { Effect, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionStore } from "../../src/actors/SessionStore.ts"
 import { Paths } from "../../src/store/Paths.ts"
@@ -126,12 +127,65 @@ describe("a graph", () => {
         yield* broken("e")
         yield* inFile("s", (sqlite) => sqlite.run("UPDATE graph_node SET parent_node_id = 'd' WHERE node_id = 'd'"))
         yield* broken("d")
-        yield* inFile("s", (sqlite) => sqlite.run("UPDATE graph_node SET node_json = '{' WHERE node_id = 'b'"))
+        yield* inFile("s", (sqlite) => {
+          sqlite.run("UPDATE graph_node SET parent_node_id = 'b' WHERE node_id = 'd'")
+          sqlite.run("UPDATE graph_node SET node_json = '{' WHERE node_id = 'b'")
+        })
         expect(yield* Effect.flip(store.Graph(s))).toMatchObject({ _tag: "StoredDataCorrupt", name: "b" })
         expect(yield* Effect.flip(store.Tombstone({ ...s, nodeIds: ["a", "none"] }))).toMatchObject({
           _tag: "NodeNotFound"
         })
         expect(ids(yield* store.Graph({ ...s, leaf: "a" }))).toEqual(["a"])
+      })
+    )
+  )
+})
+
+describe("a damaged graph", () => {
+  const everyReader = (damage: (sqlite: Sqlite) => void, name: string) =>
+    withSession(
+      Effect.gen(function* () {
+        const store = yield* SessionStore
+        yield* store.Commit({ ...turn("t", 0), nodes: nodes("q", "a:q", "b:a") })
+        yield* inFile("s", damage)
+        const corrupt = { _tag: "StoredDataCorrupt", name }
+        expect(yield* Effect.flip(store.Graph(s))).toMatchObject(corrupt)
+        expect(yield* Effect.flip(store.Graph({ ...s, active: true }))).toMatchObject({ _tag: "StoredDataCorrupt" })
+        expect(yield* Effect.flip(Stream.runDrain(store.Export(s)))).toMatchObject(corrupt)
+        expect(yield* Effect.flip(store.Fork({ ...s, newSessionId: "f" }))).toMatchObject(corrupt)
+        expect(yield* Effect.flip(store.Gc(s))).toMatchObject(corrupt)
+        expect(yield* store.List({})).toMatchObject([{ problem: expect.stringContaining(`at node ${name}: `) }])
+        expect(yield* store.Remove(s)).toEqual({ removed: true })
+      })
+    )
+
+  it.effect("whose parents go round in a circle is told by everything that reads it", () =>
+    everyReader((sqlite) => sqlite.run("UPDATE graph_node SET parent_node_id = 'b' WHERE node_id = 'q'"), "q")
+  )
+
+  it.effect("whose circle stands among absurd row numbers, too", () =>
+    everyReader((sqlite) => {
+      sqlite.run("UPDATE graph_node SET parent_node_id = 'b' WHERE node_id = 'q'")
+      sqlite.run("UPDATE graph_node SET seq = 9223372036854775000 WHERE node_id = 'a'")
+    }, "q")
+  )
+
+  it.effect("with an id twice, the second below its own descendant, too", () =>
+    everyReader((sqlite) => {
+      // Without the index on ids, which alone keeps them apart.
+      sqlite.run("CREATE TABLE n AS SELECT * FROM graph_node")
+      sqlite.run("DROP TABLE graph_node")
+      sqlite.run("ALTER TABLE n RENAME TO graph_node")
+      sqlite.run("INSERT INTO graph_node SELECT 9, 'a', 'b', node_json, 0, 0 FROM graph_node WHERE node_id = 'a'")
+    }, "a")
+  )
+
+  it.effect("is not what a child that came before its parent makes", () =>
+    withSession(
+      Effect.gen(function* () {
+        const store = yield* SessionStore
+        yield* store.Append({ ...s, nodes: nodes("child:parent", "parent") })
+        expect(ids(yield* store.Graph(s))).toEqual(["child", "parent"])
       })
     )
   )

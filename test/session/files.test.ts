@@ -15,6 +15,7 @@ import { collectStatements } from "../../src/store/session/collect.ts"
 import { commitStatements } from "../../src/store/session/commit.ts"
 import { fileStatements } from "../../src/store/session/files.ts"
 import { graphStatements } from "../../src/store/session/graph.ts"
+import { graphCheckStatements } from "../../src/store/session/graphCheck.ts"
 import { headStatements } from "../../src/store/session/head.ts"
 import { listingStatements } from "../../src/store/session/listing.ts"
 import { portableStatements } from "../../src/store/session/portable.ts"
@@ -378,6 +379,7 @@ describe("open files", () => {
 describe("the schema", () => {
   /** Statements that are meant to read all of a table. */
   const whole: ReadonlySet<string> = new Set([
+    ...Object.values(graphCheckStatements),
     graphStatements.load,
     graphStatements.size,
     ...Object.values(collectStatements),
@@ -394,6 +396,7 @@ describe("the schema", () => {
   const groups = {
     headStatements,
     graphStatements,
+    graphCheckStatements,
     blobStatements,
     commitStatements,
     collectStatements,

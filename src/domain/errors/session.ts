@@ -90,21 +90,22 @@ export class CommitRejected extends Schema.TaggedError<CommitRejected>()("Commit
 /** What the session's file holds is not what was written. */
 export class StoredDataCorrupt extends Schema.TaggedError<StoredDataCorrupt>()("StoredDataCorrupt", {
   ...session,
-  what: Schema.Literals(["node", "blob", "checkpoint", "head", "artifact", "file"]),
-  /** Node id, blob hash, artifact reference or file. */
+  what: Schema.Literals(["node", "graph", "blob", "checkpoint", "head", "artifact", "file"]),
+  /** Node id (also of a graph), blob hash, artifact reference or file. */
   name: Schema.String,
   reason: Schema.String
 }) {
   override get message(): string {
     const ways = {
       node: "choose another leaf",
+      graph: "restore the session from an export",
       blob: "put the same bytes again to repair it",
       checkpoint: "put the same bytes again to repair it, or commit another checkpoint",
       head: "restore the session from an export",
       artifact: "commit the artifact again",
       file: "restore the session from an export"
     }
-    return `session "${this.sessionId}" is damaged: ${this.what} ${this.name}: ${this.reason}; nothing was changed; ${ways[this.what]}`
+    return `session "${this.sessionId}" is damaged: ${this.what}${this.what === "graph" ? " at node" : ""} ${this.name}: ${this.reason}; nothing was changed; ${ways[this.what]}`
   }
 }
 

@@ -2,13 +2,14 @@
  * Collects blobs that nothing reaches: mark into a temporary table, sweep by key, one write transaction. Removes nothing else.
  *
  * Invariants: a blob that is reached is never deleted; what a checkpoint refers to is known only from its verified bytes, so one
- * that can not be read stops the collection before anything is deleted; memory does not grow with the number of blobs.
+ * that can not be read, and a graph that is damaged, stop the collection before anything is deleted; memory does not grow with the number of blobs.
  */
 import { Result } from "effect"
 import { type SessionNotFound, StoredDataCorrupt } from "../../domain/errors/session.ts"
 import { type BlobHash, type CollectionReport, checkpointKind, readCheckpoint } from "../../domain/session.ts"
 import { type Connection, immediate } from "../Database.ts"
 import { blobIs, blobKey, findBlob, openBlob } from "./blobs.ts"
+import { checkWhole } from "./graphCheck.ts"
 import { readHead, type SessionFile } from "./head.ts"
 
 export const collectStatements = {
@@ -46,6 +47,7 @@ export const collect = (
     Result.gen(function* () {
       connection.run(collectStatements.clear)
       const head = yield* readHead(file)
+      yield* checkWhole(file)
       const { roots } = connection.get<{ readonly roots: number }>(collectStatements.countRoots)!
       yield* markArtifacts(file)
       if (head.checkpointRef !== null) yield* markCheckpoint(file, head.checkpointRef)

@@ -6,10 +6,11 @@
  */
 import fs from "node:fs"
 import path from "node:path"
-import { Effect, Result } from "effect"
+import { Context, Effect, Result } from "effect"
 import { SessionExists, SessionNotFound, StoredDataCorrupt } from "../../domain/errors/session.ts"
 import type { SchemaMismatch } from "../../domain/errors/store.ts"
 import type { SessionId, SessionOrigin } from "../../domain/session.ts"
+import { endedBySignals } from "../../ffi/signals.ts"
 import { type Connection, connect, type DatabaseError, databaseError, immediate } from "../Database.ts"
 import { attemptFile, type FileError, fileError, ingest } from "../files.ts"
 import { fileLock } from "../lock.ts"
@@ -54,6 +55,12 @@ const sessionError = (
   return databaseError(operation, file, cause)
 }
 
+/**
+ * True in a program that one command is the whole purpose of: a signal ends it also in the middle of a statement or a loop over a
+ * session. Every write is a transaction and every file is published by a rename, so nothing is to be undone. Default false.
+ */
+export const EndsAtOnce = Context.Reference<boolean>("bunker/session/EndsAtOnce", { defaultValue: () => false })
+
 /** Runs a synchronous function over open files; what SQLite and the file system throw becomes an error, bugs stay defects. */
 export const runSession = <A, E>(
   operation: string,
@@ -61,9 +68,9 @@ export const runSession = <A, E>(
   file: string,
   run: () => Result.Result<A, E>
 ): Effect.Effect<A, E | SessionFileError> =>
-  Effect.suspend((): Effect.Effect<A, E | SessionFileError> => {
+  Effect.flatMap(EndsAtOnce, (atOnce): Effect.Effect<A, E | SessionFileError> => {
     try {
-      return Effect.fromResult(run())
+      return Effect.fromResult(atOnce ? endedBySignals(run) : run())
     } catch (cause) {
       const { name, syscall } = cause as { readonly name?: unknown; readonly syscall?: unknown }
       if (name === "SQLiteError") return Effect.fail(sessionError(sessionId, operation, file, cause))

@@ -7,6 +7,7 @@ import { userMessage } from "../../domain/sessionGraph.ts"
 import { type BlobRow, blobKey, blobStatements, findBlob, openBlob } from "./blobs.ts"
 import { writeBeginning } from "./files.ts"
 import { graphStatements, readPath } from "./graph.ts"
+import { checkWhole } from "./graphCheck.ts"
 import { readHead, type SessionFile, snapshot } from "./head.ts"
 import { summaryStatements } from "./summary.ts"
 
@@ -17,6 +18,7 @@ export const forkInto = (source: SessionFile, target: SessionFile, nowMs: number
   snapshot(source.connection, () =>
     Result.gen(function* () {
       const { leafNodeId, checkpointRef } = yield* readHead(source)
+      yield* checkWhole(source)
       const nodes = leafNodeId === null ? [] : yield* readPath(source, leafNodeId)
       const retained = checkpointRef === null ? [] : yield* retainedBlobs(source, checkpointRef)
       const meta = source.connection.get<{ readonly cwd: string | null; readonly title: string | null }>(

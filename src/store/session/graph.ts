@@ -15,13 +15,14 @@ import {
 import { graphBytesMax, nodeBytesMax, type SessionGraph, type SessionNode } from "../../domain/session.ts"
 import { checkBatch, checkPath, isTooDeep, type PathRow, userMessage } from "../../domain/sessionGraph.ts"
 import { immediate } from "../Database.ts"
+import { checkWhole } from "./graphCheck.ts"
 import { type Head, headStatements, moveHead, readHead, type SessionFile, snapshot } from "./head.ts"
 
+// UNION, not UNION ALL: each row once, so a circle in a damaged file ends the recursion.
 const path = `WITH RECURSIVE path (seq, parent_node_id, tombstoned) AS (
     SELECT seq, parent_node_id, tombstoned FROM graph_node WHERE node_id = ?1
-    UNION ALL
+    UNION
     SELECT g.seq, g.parent_node_id, g.tombstoned FROM path JOIN graph_node g ON g.node_id = path.parent_node_id WHERE path.tombstoned = 0
-    LIMIT 1 + (SELECT coalesce(max(seq), 0) FROM graph_node) - (SELECT coalesce(min(seq), 0) FROM graph_node) + 1
   )`
 
 /** Every statement about nodes; a test asks EXPLAIN QUERY PLAN about each. */
@@ -42,7 +43,7 @@ export const graphStatements = {
   load: "SELECT node_id, parent_node_id, node_json FROM graph_node WHERE tombstoned = 0 ORDER BY seq",
   size: "SELECT coalesce(sum(length(node_json)), 0) AS bytes FROM graph_node WHERE tombstoned = 0",
   pathSize: `${path} SELECT coalesce(sum(length(g.node_json)), 0) AS bytes FROM path CROSS JOIN graph_node g ON g.seq = path.seq`,
-  /** Leaf first; ends at a root, at a tombstone, where a parent is missing, or, in a circle, after as many rows as there can be. */
+  /** Leaf first; ends at a root, at a tombstone, where a parent is missing, or where a circle closes. */
   path: `${path} SELECT g.node_id, g.parent_node_id, g.node_json, g.tombstoned FROM path CROSS JOIN graph_node g ON g.seq = path.seq`,
   tombstone: "UPDATE graph_node SET tombstoned = 1 WHERE node_id = ?",
   markOrphans:
@@ -93,6 +94,7 @@ export const loadGraph = (file: SessionFile): Result.Result<SessionGraph, ReadEr
   snapshot(file.connection, () =>
     Result.gen(function* () {
       const head = yield* readHead(file)
+      yield* checkWhole(file)
       yield* sizeOf(file, undefined)
       const nodes = yield* decodeNodes(file, file.connection.all<NodeRow>(graphStatements.load))
       return { head: shown(head), nodes }

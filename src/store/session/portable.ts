@@ -21,6 +21,7 @@ import {
 import { type BlobRow, blobExists, damagedBlob, openBlob } from "./blobs.ts"
 import { StoredHead, toStored } from "./commit.ts"
 import { retainedBlobs } from "./fork.ts"
+import { checkWhole } from "./graphCheck.ts"
 import { readHead, type SessionFile, snapshot } from "./head.ts"
 import { summaryStatements } from "./summary.ts"
 
@@ -109,6 +110,7 @@ export const exportSession = (
   return snapshot(connection, () =>
     Result.gen(function* () {
       const head = yield* readHead(file)
+      yield* checkWhole(file)
       const meta = connection.get<MetaRow>(summaryStatements.meta)!
       if (head.checkpointRef !== null) yield* retainedBlobs(file, head.checkpointRef)
       write({

@@ -3,6 +3,7 @@ import { Result } from "effect"
 import type { SessionNotFound, StoredDataCorrupt } from "../../domain/errors/session.ts"
 import type { SessionInfo, SessionSummary } from "../../domain/session.ts"
 import { userMessage } from "../../domain/sessionGraph.ts"
+import { checkWhole } from "./graphCheck.ts"
 import { readHead, type SessionFile, snapshot } from "./head.ts"
 
 export const summaryStatements = {
@@ -15,6 +16,8 @@ export const summaryStatements = {
   artifacts: "SELECT count(*) AS artifacts FROM artifact_ref"
 } as const
 
+/** Most nodes of a graph that a list checks, some 40 ms of work; a larger one is checked where it is read. */
+const checkedMax = 10_000
 /** Characters of the first message that are shown. */
 const excerptMax = 200
 
@@ -39,7 +42,10 @@ const excerpt = (json: string | undefined): string | null => {
 
 /** G10: what a list says of one session. */
 export const summarize = (file: SessionFile): Result.Result<SessionSummary, SessionNotFound | StoredDataCorrupt> =>
-  snapshot(file.connection, () => readSummary(file))
+  snapshot(file.connection, () => {
+    const { nodes } = file.connection.get<{ readonly nodes: number }>(summaryStatements.nodes)!
+    return nodes > checkedMax ? readSummary(file) : Result.flatMap(checkWhole(file), () => readSummary(file))
+  })
 
 const readSummary = (file: SessionFile): Result.Result<SessionSummary, SessionNotFound | StoredDataCorrupt> =>
   Result.map(readHead(file), (head) => {
