@@ -19,7 +19,7 @@ import { FileOutput } from "./erofs/output.ts"
 import { ErofsReader } from "./erofs/reader.ts"
 import { mergedUuid } from "./erofs/seal.ts"
 import { toFailure, writingFile } from "./layer.ts"
-import { RejectedInput } from "./rejected.ts"
+import { RejectedInput, readable } from "./rejected.ts"
 import { TREE_LIMITS } from "./tree.ts"
 import type { Extent } from "./vmdk.ts"
 
@@ -37,7 +37,7 @@ class Merge {
   #entries = 0
   #reader!: ErofsReader
   #device = 0
-  /** Inodes of the current layer that have several names. */
+  /** Inodes of the current layer that have several names, or names in lower layers. */
   #linked = new Map<number, Inode>()
 
   add(reader: ErofsReader, device: number): void {
@@ -46,6 +46,8 @@ class Merge {
     this.#linked = new Map()
     const { entries, inode } = reader.read(reader.rootNid)
     if (entries === undefined) throw new RejectedInput(`the root of ${reader.name} is not a directory`)
+    // Before the layer changes anything: its links mean what the layers below it have.
+    if (inode.linksLower) this.#linkLower(entries, "", 0)
     this.#merge(this.root, inode, entries, [])
   }
 
@@ -72,6 +74,8 @@ class Merge {
       }
       const read = this.#reader.read(nid)
       const inode = read.inode
+      if (inode.lowerLink !== undefined)
+        throw new RejectedInput(`${this.#reader.name} has a link that its root does not tell of`)
       if (read.entries !== undefined) this.#mergeDirectory(name, inode, read.entries, path)
       else if (inode.isWhiteout) lower.children!.delete(name)
       else {
@@ -79,6 +83,30 @@ class Merge {
         if (read.nlink > 1) this.#linked.set(nid, inode)
         lower.children!.set(name, inode)
       }
+    }
+  }
+
+  /** Finds, for each file of the layer that is another name of a lower layers' file, that file's inode. */
+  #linkLower(
+    entries: ReadonlyArray<{ readonly name: string; readonly nid: number }>,
+    above: string,
+    depth: number
+  ): void {
+    if (depth > DEPTH_MAX) throw new RejectedInput("a directory tree is too deep")
+    for (const { name, nid } of entries) {
+      if (++this.#entries > MERGED_ENTRIES_MAX) throw new RejectedInput("the layers have too many entries together")
+      const read = this.#reader.read(nid)
+      if (read.entries !== undefined) this.#linkLower(read.entries, `${above}${name}/`, depth + 1)
+      const { lowerLink } = read.inode
+      if (lowerLink === undefined) continue
+      const parts = lowerLink.split("/")
+      const last = parts.pop()!
+      const target = this.#follow([this.root], parts.join("/"))?.at(-1)?.children!.get(last)
+      if (target === undefined || target.isDirectory) {
+        const reason = target === undefined ? "which neither its layer nor those below have" : "a directory"
+        throw new RejectedInput(`a hard link leads to "${readable(lowerLink)}", ${reason}`, `${above}${name}`)
+      }
+      this.#linked.set(nid, target)
     }
   }
 

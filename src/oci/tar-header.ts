@@ -14,7 +14,7 @@ export interface RawHeader {
   readonly gid: number
   readonly size: number
   readonly mtime: number
-  /** The character at offset 156, `"0"` for NUL in modern headers. */
+  /** The character at offset 156; NUL for a file or directory of a writer before POSIX. */
   readonly typeflag: string
   readonly linkName: string
   readonly devMajor: number
@@ -83,9 +83,8 @@ export const parseHeader = (block: Buffer): RawHeader => {
   const modern = format !== "v7"
   const prefix = format === "ustar" ? text(block, 345, 155) : format === "star" ? text(block, 345, 131) : ""
   const name = text(block, 0, 100)
-  const flag = block[156]!
   const size = parseNumber(block, 124, 12, "size")
-  const typeflag = flag !== 0 ? String.fromCharCode(flag) : name.endsWith("/") ? "5" : "0"
+  const typeflag = String.fromCharCode(block[156]!)
   if (size < 0) throw new RejectedInput("the size of a tar header is negative", name)
   const device = modern && (typeflag === "3" || typeflag === "4")
   return {

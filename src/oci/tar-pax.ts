@@ -31,8 +31,9 @@ const USED = new Set([
   "GNU.sparse.map"
 ])
 
+/** A whole number, not negative; writers put a plus sign and zeros before it. */
 export const parseDecimal = (value: string, what: string): number => {
-  const number = /^\d{1,16}$/.test(value) ? Number(value) : Number.NaN
+  const number = /^\+?\d{1,32}$/.test(value) ? Number(value) : Number.NaN
   if (!Number.isSafeInteger(number)) throw new RejectedInput(`${what} is not a number`)
   return number
 }
@@ -68,11 +69,11 @@ export const parsePax = (data: Buffer, into: PaxRecords): void => {
 
 /** A pax time, decimal seconds with a fraction, as seconds rounded down and nanoseconds. */
 export const parseTime = (value: string): { seconds: number; nanos: number } => {
-  const match = /^(-?)(\d{1,15})(?:\.(\d*))?$/.exec(value)
+  const match = /^([-+]?)(\d{1,15})(?:\.(\d*))?$/.exec(value)
   if (match === null) throw new RejectedInput("a pax time is not a number")
   const whole = Number(match[2])
   const nanos = Number((match[3] ?? "").slice(0, 9).padEnd(9, "0"))
-  if (match[1] === "") return { seconds: whole, nanos }
+  if (match[1] !== "-") return { seconds: whole, nanos }
   return nanos === 0 ? { seconds: -whole, nanos: 0 } : { seconds: -whole - 1, nanos: 1e9 - nanos }
 }
 

@@ -121,10 +121,16 @@ export class TarReader {
     }
   }
 
-  /** Ends the stream. Answers whether it had its end mark; an entry that is not whole is refused. */
+  /**
+   * Ends the stream. Returns whether it had its end mark; an entry that is not whole is refused. Padding may be missing after the
+   * last entry, as some builders leave it out, and extended headers that no entry follows mean nothing.
+   */
   finish(): { readonly endMark: boolean } {
-    const clean = this.#have === 0 && (this.#state === "header" || this.#state === "trailer")
-    if (!clean || this.#pax !== undefined || this.#longName !== undefined || this.#longLink !== undefined) {
+    if (this.#state === "meta" && this.#have >= this.#header!.size) {
+      this.#takeMeta(this.#collect.subarray(0, this.#header!.size))
+    }
+    const whole = this.#state === "padding" || this.#state === "trailer"
+    if (!whole && !(this.#state === "header" && this.#have === 0)) {
       throw new RejectedInput(`the tar ends in the middle of an entry, after ${this.#offset} bytes`, this.#header?.name)
     }
     return { endMark: this.#zeroBlocks > 0 }
@@ -144,7 +150,7 @@ export class TarReader {
     else if (this.#state === "meta") this.#takeMeta(block)
     else if (this.#state === "sparse-old") this.#takeOldSparse(block)
     else if (this.#state === "sparse-1.0") this.#takeSparseMap(block)
-    else if (!isZeroBlock(block)) throw new RejectedInput("there is data after the end of the tar")
+    // In the state "trailer" what comes belongs to no entry.
   }
 
   #takeHeader(block: Buffer): void {
@@ -190,7 +196,7 @@ export class TarReader {
       if (this.#globalBytes > TAR_LIMITS.paxBytesMax) throw new RejectedInput("the global pax headers are too large")
       parsePax(data, this.#global)
     } else {
-      if (this.#pax !== undefined) throw new RejectedInput("two pax headers stand before one entry")
+      // Of several before one entry the last one counts, alone.
       this.#pax = emptyPax()
       parsePax(data, this.#pax)
     }
@@ -216,7 +222,7 @@ export class TarReader {
     const major = this.#value("GNU.sparse.major")
     const map = this.#value("GNU.sparse.map")
     const realSize = this.#value("GNU.sparse.realsize") ?? this.#value("GNU.sparse.size")
-    if (TYPES[header.typeflag] !== "file" || realSize === undefined) {
+    if ((TYPES[header.typeflag] !== "file" && header.typeflag !== "\0") || realSize === undefined) {
       this.#begin(undefined, undefined, 0)
       return
     }
@@ -260,8 +266,9 @@ export class TarReader {
   /** All that describes the entry is known: `mapBytes` of its data were the sparse map. */
   #begin(realSize: number | undefined, sparse: ReadonlyArray<number> | undefined, mapBytes: number): void {
     const header = this.#header!
-    const type = TYPES[header.typeflag]
-    const path = this.#value("GNU.sparse.name") || this.#value("path") || this.#longName || header.name
+    const path = this.#value("GNU.sparse.name") || this.#longName || this.#value("path") || header.name
+    // Writers before POSIX know directories by their names alone.
+    const type = header.typeflag === "\0" ? (path.endsWith("/") ? "directory" : "file") : TYPES[header.typeflag]
     if (type === undefined) {
       throw new RejectedInput(`a tar entry has the unknown type "${readable(header.typeflag)}"`, path)
     }
@@ -279,7 +286,7 @@ export class TarReader {
     const entry: TarEntry = {
       type,
       path,
-      linkName: this.#value("linkpath") || this.#longLink || header.linkName,
+      linkName: this.#longLink || this.#value("linkpath") || header.linkName,
       mode: header.mode & 0o7777,
       uid: number("uid", header.uid),
       gid: number("gid", header.gid),

@@ -67,6 +67,10 @@ const paxRecords = (bytes: Uint8Array): ReadonlyMap<string, string> => {
   return records
 }
 
+/** Undefined when the header's own size counts; NaN for what is no size. */
+const paxSize = (value: string | undefined): number | undefined =>
+  value === undefined || value === "" ? undefined : /^\+?[0-9]+$/.test(value) ? Number(value) : Number.NaN
+
 /** One form for `./a`, `/a` and `a/`; undefined for a name that climbs. */
 const normalizeName = (name: string): string | undefined => {
   const parts: Array<string> = []
@@ -100,14 +104,15 @@ export const scanTar = async (
     if (++seen > entriesMax) throw new TarDamaged(`it has more than ${entriesMax} entries, which no image archive has`)
     const type = String.fromCharCode(header[156]! || 0x30)
     const extended = "xgLK".includes(type)
-    const size = Number(!extended && pax.has("size") ? pax.get("size") : number(header, 124, 12))
+    const size = (extended ? undefined : paxSize(pax.get("size"))) ?? number(header, 124, 12)
     const content = offset + blockBytes
     if (!Number.isSafeInteger(size) || size < 0)
       throw new TarDamaged(`the size in the header at byte ${offset} is damaged`)
     const stored = "12346".includes(type) ? 0 : size
     offset = content + Math.ceil(stored / blockBytes) * blockBytes
-    if (offset > sizeBytes)
-      throw new TarDamaged(`it is cut off: an entry ends at byte ${offset}, the file at byte ${sizeBytes}`)
+    // The last entry may lack its padding.
+    if (content + stored > sizeBytes)
+      throw new TarDamaged(`it is cut off: an entry ends at byte ${content + stored}, the file at byte ${sizeBytes}`)
     if (extended) {
       if (size > (type === "L" || type === "K" ? nameBytesMax + 1 : paxBytesMax))
         throw new TarDamaged("a name in it is too long")
@@ -119,8 +124,8 @@ export const scanTar = async (
     }
     const prefix = text(header, 257, 5) === "ustar" && header[262] === 0 ? text(header, 345, 155) : ""
     const short = text(header, 0, 100)
-    const name = normalizeName(pax.get("path") ?? longName ?? (prefix === "" ? short : `${prefix}/${short}`))
-    const link = pax.get("linkpath") ?? longLink ?? text(header, 157, 100)
+    const name = normalizeName(longName || pax.get("path") || (prefix === "" ? short : `${prefix}/${short}`))
+    const link = longLink || pax.get("linkpath") || text(header, 157, 100)
     longName = undefined
     longLink = undefined
     pax = new Map()

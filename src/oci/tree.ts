@@ -161,18 +161,39 @@ export class LayerTree {
     return at
   }
 
+  /**
+   * What a hard link is another name of: an inode of this layer, or, where the layer has nothing in the way, a note of the lower
+   * layers' one (umoci, containerd and Docker link to whatever the layers so far have made).
+   */
   #linkTarget(entry: TarEntry): Inode {
     const parts = splitPath(entry.linkName, this.limits)
     const name = parts.pop()
     const target = name === undefined ? undefined : this.#find(parts, name, entry.path)
+    if (target === undefined && name !== undefined && !this.#hides([...parts, name])) {
+      const lower = new Inode(S_IFREG)
+      lower.lowerLink = [...parts, name].join("/")
+      this.root.linksLower = true
+      return lower
+    }
     if (target === undefined || target.isWhiteout) {
       throw new RejectedInput(
-        `a hard link leads to "${readable(entry.linkName)}", which no earlier entry of this layer made; links into lower layers are not allowed`,
+        `a hard link leads to "${readable(entry.linkName)}", which this layer has removed or replaced before`,
         entry.path
       )
     }
     if (target.isDirectory) throw new RejectedInput("a hard link leads to a directory", entry.path)
     return target
+  }
+
+  /** Whether the lower layers' file of this path can not be seen through what the layer has made so far. */
+  #hides(parts: ReadonlyArray<string>): boolean {
+    let at: Inode | undefined = this.root
+    for (const part of parts) {
+      const next: Inode | undefined = at.children?.get(part)
+      if (next === undefined) return at.opaque || !at.isDirectory
+      at = next
+    }
+    return true
   }
 
   #find(parts: ReadonlyArray<string>, name: string, path: string): Inode | undefined {

@@ -304,7 +304,7 @@ describe("what is no archive", () => {
       tar(raw({ name: "PaxHeader", flag: "x", data: Buffer.from("6 a=b\nx=y") }), raw({ name: "a" })),
       /pax header is damaged/
     ],
-    ["an archive cut in an entry", whole.subarray(0, 700), /cut off/],
+    ["an archive cut in an entry", whole.subarray(0, 520), /cut off/],
     ["an archive cut in a header", whole.subarray(0, 1024 + 100), /cut off/],
     [
       "an archive with a damaged header",

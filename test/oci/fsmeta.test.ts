@@ -142,6 +142,45 @@ describe("a merged image", () => {
     })
   )
 
+  it.live("gives a hard link into lower layers the inode that they have there before the layer changes anything", () =>
+    Effect.gen(function* () {
+      const tree = yield* shown([
+        tar(file("d/a", "old", { mode: 0o640 }), link("s", "a"), link("to-d", "d"), file("e/gone", "kept")),
+        tar(
+          hard("b", "d/a"),
+          hard("c", "b"),
+          hard("through", "to-d/a"),
+          hard("s2", "s"),
+          file("d/a", "new"),
+          hard("e/still", "e/gone"),
+          file("e/.wh.gone")
+        ),
+        tar(hard("again", "c"))
+      ])
+      const old = sha256(Buffer.from("old")).slice(7)
+      for (const name of ["/b", "/c", "/through", "/again"]) {
+        expect(tree.get(name)).toMatchObject({ nlink: 4, first: "/again", sha256: old })
+      }
+      expect(tree.get("/d/a")).toMatchObject({ nlink: 1, sha256: sha256(Buffer.from("new")).slice(7) })
+      expect(tree.get("/s2")).toMatchObject({ nlink: 2, first: "/s" })
+      expect(tree.get("/e/still")).toMatchObject({ nlink: 1, sha256: sha256(Buffer.from("kept")).slice(7) })
+      expect(tree.has("/e/gone")).toBe(false)
+    })
+  )
+
+  it.live("is refused for a hard link to what neither its layer nor those below have", () =>
+    Effect.gen(function* () {
+      for (const [tars, reason] of [
+        [[tar(hard("b", "a"))], /hard link leads to "a", which neither.*at "b"/],
+        [[tar(file("x")), tar(hard("d/later", "d/file"), file("d/file"))], /leads to "d\/file", which neither/],
+        [[tar(dir("d")), tar(hard("b", "d"))], /leads to "d", a directory/],
+        [[tar(file("a")), tar(file(".wh.a")), tar(hard("b", "a"))], /which neither/]
+      ] as const) {
+        expect((yield* Effect.flip(merge(tars))).message).toMatch(reason)
+      }
+    })
+  )
+
   it.live("holds a layer once on the disk that it holds twice in the stack", () =>
     Effect.gen(function* () {
       const tars = [tar(file("a", "1"), file("b", "1")), tar(file(".wh.a"), file("b", "2"))]

@@ -139,7 +139,12 @@ describe("tar reader", () => {
     ["a negative size", tar(raw({ name: "f", patch: (b) => base256(-1, 12).copy(b, 124) })), /negative/],
     ["a number past 2^53", tar(raw({ name: "f", patch: (b) => b.fill(0xbf, 124, 136) })), /too large/],
     ["an unknown type", tar(raw({ name: "f", flag: "Z" })), /unknown type/],
-    ["data after the end", Buffer.concat([tar(raw({ name: "f" })), Buffer.from("junk".repeat(128))]), /after the end/],
+    [
+      "an entry after one block of zeros",
+      Buffer.concat([raw({ name: "f" }), END.subarray(0, 512), raw({ name: "g" })]),
+      /after the end/
+    ],
+    ["a pax size with a minus sign", tar(pax([["size", "-3"]]), raw({ name: "f" })), /size is not a number/],
     ["an entry after one zero block", Buffer.concat([Buffer.alloc(512), raw({ name: "f" })]), /after the end/],
     ["a huge pax header", tar(header({ name: "x", flag: "x", size: 2 ** 21 })), /extended header/],
     ["a huge long name", tar(header({ name: "x", flag: "L", size: 2 ** 20 })), /extended header/],
@@ -159,7 +164,6 @@ describe("tar reader", () => {
       /length|key/
     ],
     ["a NUL in a pax path", tar(pax([["path", "a\0b"]]), raw({ name: "f" })), /NUL/],
-    ["two pax headers", tar(pax([["path", "a"]]), pax([["path", "b"]]), raw({ name: "f" })), /two pax/],
     ["a sparse map that overlaps", tar(broken([0, 2, 1, 2], 10, 4)), /overlaps/],
     ["a sparse map past its file", tar(broken([0, 4], 3, 4)), /leaves/],
     ["a sparse map with other bytes stored", tar(broken([0, 4], 9, 3)), /stored/],
@@ -174,18 +178,60 @@ describe("tar reader", () => {
     })
   }
 
-  test("refuses every cut but one between entries, and tells a missing end mark", () => {
-    const bytes = Buffer.concat([
-      pax([["path", "p"]]),
-      raw({ name: "f", data: data("x".repeat(600)) }),
-      sparse({ name: "s" }, 9000, [{ offset: 5000, data: data("abc") }], "1.0")
-    ])
-    const allowed = new Set([0, 1024 + 512 + 1024, bytes.length])
-    for (let cut = 0; cut <= bytes.length; cut += 64) {
-      if (allowed.has(cut)) expect(read(bytes.subarray(0, cut)).endMark).toBe(false)
-      else expect(() => read(bytes.subarray(0, cut))).toThrow(/middle/)
+  test("takes padding and the end mark for optional, and nothing else", () => {
+    const named = pax([["path", "p"]])
+    const file = raw({ name: "f", data: data("x".repeat(600)) })
+    const holes = sparse({ name: "s" }, 9000, [{ offset: 5000, data: data("abc") }], "1.0")
+    const bytes = Buffer.concat([named, file, holes])
+    const second = named.length + file.length
+    const records = (at: number) => [
+      at + 512 + Number.parseInt(bytes.toString("latin1", at + 124, at + 135), 8),
+      at + 1024
+    ]
+    // After an extended header that no entry follows, within the padding of a file, and between entries.
+    const whole = [
+      [0, 0],
+      records(0),
+      [named.length + 512 + 600, second],
+      records(second),
+      [bytes.length - 509, bytes.length]
+    ]
+    for (let cut = 0; cut <= bytes.length; cut += 1) {
+      const part = bytes.subarray(0, cut)
+      if (whole.some(([from, to]) => cut >= from! && cut <= to!)) expect(read(part).endMark).toBe(false)
+      else expect(() => read(part)).toThrow(/middle/)
     }
     expect(read(Buffer.concat([bytes, END.subarray(0, 512)])).endMark).toBe(true)
+  })
+
+  test("reads what archive/tar of Go reads", () => {
+    const only = (...parts: ReadonlyArray<Buffer>) => read(Buffer.concat(parts)).entries
+    const two = only(
+      pax([
+        ["path", "first"],
+        ["mtime", "9"]
+      ]),
+      pax([["linkpath", "second"]]),
+      raw({ name: "l", flag: "2" })
+    )
+    expect(two).toMatchObject([{ path: "l", linkName: "second", mtimeSeconds: 0 }])
+    expect(
+      only(
+        pax([
+          ["size", "+0000000000000000000003"],
+          ["mtime", "+5.5"]
+        ]),
+        raw({ name: "f", data: data("abc") })
+      )
+    ).toMatchObject([{ size: 3, mtimeSeconds: 5, mtimeNanos: 5e8 }])
+    expect(only(gnuLong("L", "gnu"), pax([["path", "posix"]]), raw({ name: "f" }))).toMatchObject([{ path: "gnu" }])
+    expect(only(pax([["path", "long/"]]), raw({ name: "short", flag: "\0" }))).toMatchObject([{ type: "directory" }])
+    expect(only(raw({ name: "d/", flag: "\0" }), raw({ name: "f", flag: "\0" }))).toMatchObject([
+      { type: "directory" },
+      { type: "file" }
+    ])
+    expect(only(tar(raw({ name: "f" })), data("junk".repeat(200)))).toMatchObject([{ path: "f" }])
+    expect(only(pax([["path", "of nothing"]]))).toEqual([])
   })
 
   test("survives random damage: it reads or refuses, and never does anything else", () => {

@@ -15,6 +15,11 @@ export const IMPLICIT_XATTR = "trusted.bunker.implicit"
 /** overlayfs's mark of a directory that hides everything below it (kernel, Documentation/filesystems/overlayfs.rst). */
 export const OPAQUE_XATTR = "trusted.overlay.opaque"
 
+/** On an empty file: its value is the path of the file in the lower layers that this is another name of. */
+export const LOWER_LINK_XATTR = "trusted.bunker.lower-link"
+/** On the root of a layer that has such files. */
+export const LINKS_LOWER_XATTR = "trusted.bunker.links-lower"
+
 /** Stretches of a sparse file: triples of first logical block, count of blocks, first block on the device. */
 export type Runs = ReadonlyArray<number>
 
@@ -44,6 +49,10 @@ export class Inode {
   chunkBits = 0
   opaque = false
   implicit = false
+  /** Path, a binary string, of the lower layers' file that this name shares its inode with; a merge puts that inode here. */
+  lowerLink: string | undefined = undefined
+  /** On a layer's root: names in it share inodes with lower layers. */
+  linksLower = false
   /** Filled in by the writer. */
   nid = -1
   nlink = 0

@@ -3,7 +3,7 @@
  * Shares no xattrs between inodes.
  */
 import { roundUp, XATTR_ENTRY, XATTR_HEADER, XATTR_PREFIXES, XATTR_VALUE_MAX } from "./format.ts"
-import { IMPLICIT_XATTR, type Inode, OPAQUE_XATTR, type Xattr } from "./inode.ts"
+import { IMPLICIT_XATTR, type Inode, LINKS_LOWER_XATTR, LOWER_LINK_XATTR, OPAQUE_XATTR, type Xattr } from "./inode.ts"
 
 const prefixOf = (name: string): readonly [index: number, suffix: string] | undefined => {
   for (const [index, prefix, whole] of XATTR_PREFIXES) {
@@ -21,10 +21,14 @@ const entrySize = (xattr: Xattr): number =>
 
 /** What the inode's marks add to its own xattrs. */
 const withMarks = (inode: Inode): ReadonlyArray<Xattr> | undefined => {
-  if (!inode.opaque && !inode.implicit) return inode.xattrs
+  if (!inode.opaque && !inode.implicit && inode.lowerLink === undefined && !inode.linksLower) return inode.xattrs
   const all = [...(inode.xattrs ?? [])]
   if (inode.implicit) all.push({ name: IMPLICIT_XATTR, value: Buffer.from("y") })
   if (inode.opaque) all.push({ name: OPAQUE_XATTR, value: Buffer.from("y") })
+  if (inode.linksLower) all.push({ name: LINKS_LOWER_XATTR, value: Buffer.from("y") })
+  if (inode.lowerLink !== undefined) {
+    all.push({ name: LOWER_LINK_XATTR, value: Buffer.from(inode.lowerLink, "latin1") })
+  }
   return all
 }
 
@@ -67,6 +71,8 @@ export const readXattrBody = (inode: Inode, body: Buffer): boolean => {
     const name = prefix[1] + body.toString("latin1", offset + XATTR_ENTRY, valueAt)
     if (name === IMPLICIT_XATTR) inode.implicit = true
     else if (name === OPAQUE_XATTR) inode.opaque = true
+    else if (name === LINKS_LOWER_XATTR) inode.linksLower = true
+    else if (name === LOWER_LINK_XATTR) inode.lowerLink = body.toString("latin1", valueAt, valueAt + valueLength)
     else if (storable(name))
       xattrs.push({ name, value: Uint8Array.from(body.subarray(valueAt, valueAt + valueLength)) })
     else return false
