@@ -11,11 +11,11 @@ import { ImageInUse, ImageNotCached, ImageNotFound } from "../domain/errors/imag
 import { ImageEvent, ImageInspection, LeasedImage, Usage } from "../domain/image.ts"
 import type { ImageOptions } from "../domain/imageOptions.ts"
 import { type Platform, platformScore } from "../domain/platform.ts"
-import { canonicalReference, parseReference } from "../domain/reference.ts"
+import { canonicalReference, parseReference, type Reference } from "../domain/reference.ts"
 import { Database } from "../store/Database.ts"
 import { diskUsage } from "../store/files.ts"
 import { pruneReferences, removeReference } from "../store/imageCollection.ts"
-import { findImage, imageConfig, imageLayers, listImages, rootManifest, touchImage } from "../store/images.ts"
+import { findReferenced, imageConfig, imageLayers, listImages, rootManifest, touchImage } from "../store/images.ts"
 import { Paths } from "../store/Paths.ts"
 import { type Address, events, type Later, layerLocal } from "./Actor.ts"
 import { makeImageFiles } from "./imageFiles.ts"
@@ -51,15 +51,14 @@ const make = (sources: Later<ImageSources>, options: ImageOptions) =>
     })
 
     const lookup = Effect.fnUntraced(function* (text: string) {
-      const reference = canonicalReference(yield* parseReference(text))
-      const found = yield* findImage(db, reference)
+      const found = yield* findReferenced(db, yield* parseReference(text))
       if (found === undefined) return yield* new ImageNotFound({ reference: text })
       return found
     })
 
     /** The record of an image of the wanted platform whose layers are all here. */
-    const complete = Effect.fnUntraced(function* (reference: string, platform: Platform | undefined) {
-      const found = yield* findImage(db, reference)
+    const complete = Effect.fnUntraced(function* (reference: Reference, platform: Platform | undefined) {
+      const found = yield* findReferenced(db, reference)
       if (found === undefined || (platform !== undefined && platformScore(platform, found.image) === undefined))
         return undefined
       const layers = yield* imageLayers(db, found.manifestId)
@@ -68,7 +67,7 @@ const make = (sources: Later<ImageSources>, options: ImageOptions) =>
     })
 
     /** The recorded image as it may be used without the network, put in order if need be; undefined when it may not. */
-    const cached = Effect.fnUntraced(function* (reference: string, platform: Platform | undefined) {
+    const cached = Effect.fnUntraced(function* (reference: Reference, platform: Platform | undefined) {
       const found = yield* complete(reference, platform)
       if (found === undefined) return undefined
       const { manifestDigest } = found.image
@@ -90,9 +89,8 @@ const make = (sources: Later<ImageSources>, options: ImageOptions) =>
 
     const pull = Effect.fn("ImageStore.pull")(function* (request: PullRequest, emit: Emit) {
       const parsed = yield* parseReference(request.reference)
-      const reference = canonicalReference(parsed)
       if (request.policy !== "always") {
-        const image = yield* cached(reference, request.platform)
+        const image = yield* cached(parsed, request.platform)
         if (image !== undefined) return emit(ImageEvent.cases.Done.make({ image, cached: true }))
         if (request.policy === "never") return yield* new ImageNotCached({ reference: request.reference })
       }

@@ -58,7 +58,12 @@ export interface ImageSources {
     /** A private directory that goes with the scope, also after a crash. */
     options: { readonly spoolDirectory: string }
   ) => Effect.Effect<
-    { readonly source: (index: number) => ImageSource; readonly names: ReadonlyArray<string | undefined> },
+    {
+      readonly source: (index: number) => ImageSource
+      readonly names: ReadonlyArray<string | undefined>
+      /** How many different images the names are of. */
+      readonly count: number
+    },
     SourceError | DiskFull,
     Scope.Scope
   >

@@ -17,7 +17,7 @@ import { TarRecord } from "../oci/tar-record.ts"
 import { digestOf } from "../oci/verify.ts"
 import { Database } from "../store/Database.ts"
 import { fileError, writeAtomic } from "../store/files.ts"
-import { findImage, imageLayers, imagePlatform } from "../store/images.ts"
+import { findReferenced, imageLayers, imagePlatform } from "../store/images.ts"
 import { Paths } from "../store/Paths.ts"
 import { holdContent, LeaseManager } from "./LeaseManager.ts"
 
@@ -92,7 +92,7 @@ export const makeSaver = Effect.fnUntraced(function* (makeWhole: MakeWhole) {
   /** The record of an image that a lease of this scope keeps from being removed. */
   const holdImage = Effect.fnUntraced(function* (text: string) {
     const parsed = yield* parseReference(text)
-    const find = Effect.flatMap(findImage(db, canonicalReference(parsed)), (found) =>
+    const find = Effect.flatMap(findReferenced(db, parsed), (found) =>
       found === undefined ? Effect.fail(new ImageNotFound({ reference: text })) : Effect.succeed(found)
     )
     const hold = yield* holdContent(leases)

@@ -24,6 +24,9 @@ export interface PullRequest {
   readonly login?: Login
 }
 
+/** Names in an error about an archive. */
+const namesShownMax = 8
+
 export type Emit = (event: ImageEvent) => void
 
 export const makeTransfers = Effect.fnUntraced(function* (
@@ -52,6 +55,13 @@ export const makeTransfers = Effect.fnUntraced(function* (
     const archive = yield* sources.archive(request.path, { spoolDirectory: yield* spoolDirectory })
     yield* reach("load.opened")
     const named: Array<readonly [number, string]> = []
+    if (tag !== undefined && archive.count > 1) {
+      const names = archive.names.map((name) => name ?? "one without a name").slice(0, namesShownMax)
+      return yield* new ArchiveInvalid({
+        path: request.path,
+        reason: `it holds ${archive.count} images (${names.join(", ")}${names.length < archive.names.length ? ", …" : ""}), and one name can not be given to all of them; leave the name out, or take one image out of it ('skopeo copy')`
+      })
+    }
     if (tag !== undefined) named.push([0, tag])
     else {
       for (const [index, name] of archive.names.entries()) {

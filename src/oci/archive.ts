@@ -130,6 +130,8 @@ export const openArchive = Effect.fn("oci.openArchive")(function* (file: string,
   const images = yield* imagesOf(bundle)
   return {
     names: images.map((image) => image.name),
+    /** How many different images the names are of. */
+    count: new Set(images.map((image) => image.content)).size,
     source: (index: number) => {
       const image = images[index]
       if (image === undefined)

@@ -22,6 +22,8 @@ interface Extent {
 export interface Bundle {
   /** What the user calls it; used in errors. */
   readonly path: string
+  /** Last component of a directory's real path; undefined for an archive. */
+  readonly directoryName: string | undefined
   /** Length in bytes; undefined when there is no such regular file. */
   readonly size: (name: string) => Effect.Effect<number | undefined, ArchiveInvalid>
   /** The first bytes, at most `maxBytes`; undefined when there is no such file. */
@@ -56,13 +58,15 @@ const readExact = async (extent: Extent, from: number, length: number): Promise<
 /** Builds a bundle from a lookup that opens a name for as long as the scope lasts. */
 const bundleOf = (
   shown: string,
-  locate: (name: string) => Effect.Effect<Extent | undefined, ArchiveInvalid, Scope.Scope>
+  locate: (name: string) => Effect.Effect<Extent | undefined, ArchiveInvalid, Scope.Scope>,
+  directoryName?: string
 ): Bundle => {
   const invalid = (reason: string) => new ArchiveInvalid({ path: shown, reason })
   const bytes = (extent: Extent, from: number, length: number) =>
     Effect.tryPromise({ try: () => readExact(extent, from, length), catch: (cause) => invalid(reasonOf(cause)) })
   return {
     path: shown,
+    directoryName,
     size: (name) =>
       locate(name).pipe(
         Effect.map((extent) => extent?.size),
@@ -117,7 +121,7 @@ export const directoryBundle = Effect.fn("oci.bundle.directory")(function* (dire
     const stat = yield* attempt(() => handle.stat())
     return stat.isFile() ? { handle, offset: 0, size: stat.size } : undefined
   })
-  return bundleOf(directory, locate)
+  return bundleOf(directory, locate, path.basename(root))
 })
 
 /** The files of an uncompressed tar archive that is open already. Fails when the archive is damaged. */

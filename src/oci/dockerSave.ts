@@ -125,6 +125,6 @@ export const savedImages = Effect.fn("oci.dockerSave")(function* (bundle: Bundle
     return yield* new ArchiveInvalid({ path: bundle.path, reason: "its manifest.json names no image" })
   return saved.flatMap((image): ReadonlyArray<ArchiveImage> => {
     const names: ReadonlyArray<string | undefined> = image.RepoTags?.length ? image.RepoTags : [undefined]
-    return names.map((name) => ({ name, source: savedImage(bundle, image, name) }))
+    return names.map((name) => ({ name, content: image.Config, source: savedImage(bundle, image, name) }))
   })
 })

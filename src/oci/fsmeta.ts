@@ -101,7 +101,7 @@ class Merge {
       if (lowerLink === undefined) continue
       const parts = lowerLink.split("/")
       const last = parts.pop()!
-      const target = this.#follow([this.root], parts.join("/"))?.at(-1)?.children!.get(last)
+      const target = this.#follow([this.root], parts.join("/"))?.at(-1)?.children?.get(last)
       if (target === undefined || target.isDirectory) {
         const reason = target === undefined ? "which neither its layer nor those below have" : "a directory"
         throw new RejectedInput(`a hard link leads to "${readable(lowerLink)}", ${reason}`, `${above}${name}`)

@@ -1,8 +1,9 @@
 /** Reads images from an OCI image layout (image spec v1.1, "Image Layout"), be it a directory or inside an archive. Follows no URLs. */
-import { Effect, Stream } from "effect"
+import { Effect, Result, Stream } from "effect"
 import { type Descriptor, decodeDocument, Index, manifestBytesMax, parseJson } from "../domain/descriptor.ts"
 import { type Digest, digestHex, isDigest } from "../domain/digest.ts"
 import { ArchiveInvalid } from "../domain/errors/image.ts"
+import { referenceResult } from "../domain/reference.ts"
 import type { Bundle } from "./bundle.ts"
 import { type DocumentStore, resolveImage } from "./resolve.ts"
 import type { ImageSource, ResolvedLayer, SourceError } from "./source.ts"
@@ -12,14 +13,26 @@ import { checkAnnounced, checkBytes, verified } from "./verify.ts"
 export interface ArchiveImage {
   /** Reference, tag or other name; undefined when the file gives none. */
   readonly name: string | undefined
+  /** Equal for names of one image: its digest, or the file that describes it. */
+  readonly content: string
   readonly source: ImageSource
 }
 
 /** Annotations that name an image, best first: containerd's holds a full reference, OCI's usually a tag. */
 const nameAnnotations = ["io.containerd.image.name", "org.opencontainers.image.ref.name"] as const
 
-const nameOf = (descriptor: Descriptor): string | undefined =>
-  nameAnnotations.map((key) => descriptor.annotations?.[key]).find((name) => name !== undefined && name !== "")
+/**
+ * What a descriptor is called. In a directory a bare name is a tag (umoci, skopeo and buildah write it so), and the directory's name
+ * is the image's: `12` in `debian` is `debian:12`.
+ */
+const nameOf = (bundle: Bundle, descriptor: Descriptor): string | undefined => {
+  const name = nameAnnotations
+    .map((key) => descriptor.annotations?.[key])
+    .find((each) => each !== undefined && each !== "")
+  if (name === undefined || bundle.directoryName === undefined || /[:/@]/.test(name)) return name
+  const tagged = `${bundle.directoryName}:${name}`
+  return Result.isSuccess(referenceResult(tagged)) ? tagged : name
+}
 
 const blobName = (digest: Digest): string => `blobs/sha256/${digestHex(digest)}`
 
@@ -66,10 +79,13 @@ export const layoutImages = Effect.fn("oci.layout")(function* (bundle: Bundle) {
   if (first === undefined)
     return yield* new ArchiveInvalid({ path: bundle.path, reason: "its index.json names no image" })
   // Several entries without names are one image for several platforms.
-  if (second !== undefined && index.manifests.every((entry) => nameOf(entry) === undefined)) {
-    return [{ name: undefined, source: layoutImage(bundle, undefined, bytes) }] satisfies ReadonlyArray<ArchiveImage>
+  if (second !== undefined && index.manifests.every((entry) => nameOf(bundle, entry) === undefined)) {
+    return [
+      { name: undefined, content: "index.json", source: layoutImage(bundle, undefined, bytes) }
+    ] satisfies ReadonlyArray<ArchiveImage>
   }
-  return index.manifests.map(
-    (entry): ArchiveImage => ({ name: nameOf(entry), source: layoutImage(bundle, nameOf(entry), entry) })
-  )
+  return index.manifests.map((entry): ArchiveImage => {
+    const name = nameOf(bundle, entry)
+    return { name, content: entry.digest, source: layoutImage(bundle, name, entry) }
+  })
 })

@@ -65,6 +65,7 @@ const endpoint = (reference: Reference, domain: string, options: RegistryOptions
     (options.insecure === true && domain === reference.domain) || options.insecureHosts?.includes(domain) === true
   const host = registryHost(domain)
   const name = canonicalReference(reference)
+  const rootName = `manifest of ${name}`
   const plain = insecure || Http.isLoopbackHost(URL.parse(`http://${host}`)?.hostname ?? "")
   const base = `${plain ? "http" : "https"}://${host}/v2/${reference.path}`
   const authorizer = makeAuthorizer({
@@ -90,7 +91,9 @@ const endpoint = (reference: Reference, domain: string, options: RegistryOptions
       return yield* new Http.Transient({ reason: `HTTP ${status}${from} for ${what}`, retryAfterMs: wait })
     }
     if (status === 401 || status === 403) return yield* new RegistryAuth({ host, status, repository: reference.path })
-    if (status === 404) return yield* new ImageNotFound({ reference: name, host })
+    if (status === 404) {
+      return yield* new ImageNotFound({ reference: name, host, ...(what === rootName ? {} : { part: what }) })
+    }
     return yield* Http.unavailable(host, `HTTP ${status}${from} for ${what}`)
   })
 
@@ -126,7 +129,7 @@ const endpoint = (reference: Reference, domain: string, options: RegistryOptions
     )
 
   const root = Effect.gen(function* () {
-    const what = `manifest of ${name}`
+    const what = rootName
     const path = `manifests/${manifestSelector(reference)}`
     const document = yield* readDocument(path, what, { accept: acceptManifest }, manifestBytesMax)
     const actual = digestOf(document.bytes)

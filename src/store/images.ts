@@ -8,6 +8,7 @@ import { Data, Effect, Result, Schema } from "effect"
 import type { Digest } from "../domain/digest.ts"
 import { Failpoint, type Watcher } from "../domain/failpoint.ts"
 import { ImageHandle, LayerInfo, RunDefaults } from "../domain/image.ts"
+import { canonicalReference, type Reference } from "../domain/reference.ts"
 import type { Service as Database, Transaction } from "./Database.ts"
 
 const handle = `
@@ -17,6 +18,7 @@ const handle = `
 /** Every statement that this module runs; a test asks EXPLAIN QUERY PLAN about each. */
 export const statements = {
   byReference: `${handle} WHERE i.reference = ?`,
+  byDigest: `${handle} WHERE m.digest = ? ORDER BY i.id`,
   list: `${handle} ORDER BY i.created_at DESC, i.id DESC`,
   config: "SELECT * FROM config WHERE manifest_id = ?",
   layers:
@@ -90,10 +92,28 @@ export interface ImageRecord {
   readonly image: ImageHandle
 }
 
+const toRecord = (row: HandleRow): ImageRecord => ({ manifestId: row.manifest_id, image: toHandle(row) })
+
 export const findImage = (db: Database, reference: string) =>
   Effect.map(db.get<HandleRow>(statements.byReference, [reference]), (row): ImageRecord | undefined =>
-    row === undefined ? undefined : { manifestId: row.manifest_id, image: toHandle(row) }
+    row === undefined ? undefined : toRecord(row)
   )
+
+/**
+ * The image that a reference names: the one recorded under it, or, where it pins a digest, one of this digest that is recorded under
+ * another tag of the same repository. The tag beside a digest means nothing, as in docker.
+ */
+export const findReferenced = Effect.fnUntraced(function* (db: Database, reference: Reference) {
+  const exact = yield* findImage(db, canonicalReference(reference))
+  const { digest, domain, path } = reference
+  if (exact !== undefined || digest === undefined) return exact
+  const rows = yield* db.all<HandleRow>(statements.byDigest, [digest])
+  const found = rows.find(
+    (row) =>
+      /^[:@]/.test(row.reference.slice(`${domain}/${path}`.length)) && row.reference.startsWith(`${domain}/${path}`)
+  )
+  return found === undefined ? undefined : toRecord(found)
+})
 
 /** The manifest that a sandbox was made from, undefined when there is no such sandbox. */
 export const rootManifest = (db: Database, sandboxId: number) =>

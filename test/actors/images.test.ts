@@ -11,8 +11,8 @@ import { Database } from "../../src/store/Database.ts"
 import { Paths } from "../../src/store/Paths.ts"
 import { insertSandbox } from "../../src/store/sandboxes.ts"
 import { startFaultProxy } from "../support/faultProxy.ts"
-import { freshHome } from "../support/home.ts"
-import { imageOf, file as tarFile } from "../support/image.ts"
+import { freshHome, temporaryDirectory } from "../support/home.ts"
+import { imageOf, type LayoutImage, layoutFiles, file as tarFile, writeFiles } from "../support/image.ts"
 import {
   first,
   imageStoreOver,
@@ -54,6 +54,35 @@ const sandboxOf = Effect.fnUntraced(function* (name: string, manifestDigest: str
 
 const problems = Effect.map(Paths, (paths) => problemsIn(paths.home))
 
+describe("loading", () => {
+  it.live("one name is given to one image, whatever tags the file has for it, and to no more", () =>
+    Effect.gen(function* () {
+      const place = yield* temporaryDirectory
+      const store = yield* ImageStore
+      const load = (name: string, images: ReadonlyArray<LayoutImage>) =>
+        Effect.promise(() => writeFiles(path.join(place, name), layoutFiles(images))).pipe(
+          Effect.andThen(Stream.runCollect(store.Load({ path: path.join(place, name), tag: "mine:1" })))
+        )
+      const one = layoutOf(first)
+      const loaded = yield* load("one", [
+        { ...one, name: "a" },
+        { ...one, name: "b" }
+      ])
+      expect(doneOf(loaded).image.reference).toBe("docker.io/library/mine:1")
+      const error = yield* Effect.flip(
+        load("two", [
+          { ...one, name: "a" },
+          { ...layoutOf(second), name: "b" }
+        ])
+      )
+      expect(error).toMatchObject({ _tag: "ArchiveInvalid" })
+      expect(error.message).toContain(
+        "it holds 2 images (two:a, two:b), and one name can not be given to all of them; leave"
+      )
+    }).pipe(Effect.provide(imageStoreOver(freshHome)), Effect.scoped)
+  )
+})
+
 describe.skipIf(!hasRegistryTools)("pulling", () => {
   it.live("each policy asks the network only as far as it may", () =>
     Effect.gen(function* () {
@@ -83,6 +112,50 @@ describe.skipIf(!hasRegistryTools)("pulling", () => {
       const asked = proxy.requests.slice(before).map((request) => request.path)
       expect(asked.length).toBeGreaterThan(0)
       for (const blob of first.layers) expect(asked.join()).not.toContain(blob.descriptor.digest)
+    }).pipe(Effect.provide(imageStoreOver(freshHome)), Effect.scoped)
+  )
+
+  it.live("an image is known by its digest, too, under the repository that it came from", () =>
+    Effect.gen(function* () {
+      const { at, proxy } = yield* startFilled
+      const store = yield* ImageStore
+      const fetched = doneOf(yield* pullAll({ reference: at("first:1"), policy: "if-missing" })).image
+      yield* pullAll({ reference: at("second:1"), policy: "if-missing" })
+      const before = proxy.requests.length
+      for (const name of ["first", "first:1", "first:other"]) {
+        const reference = at(`${name}@${fetched.manifestDigest}`)
+        for (const policy of ["never", "if-missing"] as const) {
+          const found = doneOf(yield* pullAll({ reference, policy }))
+          expect(found).toMatchObject({ cached: true, image: { reference: at("first:1") } })
+        }
+        expect((yield* store.Get({ reference })).manifestDigest).toBe(fetched.manifestDigest)
+        expect((yield* store.Inspect({ reference })).image.reference).toBe(at("first:1"))
+        const saved = yield* Stream.runFold(
+          store.Save({ references: [reference] }),
+          () => 0,
+          (sum, each) => sum + each.length
+        )
+        expect(saved).toBeGreaterThan(0)
+      }
+      for (const other of ["second", "firs", "first/1"]) {
+        const unknown = { reference: at(`${other}@${fetched.manifestDigest}`), policy: "never" } as const
+        expect(yield* Effect.flip(pullAll(unknown))).toMatchObject({ _tag: "ImageNotCached" })
+      }
+      expect(proxy.requests.length).toBe(before)
+    }).pipe(Effect.provide(imageStoreOver(freshHome)), Effect.scoped)
+  )
+
+  it.live("a registry that has an image in part is told so", () =>
+    Effect.gen(function* () {
+      const registry = yield* startRegistry()
+      yield* registry.push("team/first:1", layoutOf(first))
+      const gone = first.config.descriptor.digest
+      const proxy = yield* startFaultProxy(registry.host, ({ path: asked }) =>
+        asked.includes(gone) ? { status: 404 } : undefined
+      )
+      const error = yield* Effect.flip(pullAll({ reference: `${proxy.host}/team/first:1`, policy: "if-missing" }))
+      expect(error).toMatchObject({ _tag: "ImageNotFound", host: proxy.host })
+      expect(error.message).toContain(`${proxy.host} has "${proxy.host}/team/first:1", but not its config ${gone}`)
     }).pipe(Effect.provide(imageStoreOver(freshHome)), Effect.scoped)
   )
 

@@ -90,7 +90,7 @@ describe("an OCI layout", () => {
         { name: "y", top: arm.manifest, blobs: arm.blobs }
       ])
       const { names, source } = yield* openArchive(yield* layoutAt(files))
-      expect(names).toEqual(["x", "y"])
+      expect(names).toEqual(["image:x", "image:y"])
       yield* expectImage(source(0), image, blobs(image))
       yield* expectImage(source(1), arm, blobs(arm))
       expect(yield* Effect.flip(source(1).resolve(defaultPlatform))).toMatchObject({
@@ -277,7 +277,32 @@ describe("a docker save archive", () => {
       expect(archive.names).toEqual(["there"])
       yield* expectImage(archive.source(0), image, blobs(image))
       yield* run(["umoci", "tag", "--image", `${root}:app:1`, "again"])
-      expect((yield* openArchive(root)).names).toContain("again")
+      expect((yield* openArchive(root)).names).toContain("image:again")
+    })
+  )
+  it.live("a bare name in a directory is a tag of what the directory is called", () =>
+    Effect.gen(function* () {
+      const files = layoutFiles(
+        ["12", "team/app", undefined].map((name) => ({
+          ...(name === undefined ? {} : { name }),
+          top: image.manifest,
+          blobs: image.blobs
+        }))
+      )
+      const root = yield* layoutAt(files)
+      const again = path.join(path.dirname(root), "No Name")
+      yield* Effect.promise(() => fs.symlink(root, `${root}-link`))
+      for (const place of [root, `${root}/`, `${root}-link`]) {
+        const { count, names } = yield* openArchive(place)
+        expect([count, names]).toEqual([1, ["image:12", "team/app", undefined]])
+      }
+      yield* Effect.promise(() => fs.rename(root, again))
+      expect((yield* openArchive(again)).names).toEqual(["12", "team/app", undefined])
+      expect((yield* openArchive(yield* written("debian.tar", archiveOf(files)))).names).toEqual([
+        "12",
+        "team/app",
+        undefined
+      ])
     })
   )
   it.live("that names what is not there says so", () =>

@@ -1,5 +1,6 @@
 /** Names every way in which finding, fetching or converting an image fails. Holds no behaviour. */
 import { Schema } from "effect"
+import { advised } from "./advice.ts"
 
 /** The text is not a reference in the grammar of docker/distribution. */
 export class InvalidReference extends Schema.TaggedError<InvalidReference>()("InvalidReference", {
@@ -25,9 +26,14 @@ export class InvalidPlatform extends Schema.TaggedError<InvalidPlatform>()("Inva
 export class ImageNotFound extends Schema.TaggedError<ImageNotFound>()("ImageNotFound", {
   reference: Schema.String,
   /** Host that was asked, absent when only local records were. */
-  host: Schema.optionalKey(Schema.String)
+  host: Schema.optionalKey(Schema.String),
+  /** What of the image the host lacks, where it has the rest. */
+  part: Schema.optionalKey(Schema.String)
 }) {
   override get message(): string {
+    if (this.host !== undefined && this.part !== undefined) {
+      return `${this.host} has "${this.reference}", but not its ${this.part}: it was pushed in part, or a part was deleted there; push it again, or use another tag of it`
+    }
     return this.host === undefined
       ? `no image "${this.reference}" here; see 'bunker images', or fetch it with 'bunker pull ${this.reference}'`
       : `${this.host} has no image "${this.reference}"; check its name and tag, and 'bunker login' if it is private`
@@ -125,7 +131,8 @@ export class ArchiveInvalid extends Schema.TaggedError<ArchiveInvalid>()("Archiv
   reason: Schema.String
 }) {
   override get message(): string {
-    return `${this.path} can not be loaded: ${this.reason}; give an OCI layout directory, an OCI archive or a 'docker save' archive`
+    const advice = "give an OCI layout directory, an OCI archive or a 'docker save' archive"
+    return advised(`${this.path} can not be loaded: `, this.reason, advice)
   }
 }
 
