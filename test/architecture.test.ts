@@ -23,7 +23,7 @@ const arrows: Record<string, ReadonlyArray<string>> = {
 /** Exceptions that are narrower than a folder, as `folder → file prefix`. */
 const narrow: Record<string, ReadonlyArray<string>> = {
   vm: ["oci/erofs/"],
-  oci: ["store/files.ts"]
+  oci: ["store/files.ts", "store/openBelow.ts"]
 }
 /** Packages that only these files may import. */
 const owners: Record<string, RegExp> = {

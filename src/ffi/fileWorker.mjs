@@ -52,12 +52,38 @@ const tryClone = (source, target) => {
   }
 }
 
+/** Opens a file; one below an open directory through each directory on its way, never through a link. */
+const openSource = (source, below) => {
+  const flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK
+  if (below === undefined) return fs.openSync(source, flags)
+  const parts = source.split("/")
+  let directory = below
+  try {
+    for (const part of parts.slice(0, -1)) {
+      const next = fs.openSync(`/proc/self/fd/${directory}/${part}`, O_RDONLY | O_NOFOLLOW | O_DIRECTORY)
+      if (directory !== below) fs.closeSync(directory)
+      directory = next
+    }
+    return fs.openSync(`/proc/self/fd/${directory}/${parts.at(-1)}`, flags)
+  } catch (cause) {
+    if (cause.code !== "ELOOP" && cause.code !== "ENOTDIR") throw cause
+    throw Object.assign(new Error("a link or a file has taken the place of a part of its path"), { code: "CHANGED" })
+  } finally {
+    if (directory !== below) fs.closeSync(directory)
+  }
+}
+
 /** One file: hashed, and copied when it has a target. */
-const process = ([source, target, size], report) => {
-  const cloned = target !== undefined && size > 0 && tryClone(source, target)
-  const from = fs.openSync(cloned ? target : source, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+const process = ([source, target, size, below], report) => {
+  let from = openSource(source, below)
   let to
   try {
+    const cloned = target !== undefined && size > 0 && tryClone(`/proc/self/fd/${from}`, target)
+    if (cloned) {
+      fs.closeSync(from)
+      from = undefined
+      from = fs.openSync(target, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+    }
     if (!fs.fstatSync(from).isFile()) throw Object.assign(new Error("it is no regular file"), { code: "CHANGED" })
     if (target !== undefined && !cloned) to = fs.openSync(target, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o444)
     const hash = new Bun.CryptoHasher("sha256")
@@ -66,7 +92,7 @@ const process = ([source, target, size], report) => {
     if (cloned) fs.fchmodSync(from, 0o444)
     return hash.digest("hex")
   } finally {
-    fs.closeSync(from)
+    if (from !== undefined) fs.closeSync(from)
     if (to !== undefined) fs.closeSync(to)
   }
 }

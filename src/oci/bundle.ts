@@ -8,6 +8,7 @@ import fs from "node:fs/promises"
 import path from "node:path"
 import { Effect, Option, type Scope, Stream } from "effect"
 import { ArchiveInvalid } from "../domain/errors/image.ts"
+import { pathOf } from "../store/openBelow.ts"
 import { findEntry, scanTar, TarDamaged } from "./tarIndex.ts"
 
 /** Where one file's bytes lie. */
@@ -109,15 +110,16 @@ export const directoryBundle = Effect.fn("oci.bundle.directory")(function* (dire
   const root = yield* attempt(() => fs.realpath(directory))
   const locate = Effect.fnUntraced(function* (name: string) {
     if (!isPlainName(name)) return yield* invalid(`${JSON.stringify(name)} is not a name inside it`)
-    const real = yield* attempt(() => fs.realpath(path.join(root, name)).catch(missing))
-    if (real === undefined) return undefined
-    if (!real.startsWith(root === "/" ? root : root + path.sep)) return yield* invalid(`${name} leads outside of it`)
     // O_NONBLOCK: a fifo in its place must not hold us up.
-    const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK
+    const flags = constants.O_RDONLY | constants.O_NONBLOCK
     const handle = yield* Effect.acquireRelease(
-      attempt(() => fs.open(real, flags)),
-      close
+      attempt(() => fs.open(path.join(root, name), flags).catch(missing)),
+      (opened) => (opened === undefined ? Effect.void : close(opened))
     )
+    if (handle === undefined) return undefined
+    // Of what was opened, whatever led to it: a link may be swapped while its path is looked at.
+    const real = yield* attempt(async () => pathOf(handle.fd))
+    if (!real.startsWith(root === "/" ? root : root + path.sep)) return yield* invalid(`${name} leads outside of it`)
     const stat = yield* attempt(() => handle.stat())
     return stat.isFile() ? { handle, offset: 0, size: stat.size } : undefined
   })

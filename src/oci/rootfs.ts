@@ -5,6 +5,7 @@
 import { Buffer } from "node:buffer"
 import fs from "node:fs"
 import { RootfsInvalid } from "../domain/errors/image.ts"
+import { entryPath, openPlace, reopen } from "../store/openBelow.ts"
 import { reasonOf } from "./bundle.ts"
 import { readable } from "./rejected.ts"
 import { type HeaderEntry, paddingOf, tarEnd, tarHeader } from "./tar-writer.ts"
@@ -26,7 +27,16 @@ const typeOf = (stat: fs.BigIntStats): HeaderEntry["type"] | undefined => {
   return stat.isFIFO() ? "fifo" : undefined
 }
 
-const slash = Buffer.from("/")
+/** An entry that is open as a place. */
+interface Opened {
+  /** Its name below its open directory: no part before it can be swapped. */
+  readonly place: Buffer
+  readonly fd: number
+  /** Path below the root, a binary string. */
+  readonly path: string
+  readonly stat: fs.BigIntStats
+  readonly type: HeaderEntry["type"]
+}
 
 /** Reads the extended attributes of a file that belong into a tar. */
 export type ReadXattrs = (path: Uint8Array) => ReadonlyArray<readonly [name: string, value: Uint8Array]>
@@ -42,8 +52,8 @@ export function* directoryTar(root: string, readXattrs: ReadXattrs = () => []): 
     }
   }
 
-  function* content(place: Buffer, path: string, size: number): Generator<Uint8Array, void> {
-    const fd = attempt(path, () => fs.openSync(place, fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW))
+  function* content(place: number, path: string, size: number): Generator<Uint8Array, void> {
+    const fd = attempt(path, () => reopen(place, false))
     try {
       for (let left = size; left > 0; ) {
         const piece = Buffer.allocUnsafeSlow(Math.min(left, PIECE))
@@ -58,10 +68,28 @@ export function* directoryTar(root: string, readXattrs: ReadXattrs = () => []): 
     }
   }
 
+  /** Opens the entry once: all that is said of it is about what was opened. */
   function* entry(place: Buffer, path: string, depth: number): Generator<Uint8Array, void> {
-    const stat = attempt(path, () => fs.lstatSync(place, { bigint: true }))
-    const type = typeOf(stat)
-    if (type === undefined) return
+    const fd = attempt(path, () => openPlace(place, depth === 0))
+    try {
+      const stat = attempt(path, () => fs.fstatSync(fd, { bigint: true }))
+      const type = typeOf(stat)
+      if (type === undefined) return
+      if (depth === 0 && type !== "directory") throw new RootfsInvalid({ path: root, reason: "it is no directory" })
+      yield* described({ place, fd, path, stat, type })
+      if (type !== "directory") return
+      if (depth >= DEPTH_MAX) throw new RootfsInvalid({ path: root, reason: `it is deeper than ${DEPTH_MAX}` })
+      const names = attempt(path, () => fs.readdirSync(`/proc/self/fd/${fd}`, { encoding: "latin1" })).sort()
+      for (const name of names) {
+        const inner = entryPath(fd, Buffer.from(name, "latin1"))
+        yield* entry(inner, path === "" ? name : `${path}/${name}`, depth + 1)
+      }
+    } finally {
+      fs.closeSync(fd)
+    }
+  }
+
+  function* described({ place, fd, path, stat, type }: Opened): Generator<Uint8Array, void> {
     const nanos = Number(((stat.mtimeNs % 1_000_000_000n) + 1_000_000_000n) % 1_000_000_000n)
     const header = {
       type,
@@ -74,23 +102,15 @@ export function* directoryTar(root: string, readXattrs: ReadXattrs = () => []): 
       mtimeNanos: nanos
     }
     const identity = `${stat.dev}:${stat.ino}`
-    const other = type === "directory" || stat.nlink === 1n ? undefined : linked.get(identity)
-    if (other !== undefined) yield tarHeader({ ...header, type: "hardlink", linkName: other, size: 0 })
-    else {
-      if (type !== "directory" && stat.nlink > 1n) linked.set(identity, path)
-      const target = type === "symlink" ? attempt(path, () => fs.readlinkSync(place, { encoding: "latin1" })) : ""
-      const device = type === "char" || type === "block" ? Number(stat.rdev) : 0
-      const xattrs = readXattrs(place)
-      yield tarHeader({ ...header, linkName: target, devMajor: major(device), devMinor: minor(device), xattrs })
-      if (header.size > 0) yield* content(place, path, header.size)
-    }
-    if (type !== "directory") return
-    if (depth >= DEPTH_MAX) throw new RootfsInvalid({ path: root, reason: `it is deeper than ${DEPTH_MAX}` })
-    const names = attempt(path, () => fs.readdirSync(place, { encoding: "latin1" })).sort()
-    for (const name of names) {
-      const inner = Buffer.concat([place, slash, Buffer.from(name, "latin1")])
-      yield* entry(inner, path === "" ? name : `${path}/${name}`, depth + 1)
-    }
+    const several = type !== "directory" && stat.nlink > 1n
+    const other = several ? linked.get(identity) : undefined
+    if (other !== undefined) return yield tarHeader({ ...header, type: "hardlink", linkName: other, size: 0 })
+    if (several) linked.set(identity, path)
+    const target = type === "symlink" ? attempt(path, () => fs.readlinkSync(place, { encoding: "latin1" })) : ""
+    const device = type === "char" || type === "block" ? Number(stat.rdev) : 0
+    const xattrs = readXattrs(path === "" ? entryPath(fd, "") : place)
+    yield tarHeader({ ...header, linkName: target, devMajor: major(device), devMinor: minor(device), xattrs })
+    if (header.size > 0) yield* content(fd, path, header.size)
   }
 
   yield* entry(Buffer.from(root), "", 0)

@@ -9,7 +9,10 @@ import workerText from "../ffi/fileWorker.mjs" with { type: "text" }
 
 /** One file to hash, and to copy when it has a target. */
 export interface FileJob {
+  /** A path; with `below` a relative one without links and `..`. */
   readonly source: string
+  /** The open directory that it lies below, which stays open until all is done: no part of the path is followed as a link. */
+  readonly below?: number
   readonly target: string | undefined
   /** Length that it must have. */
   readonly sizeBytes: number
@@ -94,8 +97,8 @@ export const processFiles = (
       if (batch !== undefined) {
         worker.postMessage({
           files: batch.indices.map((index) => {
-            const { source, target, sizeBytes } = jobs[index]!
-            return [source, target, sizeBytes]
+            const { source, target, sizeBytes, below } = jobs[index]!
+            return [source, target, sizeBytes, below]
           })
         })
       }

@@ -8,6 +8,7 @@
 import fs from "node:fs"
 import path from "node:path"
 import { CopyFailed } from "../domain/errors/guestIo.ts"
+import { entryPath, openPlace } from "../store/openBelow.ts"
 import { bareRecord, encodeRecord, type TreeRecord, type TreeSink } from "./treeRecords.ts"
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = fs.constants
@@ -34,8 +35,7 @@ const words: Readonly<Record<string, string>> = {
 export const copyFailed = (shown: string, cause: unknown): CopyFailed =>
   cause instanceof CopyFailed ? cause : new CopyFailed({ path: shown, reason: words[codeOf(cause)] ?? codeOf(cause) })
 
-const at = (directory: number, name: string): Buffer =>
-  Buffer.from(`/proc/self/fd/${directory}/${name === "" ? "." : name}`, "latin1")
+const at = (directory: number, name: string): Buffer => entryPath(directory, Buffer.from(name, "latin1"))
 
 /** A name of binary characters as people read it. */
 export const shownName = (name: string): string => Buffer.from(name, "latin1").toString("utf8")
@@ -52,6 +52,8 @@ export class HostTreeWriter implements TreeSink {
   /** The directories from the destination to where was written last. */
   private readonly opened: Array<Opened> = []
   private file: { readonly fd: number; readonly record: TreeRecord } | undefined
+  /** Files that this copy made: a hard link may name no other. */
+  private readonly made = new Set<string>()
   /** What was left out, and why. */
   readonly skipped: Array<string> = []
 
@@ -111,9 +113,10 @@ export class HostTreeWriter implements TreeSink {
     if (last === "") throw new CopyFailed({ path: this.destination, reason: "it is a directory, the source is not" })
     const parent = this.directory(slash < 0 ? "" : name.slice(0, slash))
     const place = at(parent, last)
-    clear(place)
+    this.clear(place)
     if (type === "file") {
       this.file = { fd: fs.openSync(place, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY, 0o600), record }
+      this.made.add(identityOf(fs.fstatSync(this.file.fd, { bigint: true })))
     } else if (type === "symlink") {
       fs.symlinkSync(Buffer.from(target, "latin1"), place)
       if (this.options.owners) fs.lchownSync(place, record.uid, record.gid)
@@ -130,10 +133,31 @@ export class HostTreeWriter implements TreeSink {
         fs.closeSync(from)
         from = next
       }
-      fs.linkSync(at(from, target.slice(slash + 1)), place)
+      const name = at(from, target.slice(slash + 1))
+      const identity = identityOf(fs.lstatSync(name, { bigint: true }))
+      const foreign = new CopyFailed({
+        path: this.shown(target),
+        reason: "a hard link leads to it, and this copy did not make it"
+      })
+      if (!this.made.has(identity)) throw foreign
+      fs.linkSync(name, place)
+      // What has the name may have been swapped since it was looked at.
+      if (identityOf(fs.lstatSync(place, { bigint: true })) === identity) return
+      fs.unlinkSync(place)
+      throw foreign
     } finally {
       fs.closeSync(from)
     }
+  }
+
+  /** Removes what is in the way of something new: anything but a directory. */
+  private clear(place: Buffer): void {
+    const stat = fs.lstatSync(place, { bigint: true, throwIfNoEntry: false })
+    if (stat === undefined) return
+    if (stat.isDirectory()) throw Object.assign(new Error("EISDIR"), { code: "EISDIR" })
+    fs.unlinkSync(place)
+    // Its number may soon be another's.
+    if (stat.nlink === 1n) this.made.delete(identityOf(stat))
   }
 
   private makeDirectory(name: string): void {
@@ -199,16 +223,15 @@ const timeOf = (record: TreeRecord): number | Date => {
   return seconds < 0 ? new Date(Math.floor(seconds * 1000)) : seconds
 }
 
-/** Removes what is in the way of something new: anything but a directory. */
-const clear = (place: Buffer): void => {
-  try {
-    fs.unlinkSync(place)
-  } catch (cause) {
-    if (codeOf(cause) !== "ENOENT") throw codeOf(cause) === "EPERM" && isDirectory(place) ? eisdir() : cause
-  }
+const identityOf = (stat: fs.BigIntStats): string => `${stat.dev}:${stat.ino}`
+
+/** An entry that is open as a place. */
+interface Entry {
+  readonly name: string
+  readonly fd: number
+  /** Path for people. */
+  readonly shown: string
 }
-const isDirectory = (place: Buffer): boolean => fs.lstatSync(place).isDirectory()
-const eisdir = () => Object.assign(new Error("EISDIR"), { code: "EISDIR" })
 
 /** Names under which a file with several names was said before; more are said as files of their own. */
 const linksMax = 1_000_000
@@ -238,41 +261,57 @@ export async function* readHostTree(
     }
   }
 
-  const walk = async function* (place: Buffer, name: string, follow: boolean): AsyncGenerator<Uint8Array, void, void> {
-    const shown = place.toString()
+  const file = async function* (entry: Entry, stat: fs.BigIntStats) {
+    const { name, fd, shown } = entry
+    const identity = identityOf(stat)
+    const first = stat.nlink > 1n ? links.get(identity) : undefined
+    if (first !== undefined) return yield encodeRecord(recordOf("link", name, stat, first))
+    if (stat.nlink > 1n && links.size < linksMax) links.set(identity, name)
+    const opened = await fs.promises.open(`/proc/self/fd/${fd}`, O_RDONLY)
     try {
-      const stat = await (follow
-        ? fs.promises.stat(place, { bigint: true })
-        : fs.promises.lstat(place, { bigint: true }))
-      if (stat.isDirectory()) {
-        yield encodeRecord(recordOf("directory", name, stat))
-        const entries = await fs.promises.readdir(place, { encoding: "buffer" as BufferEncoding })
-        for (const entry of entries as unknown as ReadonlyArray<Buffer>) {
-          const own = entry.toString("latin1")
-          yield* walk(Buffer.concat([place, Buffer.from("/"), entry]), name === "" ? own : `${name}/${own}`, false)
-        }
-        yield encodeRecord(recordOf("done", name, stat))
-      } else if (stat.isSymbolicLink()) {
-        const target = fs.readlinkSync(place, { encoding: "buffer" as BufferEncoding }) as unknown as Buffer
-        yield encodeRecord(recordOf("symlink", name, stat, target.toString("latin1")))
-      } else if (stat.isFile()) {
-        const identity = `${stat.dev}:${stat.ino}`
-        const first = stat.nlink > 1n ? links.get(identity) : undefined
-        if (first !== undefined) return yield encodeRecord(recordOf("link", name, stat, first))
-        if (stat.nlink > 1n && links.size < linksMax) links.set(identity, name)
-        const file = await fs.promises.open(place, follow ? O_RDONLY : O_RDONLY | O_NOFOLLOW)
-        try {
-          yield encodeRecord(recordOf("file", name, stat))
-          yield* contents(file, Number(stat.size), shown)
-        } finally {
-          await file.close()
-        }
-      } else options.skipped(`${shown}: it is a device, pipe or socket`)
-    } catch (cause) {
-      throw cause instanceof Error && "code" in cause ? copyFailed(shown, cause) : cause
+      yield encodeRecord(recordOf("file", name, stat))
+      yield* contents(opened, Number(stat.size), shown)
+    } finally {
+      await opened.close()
     }
   }
 
-  yield* walk(Buffer.from(source), root, options.follow)
+  const directory = async function* (entry: Entry, stat: fs.BigIntStats): AsyncGenerator<Uint8Array, void, void> {
+    const { name, fd, shown } = entry
+    yield encodeRecord(recordOf("directory", name, stat))
+    const entries = await fs.promises.readdir(`/proc/self/fd/${fd}`, { encoding: "buffer" as BufferEncoding })
+    for (const each of entries as unknown as ReadonlyArray<Buffer>) {
+      const own = each.toString("latin1")
+      const inner = name === "" ? own : `${name}/${own}`
+      yield* walk(entryPath(fd, each), inner, path.join(shown, each.toString()), false)
+    }
+    yield encodeRecord(recordOf("done", name, stat))
+  }
+
+  /** Opens the entry once: all that is said of it is about what was opened. */
+  const walk = async function* (
+    place: Buffer,
+    name: string,
+    shown: string,
+    follow: boolean
+  ): AsyncGenerator<Uint8Array, void, void> {
+    let fd: number | undefined
+    try {
+      fd = openPlace(place, follow)
+      const stat = fs.fstatSync(fd, { bigint: true })
+      if (stat.isDirectory()) yield* directory({ name, fd, shown }, stat)
+      else if (stat.isFile()) yield* file({ name, fd, shown }, stat)
+      else if (stat.isSymbolicLink()) {
+        const target = fs.readlinkSync(place, { encoding: "buffer" as BufferEncoding }) as unknown as Buffer
+        yield encodeRecord(recordOf("symlink", name, stat, target.toString("latin1")))
+      } else options.skipped(`${shown}: it is a device, pipe or socket`)
+    } catch (cause) {
+      throw cause instanceof Error && "code" in cause ? copyFailed(shown, cause) : cause
+    } finally {
+      if (fd !== undefined) fs.closeSync(fd)
+    }
+  }
+
+  yield* walk(Buffer.from(source), root, source, options.follow)
   yield encodeRecord(bareRecord("end", ""))
 }

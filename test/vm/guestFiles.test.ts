@@ -7,7 +7,7 @@ import type { FileOperation } from "../../src/domain/guestFiles.ts"
 import type { GuestChannel } from "../../src/vm/GuestChannel.ts"
 import { collectFiles } from "../../src/vm/guestFiles.ts"
 import { HostTreeWriter, readHostTree } from "../../src/vm/hostTree.ts"
-import { TreeReader } from "../../src/vm/treeRecords.ts"
+import { bareRecord, TreeReader, type TreeRecord } from "../../src/vm/treeRecords.ts"
 import { it } from "../support/it.ts"
 import { nativeAgent, scratchDirectory } from "../support/nativeAgent.ts"
 
@@ -226,6 +226,34 @@ describe("trees", () => {
       reader.finish()
       writer.close()
       expect(describeTree(`${root}/back/out`)).toEqual(describeTree(`${root}/guest/copy`))
+    })
+  )
+
+  it.live("link to files of the same copy only", () =>
+    Effect.gen(function* () {
+      const root = yield* scratchDirectory
+      fs.writeFileSync(`${root}/mine`, "of somebody else")
+      const copy = (records: ReadonlyArray<TreeRecord>) => {
+        const writer = new HostTreeWriter(root, { owners: false })
+        try {
+          for (const record of records) {
+            writer.record(record)
+            if (record.type === "file") writer.fileEnd()
+          }
+        } finally {
+          writer.close()
+        }
+      }
+      const made = [bareRecord("file", "first"), bareRecord("link", "second", "first")]
+      copy(made)
+      expect(fs.statSync(`${root}/first`).nlink).toBe(2)
+      expect(() => copy([bareRecord("link", "alias", "mine")])).toThrow("this copy did not make it")
+      // Nor to what an earlier copy made, or to what has replaced a file of this one.
+      expect(() => copy([bareRecord("link", "third", "first")])).toThrow("this copy did not make it")
+      const replaced = [...made, bareRecord("symlink", "first", "mine"), bareRecord("link", "fourth", "first")]
+      expect(() => copy(replaced)).toThrow("this copy did not make it")
+      expect(fs.readdirSync(root).toSorted()).toEqual(["first", "mine", "second"])
+      expect(fs.statSync(`${root}/mine`).nlink).toBe(1)
     })
   )
 
