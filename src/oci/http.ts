@@ -41,16 +41,35 @@ const redirectStatuses: ReadonlyArray<number> = [301, 302, 303, 307, 308]
 export const isLoopbackHost = (hostname: string): boolean =>
   hostname === "localhost" || hostname === "[::1]" || /^127(?:\.[0-9]{1,3}){3}$/.test(hostname)
 
+/**
+ * Names and addresses, as URLs normalize them, that mean this machine or services that only it reaches: loopback, the unspecified
+ * address, link-local ones (metadata of clouds), also written as IPv6.
+ */
+const isLocalHost = (hostname: string): boolean =>
+  isLoopbackHost(hostname) ||
+  /^(localhost|.+\.localhost)\.?$/.test(hostname) ||
+  /^(0|169\.254)\./.test(hostname) ||
+  hostname === "[::]" ||
+  /^\[fe[89ab][0-9a-f]:/.test(hostname) ||
+  // IPv4 within IPv6, in hexadecimal: 0.0.0.0/8, 127.0.0.0/8 and 169.254.0.0/16.
+  /^\[::(?:ffff:)?(?:0|7f[0-9a-f]{2}|a9fe|[0-9a-f]{1,2}):[0-9a-f]{1,4}\]$/.test(hostname)
+
 /** Whether a URL may be asked: HTTPS always, plain HTTP on loopback or when the user allowed it. */
 export const mayAsk = (url: URL, insecure: boolean): boolean =>
   url.protocol === "https:" || (url.protocol === "http:" && (insecure || isLoopbackHost(url.hostname)))
 
 /**
- * Whether a redirect may be followed. A remote registry must not make us talk plainly, or to this machine's own services,
- * without being told to.
+ * Whether one server may send us to another, by a redirect, as its token server or as a place to upload to. A remote server must not
+ * make us talk plainly without being told to, and never to services of this machine.
  */
 export const mayFollow = (from: URL, to: URL, insecure: boolean): boolean =>
-  mayAsk(to, insecure) && (to.protocol === "https:" || insecure || isLoopbackHost(from.hostname))
+  mayAsk(to, insecure) && (isLocalHost(from.hostname) || !isLocalHost(to.hostname))
+
+/** Why `mayFollow` refuses, to go on after the name of who sends us there. */
+export const whyNot = (to: URL): string =>
+  isLocalHost(to.hostname)
+    ? `${to.protocol}//${to.host}, a service of this machine`
+    : `${to.protocol}//${to.host}, which is not HTTPS`
 
 export interface HttpRequest {
   readonly url: URL
@@ -136,7 +155,10 @@ export const send: (request: HttpRequest) => Effect.Effect<HttpResponse, Transie
       const next = location === null ? null : URL.parse(location, url.href)
       if (next === null) return yield* unavailable(url.host, `it redirects (HTTP ${response.status}) to no address`)
       if (!mayFollow(url, next, request.insecure)) {
-        return yield* unavailable(url.host, `it redirects to ${next.protocol}//${next.host}, which is not HTTPS`)
+        return yield* unavailable(url.host, `it redirects to ${whyNot(next)}`)
+      }
+      if (request.body !== undefined && next.origin !== origin) {
+        return yield* unavailable(url.host, `it redirects what holds a secret to ${next.host}`)
       }
       away = away || next.origin !== origin
       url = next

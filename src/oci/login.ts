@@ -48,7 +48,10 @@ export const checkLogin: (
   const url = new URL(`${plain ? "http" : "https"}://${host}/v2/`)
   const { stallTimeoutMs } = retry
   const credentials = explicitCredential(domain, credential)
-  const authorizer = makeAuthorizer({ domain, host, repository: "", credentials, insecure, stallTimeoutMs })
+  const authorizer = makeAuthorizer({
+    ...{ domain, host, registry: url, repository: "" },
+    ...{ credentials, insecure, stallTimeoutMs }
+  })
   const ask = Effect.gen(function* () {
     const authorization = yield* authorizer.header
     return (yield* Http.send({ url, headers: {}, authorization, insecure, stallTimeoutMs })).response

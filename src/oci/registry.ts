@@ -71,6 +71,7 @@ const endpoint = (reference: Reference, domain: string, options: RegistryOptions
   const authorizer = makeAuthorizer({
     domain,
     host,
+    registry: new URL(base),
     repository: reference.path,
     credentials: options.credentials ?? anonymous,
     insecure,

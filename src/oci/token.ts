@@ -6,7 +6,7 @@ import { Clock, Effect, Redacted, Schema, type Scope } from "effect"
 import { RegistryAuth, type RegistryUnavailable } from "../domain/errors/image.ts"
 import { reach } from "../domain/failpoint.ts"
 import type { Credential, CredentialSource } from "./credentials.ts"
-import { mayAsk, readBounded, retryAfterMs, send, Transient, unavailable } from "./http.ts"
+import { mayFollow, readBounded, retryAfterMs, send, Transient, unavailable, whyNot } from "./http.ts"
 
 /** One way of authenticating that a server offers. */
 export interface Challenge {
@@ -58,6 +58,8 @@ export interface AuthorizerOptions {
   readonly domain: string
   /** Host for errors, for example `registry-1.docker.io`. */
   readonly host: string
+  /** The address that asks for authentication. */
+  readonly registry: URL
   /** Empty for the registry as a whole. */
   readonly repository: string
   readonly credentials: CredentialSource
@@ -87,14 +89,14 @@ const basicHeader = (credential: Credential & { kind: "basic" }): Redacted.Redac
 
 const bearerHeader = (token: string): Redacted.Redacted<string> => Redacted.make(`Bearer ${token}`)
 
-/** The token server's address; another scheme than HTTPS only where plain HTTP is allowed anyway. */
+/** The token server's address, which gets the password: only one that the registry could redirect us to. */
 const tokenServer = (options: AuthorizerOptions, challenge: Challenge) => {
   const realm = URL.parse(challenge.parameters["realm"] ?? "")
   if (realm === null)
     return Effect.fail(unavailable(options.host, "its token server's address is missing or not a URL"))
-  return mayAsk(realm, options.insecure)
+  return mayFollow(options.registry, realm, options.insecure)
     ? Effect.succeed(realm)
-    : Effect.fail(unavailable(options.host, `its token server ${realm.host} is not asked over HTTPS`))
+    : Effect.fail(unavailable(options.host, `it names as its token server ${whyNot(realm)}`))
 }
 
 /** Trades a credential, or none, for a bearer token. */

@@ -215,7 +215,27 @@ describe("a redirect", () => {
     ["http://127.0.0.1:5000/x", "http://b.io/x", false, false],
     ["http://a.io/x", "http://b.io/x", true, true],
     ["http://a.io/x", "file:///etc/passwd", true, false],
-    ["https://a.io/x", "ftp://b.io/x", true, false]
+    ["https://a.io/x", "ftp://b.io/x", true, false],
+    // Services of this machine: not over TLS, under no spelling, and not where plain HTTP is allowed.
+    ...[
+      ...["127.0.0.1:9", "localhost", "localhost.", "x.localhost", "0.0.0.0:80", "0", "2130706433", "127.1", "[::1]"],
+      ...[
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:0.0.0.0]",
+        "[::127.0.0.1]",
+        "169.254.169.254",
+        "[::ffff:169.254.1.1]",
+        "[fe80::1]"
+      ]
+    ].flatMap((host) => [
+      ["https://a.io/x", `https://${host}/x`, false, false] as const,
+      ["http://a.io/x", `http://${host}/x`, true, false] as const
+    ]),
+    ["https://localhost:5000/x", "https://127.0.0.1:9/x", false, true],
+    ["https://a.io/x", "https://10.0.0.1/x", false, true],
+    ["https://a.io/x", "https://[2001:db8::7f00:1]/x", false, true],
+    ["https://a.io/x", "https://128.0.0.1/x", false, true]
   ]
   test.each(cases)("from %s to %s, insecure %p: followed %p", (from, to, insecure, followed) => {
     expect(mayFollow(new URL(from), new URL(to), insecure)).toBe(followed)

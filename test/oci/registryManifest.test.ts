@@ -1,8 +1,9 @@
 import { describe, expect } from "bun:test"
-import { Effect } from "effect"
+import { Effect, Redacted } from "effect"
 import { mediaTypes } from "../../src/domain/descriptor.ts"
 import { defaultPlatform } from "../../src/domain/platform.ts"
 import { basicCredential, explicitCredential } from "../../src/oci/credentials.ts"
+import { makeAuthorizer } from "../../src/oci/token.ts"
 import { type Fault, startFaultProxy } from "../support/faultProxy.ts"
 import { type ImageBlob, indexOf, jsonBlob } from "../support/image.ts"
 import { it } from "../support/it.ts"
@@ -201,8 +202,44 @@ describe("tokens", () => {
         }))
         const error = yield* Effect.flip(resolveAt(registry.host))
         expect(error).toMatchObject({ _tag: "RegistryUnavailable", attempts: 1 })
-        expect(error.message).toMatch(/token server.*(not a URL|not asked over HTTPS)/)
+        expect(error.message).toMatch(/token server.*(not a URL|not HTTPS)/)
       }
+    })
+  )
+  it.live("of a remote registry are not fetched from services of this machine, nor is a password sent there", () =>
+    Effect.gen(function* () {
+      const service = yield* startFaultProxy(undefined, () => ({ status: 200, body: '{"token":"T"}' }))
+      for (const insecure of [false, true]) {
+        const authorizer = makeAuthorizer({
+          domain: "registry.example",
+          host: "registry.example",
+          registry: new URL("https://registry.example/v2/"),
+          repository: "app",
+          credentials: explicitCredential("registry.example", basicCredential("me", "s3cret")),
+          insecure,
+          stallTimeoutMs: 10_000
+        })
+        const realm = `http://${service.host}/t`
+        const error = yield* Effect.flip(authorizer.answer([{ scheme: "bearer", parameters: { realm } }]))
+        expect(error).toMatchObject({ _tag: "RegistryUnavailable", host: "registry.example" })
+        expect(error.message).toContain("a service of this machine")
+      }
+      expect(service.requests.length).toBe(0)
+    })
+  )
+
+  it.live("asked for with a token of its owner's are not followed to another server", () =>
+    Effect.gen(function* () {
+      const thief = yield* startFaultProxy(undefined, () => ({ status: 200, body: '{"token":"T"}' }))
+      const { registry } = yield* tokenRegistry(() => ({
+        status: 307,
+        headers: { location: `http://${thief.host}/t` }
+      }))
+      const identity = { kind: "identity", token: Redacted.make("refresh") } as const
+      const credentials = explicitCredential(registry.host, identity)
+      const error = yield* Effect.flip(resolveAt(registry.host, { credentials }))
+      expect(error.message).toContain("holds a secret")
+      expect(thief.requests.length).toBe(0)
     })
   )
 })
