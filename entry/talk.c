@@ -70,6 +70,13 @@ static int dial(const char *name) {
     close(fd);
     fd = -1;
   }
+  /* What a home that is not ours says to a command is judged by the whole program. */
+  struct ucred peer;
+  socklen_t length = sizeof peer;
+  if (fd >= 0 && (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0 || (peer.uid != geteuid() && peer.uid != 0))) {
+    close(fd);
+    fd = -1;
+  }
   close(directory);
   return fd;
 }

@@ -10,6 +10,7 @@ import { enginesLayer, type Program, readConfig } from "../plugin/bunker.ts"
 import { Database } from "../store/Database.ts"
 import { machineProblems } from "../store/machineIndex.ts"
 import { builtIn } from "../store/migrations.ts"
+import { foreignFile } from "../store/ownership.ts"
 import { Paths } from "../store/Paths.ts"
 import { Engines } from "../vm/Engine.ts"
 import { formatAge, formatBytes, harmless } from "./output.ts"
@@ -34,7 +35,7 @@ const home = (settings: Settings): Effect.Effect<ReadonlyArray<Finding>> =>
           what: "home directory",
           state: "broken",
           detail: opened.failure.message,
-          fix: "set BUNKER_HOME to a directory of yours"
+          fix: "mend its permissions, or set BUNKER_HOME to a directory of yours"
         }
       ]
     }
@@ -51,6 +52,15 @@ const home = (settings: Settings): Effect.Effect<ReadonlyArray<Finding>> =>
           : {})
       }
     ]
+  })
+
+/** Files that a command would refuse, since others own them or may write to them: nothing to say when there are none. */
+const ownership = (settings: Settings): ReadonlyArray<Finding> =>
+  ["bunker.db", "token", "bunker.sock", "reserve"].flatMap((name) => {
+    const wrong = foreignFile(path.join(settings.home, name))
+    if (wrong === undefined) return []
+    const fix = "see who wrote it; make it yours with chown and chmod, or remove it"
+    return [{ what: "permissions", state: "broken" as const, detail: wrong, fix }]
   })
 
 /** Who sweeps, and what waits to be swept. */
@@ -187,6 +197,7 @@ const config = (settings: Settings, program: Program): Effect.Effect<ReadonlyArr
 export const diagnose = Effect.fn("Doctor.diagnose")(function* (settings: Settings, program: Program) {
   return [
     ...(yield* home(settings)),
+    ...ownership(settings),
     yield* database(settings),
     ...(yield* maintenanceLine(settings)),
     ...(yield* machines(settings)),

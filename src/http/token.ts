@@ -5,6 +5,7 @@ import { Effect, Redacted, type Scope } from "effect"
 import { StoreFailed } from "../domain/errors/store.ts"
 import { attemptFile, type FileError, writeAtomic } from "../store/files.ts"
 import { fileLock } from "../store/lock.ts"
+import { foreignFile } from "../store/ownership.ts"
 
 /** Bytes of randomness in a token. */
 const tokenBytes = 32
@@ -18,6 +19,11 @@ export const serverToken = Effect.fn("Http.token")(function* (
   yield* fileLock(`${file}.lock`)
   const text = yield* attemptFile("read", file, () => (fs.existsSync(file) ? fs.readFileSync(file, "utf8").trim() : ""))
   if (text !== "") {
+    const wrong = foreignFile(file)
+    if (wrong !== undefined) {
+      const reason = `${wrong}; what others may have written is no secret: remove it, and the next start makes a new one`
+      return yield* new StoreFailed({ operation: "read", path: file, reason })
+    }
     if (!pattern.test(text)) {
       return yield* new StoreFailed({
         operation: "read",

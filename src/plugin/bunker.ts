@@ -25,7 +25,7 @@ import { builtInPlugins } from "./builtin.ts"
 import type { Plugin } from "./Plugin.ts"
 import { PluginHost } from "./PluginHost.ts"
 import { type PluginOptions, rememberedOptions, rememberOptions } from "./rememberedOptions.ts"
-import { type LoadedConfig, loadConfig, noConfig, openAudit, type SharedModules } from "./userConfig.ts"
+import { foreignConfig, type LoadedConfig, loadConfig, noConfig, openAudit, type SharedModules } from "./userConfig.ts"
 
 /** What the program that embeds Bunker knows of itself. */
 export interface Program {
@@ -108,6 +108,8 @@ export const readConfig = (file: string, program: Program): Effect.Effect<Loaded
 const ownConfig = Effect.fnUntraced(function* (file: string, program: Program, own: ReadonlyArray<Plugin>) {
   if (program.ignoresConfig === true || !fs.existsSync(file)) return noConfig
   const leaveOut = (what: string) => Effect.logError(`${what}; these options do not count until that is mended`)
+  const wrong = foreignConfig(file)
+  if (wrong !== undefined) return yield* Effect.as(leaveOut(`${file} is not run: ${wrong}`), noConfig)
   const known = rememberedOptions(file)
   // A build without the modules that a config imports can not run one: cli/enter.ts takes another build for what needs it.
   if (known === undefined && program.sharedModules === undefined) return noConfig

@@ -1,14 +1,16 @@
 /**
  * Reads `bunker.config.ts` of a home directory: which plugins its owner added, their options, the permissions of the doors, the
- * audit file. The file is code and runs with this process's rights; only its owner can write to the home directory.
+ * audit file. The file is code and runs with this process's rights: one that others own or may write is refused.
  *
  * Invariant: a config imports the very `effect` and `bunker/plugin` that this program runs, so that there is one copy of each.
  */
 import fs from "node:fs"
+import path from "node:path"
 import { Effect, Schema } from "effect"
 import { PluginInvalid } from "../domain/errors/plugin.ts"
 import type { Policy } from "../domain/plugins.ts"
 import { attemptFile } from "../store/files.ts"
+import { foreignDirectory, foreignFile } from "../store/ownership.ts"
 import type { Plugin } from "./Plugin.ts"
 import type { Decision } from "./PluginHost.ts"
 
@@ -69,6 +71,8 @@ export const loadConfig = Effect.fn("UserConfig.load")(function* (
   modules?: () => Promise<SharedModules>
 ): Effect.fn.Return<LoadedConfig, PluginInvalid> {
   const invalid = (reason: string) => new PluginInvalid({ name: file, reason: reason.replace(/\s+/g, " ") })
+  const wrong = foreignConfig(file)
+  if (wrong !== undefined) return yield* invalid(`${wrong}: it would run with your rights`)
   const module = yield* Effect.tryPromise({
     try: async () => {
       if (modules !== undefined) await shareModules(modules)
@@ -99,6 +103,14 @@ export const loadConfig = Effect.fn("UserConfig.load")(function* (
     auditFile: config.auditFile
   }
 })
+
+/** Why a config file is not run: others could have written it, or put theirs in its place. Undefined also when there is none. */
+export const foreignConfig = (file: string): string | undefined =>
+  fs.existsSync(file)
+    ? (foreignFile(file) ??
+      foreignDirectory(path.dirname(file)) ??
+      foreignDirectory(path.dirname(fs.realpathSync(file))))
+    : undefined
 
 /** Bun's words for a file that does not compile or resolve: the first, with where it is. */
 const describeImportError = (cause: unknown): string => {

@@ -18,6 +18,7 @@ import {
   type SchemaMismatch
 } from "../domain/errors/store.ts"
 import { installDeadline, type Migration, type MigrationTarget, migrate, migrateDown } from "./migrations.ts"
+import { foreignFile } from "./ownership.ts"
 import { Paths } from "./Paths.ts"
 import { releaseReserve, restoreReserve } from "./reserve.ts"
 
@@ -113,6 +114,8 @@ const switchToWal = (sqlite: Sqlite): void => {
 
 /** Opens a file, mode 0600, with WAL and a busy timeout. Each statement's text is prepared once: use texts that are constants. */
 export const connect = (file: string, options: ConnectOptions): Connection => {
+  const wrong = foreignFile(file)
+  if (wrong !== undefined) throw Object.assign(new Error(wrong), { code: "SQLITE_PERM" })
   const sqlite = new Sqlite(file, { readwrite: true, create: options.create === true, strict: true })
   try {
     sqlite.run(`PRAGMA busy_timeout=${busyTimeoutMs}`)

@@ -7,7 +7,8 @@ import { HomeUnusable } from "../domain/errors/store.ts"
 import type { ModelName } from "../domain/model.ts"
 import type { SafeName } from "../domain/name.ts"
 import { type SessionId, sessionStem } from "../domain/session.ts"
-import { ensureDirectory, type FileError } from "./files.ts"
+import { attemptFile, ensureDirectory, type FileError } from "./files.ts"
+import { foreignDirectory, foreignFile } from "./ownership.ts"
 
 /** An absolute path built here from checked parts. */
 export const CheckedPath = Schema.String.pipe(Schema.brand("CheckedPath"))
@@ -134,7 +135,7 @@ export class Paths extends Context.Service<
     readonly sessionFile: (name: string) => SessionPaths
   }
 >()("bunker/Paths") {
-  /** Creates what is missing below `home`, mode 0700. Fails with `HomeUnusable` where it can not be used. */
+  /** Creates what is missing below `home`, mode 0700. Fails with `HomeUnusable` where it can not be used, or is not the user's alone. */
   static readonly layer = (
     home: string,
     options: { readonly models?: string | undefined } = {}
@@ -195,6 +196,13 @@ const make = Effect.fnUntraced(function* (
         })
     )
   )
+  // Not only the config file in it is code: definitions say what a sandbox may see of this machine.
+  for (const directory of [root, ...Object.values(directories)]) {
+    const wrong = yield* attemptFile("look at", directory, () =>
+      directory === root ? foreignDirectory(root) : foreignFile(directory)
+    )
+    if (wrong !== undefined) return yield* new HomeUnusable({ path: root, reason: wrong })
+  }
   const sessionFile = (name: string): SessionPaths => {
     const file = path.basename(name)
     return {

@@ -14,6 +14,7 @@ import type { SafeName } from "../domain/name.ts"
 import { SafeName as SafeNameSchema } from "../domain/name.ts"
 import { attemptFile, type FileError, isLeftover, writeAtomic } from "./files.ts"
 import { fileLock, unlinkHeldLock } from "./lock.ts"
+import { foreign } from "./ownership.ts"
 import type { Paths } from "./Paths.ts"
 import { withReserve } from "./reserve.ts"
 import type { TomlTable } from "./tomlEdit.ts"
@@ -72,6 +73,8 @@ const readFile = (file: string) => {
   try {
     const stat = fs.fstatSync(fd, { bigint: true })
     if (!stat.isFile()) return { problem: "it is no file" }
+    const wrong = foreign(file, stat)
+    if (wrong !== undefined) return { problem: wrong }
     if (stat.size > fileBytesMax) return { problem: "it is longer than 1 MiB" }
     const bytes = fs.readFileSync(fd)
     const born = Number(stat.birthtimeMs > 0n ? stat.birthtimeMs : stat.mtimeMs)

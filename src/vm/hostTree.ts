@@ -261,7 +261,7 @@ export async function* readHostTree(
     }
   }
 
-  const file = async function* (entry: Entry, stat: fs.BigIntStats) {
+  const file = async function* (entry: Entry, stat: fs.BigIntStats): AsyncGenerator<Uint8Array, void, void> {
     const { name, fd, shown } = entry
     const identity = identityOf(stat)
     const first = stat.nlink > 1n ? links.get(identity) : undefined

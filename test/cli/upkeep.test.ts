@@ -1,7 +1,7 @@
 /** `sweep`, `migrate` and the doctor's line, through the compiled program and real processes. */
 import { Database as Sqlite } from "bun:sqlite"
 import { afterAll, describe, expect, test } from "bun:test"
-import { existsSync, mkdirSync } from "node:fs"
+import { chmodSync, existsSync, mkdirSync } from "node:fs"
 import path from "node:path"
 import { builtIn } from "../../src/store/migrations.ts"
 import { Home, program } from "../support/bunker.ts"
@@ -53,6 +53,21 @@ describe.skipIf(!existsSync(program))("upkeep", () => {
     expect(JSON.parse(await home.must(["sweep", "--json"]))).toEqual({ ...expected, reconciled: 0, removed: 0 })
     expect(existsSync(path.join(home.directory, "sandboxes/ended"))).toBe(false)
     expect(await home.must(["ps", "-a"])).toContain("crashed")
+  }, 60_000)
+
+  test("a home that others may write to is refused, and doctor says so", async () => {
+    const own = new Home()
+    chmodSync(own.directory, 0o777)
+    const refused = await own.bunker(["ps"])
+    expect(refused).toMatchObject({ code: 125, stderr: expect.stringContaining(`'chmod go-w ${own.directory}'`) })
+    const engines = { BUNKER_QEMU: "/nonexistent", BUNKER_LIBKRUN: "/nonexistent" }
+    const { code, stdout } = await own.bunker(["doctor", "--json"], { env: engines })
+    const detail = expect.stringContaining("others may write to")
+    expect(code).toBe(1)
+    expect(JSON.parse(stdout)).toContainEqual(
+      expect.objectContaining({ what: "home directory", state: "broken", detail })
+    )
+    own.dispose()
   }, 60_000)
 
   test("a schema is taken back only when nothing is active, and comes back with the next start", async () => {
