@@ -48,7 +48,7 @@ export interface BenchOptions {
   readonly hosts: ReadonlyArray<string>
   /** Port of the server on loopback. */
   readonly upstreamPort: number
-  /** Authority of the server's certificate. */
+  /** Authority of the server's certificate; empty where there is none. */
   readonly trust: string
   /** The name to which flows go; the first host when absent. */
   readonly flowHost?: string
@@ -70,7 +70,7 @@ export const startBench = async (options: BenchOptions): Promise<Bench> => {
   const events: Array<SecretEvent> = []
   const interceptor = makeInterceptor({
     authority,
-    trust: [options.trust],
+    trust: options.trust === "" ? [authority.certificate] : [options.trust],
     secrets: options.secrets,
     inspected: options.inspected ?? [],
     onEvent: (event) => void events.push(event)
@@ -110,13 +110,20 @@ export const secureServer = async (
   options: { readonly allowHTTP1?: boolean } = {}
 ) => {
   const authority = makeAuthority("upstream", hosts)
-  const server = http2.createSecureServer({ allowHTTP1: options.allowHTTP1 ?? true, ...authority.certificateFor(hosts[0] ?? "") }, onRequest)
+  const server = http2.createSecureServer(
+    { allowHTTP1: options.allowHTTP1 ?? true, ...authority.certificateFor(hosts[0] ?? "") },
+    onRequest
+  )
   const port = await listen(server as unknown as net.Server)
   return { port, trust: authority.certificate, server, [Symbol.dispose]: () => void server.close() }
 }
 
 /** A TLS server that hands its raw connections over. */
-export const rawTlsServer = async (host: string, onConnection: (socket: tls.TLSSocket) => void, protocols: ReadonlyArray<string> = ["http/1.1"]) => {
+export const rawTlsServer = async (
+  host: string,
+  onConnection: (socket: tls.TLSSocket) => void,
+  protocols: ReadonlyArray<string> = ["http/1.1"]
+) => {
   const authority = makeAuthority("upstream", [host])
   const server = tls.createServer({ ...authority.certificateFor(host), ALPNProtocols: [...protocols] }, onConnection)
   const port = await listen(server)
@@ -124,13 +131,21 @@ export const rawTlsServer = async (host: string, onConnection: (socket: tls.TLSS
 }
 
 /** Runs a program to its end. */
-export const runProgram = async (command: ReadonlyArray<string>, env: Readonly<Record<string, string>> = {}, stdin: Uint8Array | undefined = undefined) => {
+export const runProgram = async (
+  command: ReadonlyArray<string>,
+  env: Readonly<Record<string, string>> = {},
+  stdin: Uint8Array | undefined = undefined
+) => {
   const child = Bun.spawn([...command], {
     stdin: stdin ?? "ignore",
     stdout: "pipe",
     stderr: "pipe",
     env: { PATH: process.env["PATH"] ?? "", ...env }
   })
-  const [stdout, stderr, code] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text(), child.exited])
+  const [stdout, stderr, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited
+  ])
   return { stdout, stderr, code }
 }

@@ -6,7 +6,19 @@
  * 0600. Trusts nothing and verifies nothing: that is for the guest, and for upstream.ts.
  */
 import crypto from "node:crypto"
-import { bitString, boolean, element, explicit, implicit, integer, objectId, octetString, sequence, time, utf8String } from "./der.ts"
+import {
+  bitString,
+  boolean,
+  element,
+  explicit,
+  implicit,
+  integer,
+  objectId,
+  octetString,
+  sequence,
+  time,
+  utf8String
+} from "./der.ts"
 
 /** How long the authority is valid, in days: longer than any sandbox is kept. */
 const authorityDays = 3650
@@ -143,7 +155,8 @@ export const makeAuthority = (sandbox: string, hosts: ReadonlyArray<string>): Au
 /** The authority that `serialize` described; throws where key or certificate are none. */
 export const restoreAuthority = (state: AuthorityState): Authority => {
   const key = crypto.createPrivateKey(state.key)
-  if (!new crypto.X509Certificate(state.certificate).checkPrivateKey(key)) throw new Error("the key is of another certificate")
+  if (!new crypto.X509Certificate(state.certificate).checkPrivateKey(key))
+    throw new Error("the key is of another certificate")
   return authorityOf(state.sandbox, state.hosts, state.certificate, key)
 }
 

@@ -2,7 +2,13 @@
  * Decides on each request of an opened connection: whether it names the host that the connection is for, and which values go into it.
  * Moves no bytes, and tells values to nobody but who sends the request on.
  */
-import { type ActiveSecret, describeRefusal, type RequestTexts, type Refusal, substitute } from "../../domain/network/placeholders.ts"
+import {
+  type ActiveSecret,
+  describeRefusal,
+  type Refusal,
+  type RequestTexts,
+  substitute
+} from "../../domain/network/placeholders.ts"
 
 /** What happened on opened connections. Holds names, never values. */
 export type SecretEvent =
@@ -17,7 +23,13 @@ export type SecretEvent =
   /** A request, or a client's hello, that names another host than its flow goes to. */
   | { readonly kind: "misdirected"; readonly host: string; readonly port: number; readonly named: string }
   /** A request of a host that is only looked at. */
-  | { readonly kind: "request"; readonly host: string; readonly port: number; readonly method: string; readonly path: string }
+  | {
+      readonly kind: "request"
+      readonly host: string
+      readonly port: number
+      readonly method: string
+      readonly path: string
+    }
   /** The server could not be verified, or ended the handshake. */
   | { readonly kind: "untrusted"; readonly host: string; readonly port: number; readonly reason: string }
 
@@ -85,7 +97,11 @@ export const makeGate = (options: GateOptions): Gate => {
       return { request: result, secretsUsed: result.used.length > 0 }
     },
     trailers: (fields) => {
-      const result = substitute({ target: "", fields }, { host, encrypted }, options.secrets().filter((each) => !each.hosts.includes(host)))
+      const result = substitute(
+        { target: "", fields },
+        { host, encrypted },
+        options.secrets().filter((each) => !each.hosts.includes(host))
+      )
       return "reason" in result ? refuse(result) : undefined
     }
   }

@@ -33,7 +33,9 @@ const huffmanTree = (): Int32Array => {
   if (tree !== undefined) return tree
   const nodes = new Int32Array(2 * (huffmanLengths.length + 1))
   let [next, code, length] = [1, 0, 0]
-  const symbols = huffmanLengths.map((bits, symbol) => ({ bits, symbol })).sort((a, b) => a.bits - b.bits || a.symbol - b.symbol)
+  const symbols = huffmanLengths
+    .map((bits, symbol) => ({ bits, symbol }))
+    .sort((a, b) => a.bits - b.bits || a.symbol - b.symbol)
   for (const { bits, symbol } of symbols) {
     code = length === 0 ? 0 : (code + 1) * 2 ** (bits - length)
     length = bits
@@ -179,7 +181,10 @@ const encodeNumber = (value: number, prefix: number, flags: number): Buffer => {
   return Buffer.from([...bytes, left])
 }
 
-const encodeString = (text: string): ReadonlyArray<Buffer> => [encodeNumber(text.length, 7, 0), Buffer.from(text, "latin1")]
+const encodeString = (text: string): ReadonlyArray<Buffer> => [
+  encodeNumber(text.length, 7, 0),
+  Buffer.from(text, "latin1")
+]
 
 /** A block that neither uses nor changes the receiver's dynamic table, which it empties first when `reset`. */
 export const encodeHeaders = (fields: ReadonlyArray<HeaderField>, reset = false): Buffer =>

@@ -60,7 +60,12 @@ const valuesOf = (fields: Fields, name: string): ReadonlyArray<string> =>
   fields.filter(([each]) => each.toLowerCase() === name).map(([, value]) => value)
 
 const tokensOf = (fields: Fields, name: string): ReadonlyArray<string> =>
-  valuesOf(fields, name).flatMap((value) => value.toLowerCase().split(",").map((each) => each.trim()))
+  valuesOf(fields, name).flatMap((value) =>
+    value
+      .toLowerCase()
+      .split(",")
+      .map((each) => each.trim())
+  )
 
 const lengthOf = (values: ReadonlyArray<string>): number => {
   const [text = ""] = values
@@ -95,7 +100,8 @@ const withoutH2c = (fields: Fields): Fields =>
 /** A request's head, from its first byte to the end of its last field's line. */
 export const parseRequest = (head: string): RequestHead => {
   const [first, all] = splitHead(head)
-  const [, method = "", target = "", version = ""] = /^([^ ]+) ([\x21-\x7e\x80-\xff]+) HTTP\/(1\.[01])$/.exec(first) ?? []
+  const [, method = "", target = "", version = ""] =
+    /^([^ ]+) ([\x21-\x7e\x80-\xff]+) HTTP\/(1\.[01])$/.exec(first) ?? []
   if (!token.test(method)) throw new MessageError("it does not begin with a request line of HTTP/1.1")
   const fields = withoutH2c(all)
   const hosts = valuesOf(fields, "host")

@@ -151,4 +151,5 @@ class Relay {
 }
 
 /** Resolves when both sides have ended in order; rejects when one broke, or spoke something else. The caller destroys both then. */
-export const relayHttp1 = (guest: Duplex, server: Duplex, gate: Gate): Promise<void> => new Relay(guest, server, gate).run()
+export const relayHttp1 = (guest: Duplex, server: Duplex, gate: Gate): Promise<void> =>
+  new Relay(guest, server, gate).run()

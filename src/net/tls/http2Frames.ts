@@ -43,7 +43,12 @@ export class FrameError extends Error {}
 /** Most bytes of a frame that is wanted whole. */
 const wholeBytesMax = 64 * 1024
 
-export const makeFrame = (type: number, flags: number, stream: number, payload: Uint8Array = Buffer.alloc(0)): Buffer => {
+export const makeFrame = (
+  type: number,
+  flags: number,
+  stream: number,
+  payload: Uint8Array = Buffer.alloc(0)
+): Buffer => {
   const frame = Buffer.allocUnsafe(frameHeadBytes + payload.length)
   frame.writeUIntBE(payload.length, 0, 3)
   frame[3] = type

@@ -10,8 +10,8 @@ import type { Denied, Gate } from "./gate.ts"
 import { encodeHeaders, type HeaderField, HpackDecoder, HpackError, tableBytesMax } from "./hpack.ts"
 import {
   errorCode,
-  type FrameHead,
   FrameError,
+  type FrameHead,
   FrameReader,
   flag,
   frameType,
@@ -198,7 +198,8 @@ class Relay {
   private addToBlock(block: Block, { flags }: FrameHead, fragment: Buffer): void {
     block.parts.push(fragment)
     block.length += fragment.length
-    if (block.length > blockBytesMax || block.parts.length > blockFramesMax) throw new FrameError("a header is too long")
+    if (block.length > blockBytesMax || block.parts.length > blockFramesMax)
+      throw new FrameError("a header is too long")
     if ((flags & flag.endHeaders) === 0) return
     this.block = undefined
     const fields = this.decoder.decode(Buffer.concat(block.parts))
@@ -243,7 +244,8 @@ class Relay {
     }
     const { pseudo, rest } = requestOf(fields)
     if (pseudo.size > 0) throw new FrameError("a pseudo-header field is behind a body")
-    if (this.gate.trailers(rest.map(({ name, value }) => [name, value])) === undefined) return this.sendBlock(block, rest)
+    if (this.gate.trailers(rest.map(({ name, value }) => [name, value])) === undefined)
+      return this.sendBlock(block, rest)
     const reset = makeFrame(frameType.rstStream, 0, block.stream, number32(errorCode.enhanceYourCalm))
     this.towardsServer.push(reset)
     this.tellGuest(reset)
@@ -256,7 +258,9 @@ class Relay {
       const part = bytes.subarray(at, at + frameBytes)
       const end = at + frameBytes >= bytes.length ? flag.endHeaders : 0
       const flags = end | (at === 0 && block.endStream ? flag.endStream : 0)
-      this.towardsServer.push(makeFrame(at === 0 ? frameType.headers : frameType.continuation, flags, block.stream, part))
+      this.towardsServer.push(
+        makeFrame(at === 0 ? frameType.headers : frameType.continuation, flags, block.stream, part)
+      )
     }
   }
 
@@ -277,7 +281,8 @@ class Relay {
 }
 
 /** Resolves when both sides have ended; rejects when one broke or spoke something else. The caller destroys both then. */
-export const relayHttp2 = (guest: Duplex, server: Duplex, gate: Gate): Promise<void> => new Relay(guest, server, gate).run()
+export const relayHttp2 = (guest: Duplex, server: Duplex, gate: Gate): Promise<void> =>
+  new Relay(guest, server, gate).run()
 
 /** True for what a peer did wrong, as opposed to a fault of ours. */
 export const isProtocolError = (error: unknown): boolean => error instanceof FrameError || error instanceof HpackError

@@ -13,11 +13,12 @@ import type { Authority } from "./authority.ts"
 import type { ClientHello } from "./clientHello.ts"
 import { firstBytes } from "./firstBytes.ts"
 import { type Gate, makeGate, type SecretEvent } from "./gate.ts"
+import { acceptTls } from "./guestTls.ts"
 import { answerHttp1, relayHttp1 } from "./http1Relay.ts"
 import { relayHttp2 } from "./http2Relay.ts"
 import { relayBytes } from "./relayBytes.ts"
 import { ByteReader, finish } from "./streams.ts"
-import { connectUpstream, handshake } from "./upstream.ts"
+import { connectUpstream } from "./upstream.ts"
 
 /** Which hosts are opened, and what goes to them. */
 export interface Secrets {
@@ -138,9 +139,11 @@ class Opened implements Interceptor {
       await this.linger(guest)
       return
     }
-    const upstream = await connectUpstream(server, { host, protocols: hello.protocols, trust: this.trust }).catch(reasonOf)
+    const upstream = await connectUpstream(server, { host, protocols: hello.protocols, trust: this.trust }).catch(
+      reasonOf
+    )
     const protocol = typeof upstream === "string" ? false : upstream.alpnProtocol
-    const inner = await this.acceptGuest(flow, protocol || "http/1.1")
+    const inner = await acceptTls(guest, this.options.authority.certificateFor(host), protocol || "http/1.1")
     try {
       if (typeof upstream === "string") {
         this.options.onEvent({ kind: "untrusted", host, port, reason: upstream })
@@ -151,17 +154,6 @@ class Opened implements Interceptor {
       inner.destroy()
       if (typeof upstream !== "string") upstream.destroy()
     }
-  }
-
-  private async acceptGuest({ guest, host }: OpenedFlow, protocol: string): Promise<tls.TLSSocket> {
-    const socket = new tls.TLSSocket(guest as never, {
-      isServer: true,
-      ...this.options.authority.certificateFor(host),
-      ALPNProtocols: [protocol]
-    })
-    socket.on("error", () => undefined)
-    await handshake(socket, "secure")
-    return socket
   }
 
   private async relayed(guest: Duplex, server: Duplex, gate: Gate, protocol: string | undefined): Promise<void> {
