@@ -15,7 +15,7 @@ import type { SecretEvent } from "../../src/net/tls/gate.ts"
 import { type Interceptor, makeInterceptor } from "../../src/net/tls/interceptor.ts"
 
 /** A Duplex of our own over a socket. */
-export const plainDuplex = (socket: net.Socket): Duplex => {
+const plainDuplex = (socket: net.Socket): Duplex => {
   const duplex: Duplex = new Duplex({
     allowHalfOpen: true,
     read: () => void socket.resume(),

@@ -6,7 +6,7 @@
  */
 
 /** Begins every placeholder. */
-export const placeholderPrefix = "bnk_"
+const placeholderPrefix = "bnk_"
 
 /** Where a value may be put: header fields, plain and inside Basic, when absent; `query` is both and the query besides. */
 export type SecretUse = "header" | "basic" | "query"

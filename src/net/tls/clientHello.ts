@@ -11,7 +11,7 @@ export interface ClientHello {
 }
 
 /** Most bytes of a ClientHello that is looked at; those with post-quantum keys have less than 4 KiB. */
-export const helloBytesMax = 64 * 1024
+const helloBytesMax = 64 * 1024
 
 /** Reads forwards and never past the end. */
 class Reader {

@@ -39,7 +39,10 @@ const makeTransport = (guest: Duplex): Duplex => {
 }
 
 const whenDrained = (transport: Duplex, done: (error?: Error | null) => void): void => {
-  if (!transport.writableNeedDrain) return done()
+  if (!transport.writableNeedDrain) {
+    done()
+    return
+  }
   const settle = () => {
     transport.off("drain", settle)
     transport.off("close", settle)

@@ -15,13 +15,13 @@ export const frameType = {
 
 export const flag = { endStream: 1, ack: 1, endHeaders: 4, padded: 8, priority: 0x20 } as const
 
-export const errorCode = { none: 0, protocol: 1, enhanceYourCalm: 11 } as const
+export const errorCode = { none: 0, cancel: 8 } as const
 
 export const settingHeaderTableSize = 1
 export const settingMaxFrameSize = 5
 
 export const preface = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "latin1")
-export const frameHeadBytes = 9
+const frameHeadBytes = 9
 
 export interface FrameHead {
   readonly length: number

@@ -7,7 +7,7 @@
  */
 import type { Duplex } from "node:stream"
 import type { Denied, Gate } from "./gate.ts"
-import { encodeHeaders, type HeaderField, HpackDecoder, HpackError, tableBytesMax } from "./hpack.ts"
+import { encodeHeaders, type HeaderField, HpackDecoder, tableBytesMax } from "./hpack.ts"
 import {
   errorCode,
   FrameError,
@@ -179,14 +179,16 @@ class Relay {
       if (this.block === undefined || this.block.stream !== head.stream) {
         throw new FrameError("a continuation continues nothing")
       }
-      return this.addToBlock(this.block, head, payload)
+      this.addToBlock(this.block, head, payload)
+      return
     }
     if (this.block !== undefined) throw new FrameError("a frame is within a header block")
     if (head.type === frameType.pushPromise) throw new FrameError("a client can not promise")
     if (head.type === frameType.headers) {
       const endStream = (head.flags & flag.endStream) !== 0
       this.block = { stream: head.stream, endStream, parts: [], length: 0 }
-      return this.addToBlock(this.block, head, fragmentOf(head, payload))
+      this.addToBlock(this.block, head, fragmentOf(head, payload))
+      return
     }
     if (this.refused.has(head.stream)) {
       if (head.type === frameType.rstStream) this.refused.delete(head.stream)
@@ -214,10 +216,12 @@ class Relay {
     const hosts = rest.filter(({ name }) => name === "host").map(({ value }) => value)
     const authority = pseudo.get(":authority") ?? hosts[0]
     if (method === "CONNECT" && !pseudo.has(":protocol")) {
-      return this.refuse(block, { status: 501, text: "CONNECT is for proxies" })
+      this.refuse(block, { status: 501, text: "CONNECT is for proxies" })
+      return
     }
     if (hosts.some((host) => host !== authority)) {
-      return this.refuse(block, { status: 400, text: ":authority and host differ" })
+      this.refuse(block, { status: 400, text: ":authority and host differ" })
+      return
     }
     const verdict = this.gate.pass({
       method,
@@ -225,7 +229,10 @@ class Relay {
       target: pseudo.get(":path") ?? "",
       fields: rest.map(({ name, value }) => [name, value])
     })
-    if ("denied" in verdict) return this.refuse(block, verdict.denied)
+    if ("denied" in verdict) {
+      this.refuse(block, verdict.denied)
+      return
+    }
     const heads = [...pseudo].map(([name, value]) => {
       const own = name === ":path" ? verdict.request.target : value
       return { name, value: own, sensitive: own !== value }
@@ -244,9 +251,11 @@ class Relay {
     }
     const { pseudo, rest } = requestOf(fields)
     if (pseudo.size > 0) throw new FrameError("a pseudo-header field is behind a body")
-    if (this.gate.trailers(rest.map(({ name, value }) => [name, value])) === undefined)
-      return this.sendBlock(block, rest)
-    const reset = makeFrame(frameType.rstStream, 0, block.stream, number32(errorCode.enhanceYourCalm))
+    if (this.gate.trailers(rest.map(({ name, value }) => [name, value])) === undefined) {
+      this.sendBlock(block, rest)
+      return
+    }
+    const reset = makeFrame(frameType.rstStream, 0, block.stream, number32(errorCode.cancel))
     this.towardsServer.push(reset)
     this.tellGuest(reset)
   }
@@ -283,6 +292,3 @@ class Relay {
 /** Resolves when both sides have ended; rejects when one broke or spoke something else. The caller destroys both then. */
 export const relayHttp2 = (guest: Duplex, server: Duplex, gate: Gate): Promise<void> =>
   new Relay(guest, server, gate).run()
-
-/** True for what a peer did wrong, as opposed to a fault of ours. */
-export const isProtocolError = (error: unknown): boolean => error instanceof FrameError || error instanceof HpackError

@@ -6,10 +6,10 @@ import type { Duplex } from "node:stream"
 import tls from "node:tls"
 
 /** Longest handshake, in milliseconds. */
-export const handshakeMs = 15_000
+const handshakeMs = 15_000
 
 /** What the relays speak, in our order of preference. */
-export const spoken = ["h2", "http/1.1"] as const
+const spoken = ["h2", "http/1.1"] as const
 
 export interface UpstreamOptions {
   readonly host: string
