@@ -19,6 +19,7 @@ import {
   statusAfter,
   type TerminationReason
 } from "../domain/sandbox.ts"
+import { readTail } from "../store/boundedFile.ts"
 import { Database, type DatabaseError } from "../store/Database.ts"
 import { readText, removeBelow } from "../store/files.ts"
 import { hasForgottenRoot } from "../store/imageCollection.ts"
@@ -158,23 +159,9 @@ export const decide = (
 
 /** The limit for which the agent of a VM without a keeper ended it: its last words on the console. */
 const selfEnded = (consoleLog: string): TerminationReason | undefined => {
-  try {
-    const fd = fs.openSync(consoleLog, "r")
-    try {
-      const tail = Buffer.alloc(4096)
-      const { size } = fs.fstatSync(fd)
-      const read = fs.readSync(fd, tail, 0, tail.length, Math.max(0, size - tail.length))
-      const [, reason] =
-        /bunker-agent: powering off by itself:? (max_duration_exceeded|idle_timeout)/.exec(
-          tail.toString("latin1", 0, read)
-        ) ?? []
-      return reason as TerminationReason | undefined
-    } finally {
-      fs.closeSync(fd)
-    }
-  } catch {
-    return undefined
-  }
+  const [, reason] =
+    /bunker-agent: powering off by itself:? (max_duration_exceeded|idle_timeout)/.exec(readTail(consoleLog, 4096)) ?? []
+  return reason as TerminationReason | undefined
 }
 
 /** How a run ended whose keeper had no records to write that into any more. */

@@ -8,6 +8,7 @@
 import { Clock, Deferred, Effect, Fiber, type Scope } from "effect"
 import type { RunDefaults } from "../domain/image.ts"
 import { predecessors, type SandboxInfo, statusAfter } from "../domain/sandbox.ts"
+import { keepBounded } from "../store/boundedFile.ts"
 import { Database } from "../store/Database.ts"
 import type { FileError } from "../store/files.ts"
 import { footingOf } from "../store/footing.ts"
@@ -74,6 +75,8 @@ export const keepRecords = Effect.fnUntraced(function* (
   })
   if (!info.ephemeral) yield* Effect.forkScoped(settle)
   yield* Effect.forkScoped(console_.loop)
+  const { keeperLog, runnerLog } = paths.run(info.id)
+  yield* Effect.forkScoped(keepBounded([keeperLog, runnerLog]))
   const watching = yield* Effect.forkScoped(Effect.flatMap(vm.exited, record), { startImmediately: true })
   // A foreground run that is interrupted takes its VM along, and waits until that is recorded.
   yield* Effect.addFinalizer(() =>

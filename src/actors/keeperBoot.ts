@@ -19,6 +19,7 @@ import {
 } from "../domain/errors/vm.ts"
 import type { LeasedImage, RunDefaults } from "../domain/image.ts"
 import { type BootPhases, isLive, type Mount, predecessors, type SandboxInfo, type Status } from "../domain/sandbox.ts"
+import { readTail } from "../store/boundedFile.ts"
 import { Database } from "../store/Database.ts"
 import { attemptFile, ensureDirectory } from "../store/files.ts"
 import { tryFileLock } from "../store/lock.ts"
@@ -322,13 +323,7 @@ const explain = <E>(
   return error as Exclude<E, GuestChannelFailed>
 }
 
-const consoleTail = (file: string): string => {
-  try {
-    return fs.readFileSync(file).subarray(-4096).toString("utf8")
-  } catch {
-    return ""
-  }
-}
+const consoleTail = (file: string): string => readTail(file, 4096)
 
 /** Clock, host name, root file system: everything before the first command. */
 const agentLimits = ({ maxDurationMs, idleTimeoutMs }: SandboxInfo["config"]) => ({

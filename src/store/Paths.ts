@@ -45,6 +45,8 @@ export interface RunPaths {
   /** The same for the entry program, which speaks less. */
   readonly entrySocket: CheckedPath
   readonly keeperLog: CheckedPath
+  /** What the VM's process and its helpers print. */
+  readonly runnerLog: CheckedPath
   /** Held by the process that keeps the VM. */
   readonly keeperLock: CheckedPath
   /** The host ports that are listened on, as JSON. */
@@ -253,6 +255,7 @@ const make = Effect.fnUntraced(function* (
       keeperSocket: at("run", String(sandboxId), "keeper.sock"),
       entrySocket: at("run", String(sandboxId), "entry.sock"),
       keeperLog: at("run", String(sandboxId), "keeper.log"),
+      runnerLog: at("run", String(sandboxId), "runner.log"),
       keeperLock: at("run", String(sandboxId), "keeper.lock"),
       restartLock: at("run", String(sandboxId), "restart.lock"),
       ports: at("run", String(sandboxId), "ports.json")

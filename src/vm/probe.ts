@@ -11,6 +11,7 @@ import fs from "node:fs"
 import os from "node:os"
 import path from "node:path"
 import { Deferred, Effect, Option, Stream } from "effect"
+import { readTail } from "../store/boundedFile.ts"
 import { attemptFile } from "../store/files.ts"
 import { currentBootId } from "../store/processes.ts"
 import type { Engine, EngineKind, EngineOptions, VmProcess } from "./engineTypes.ts"
@@ -192,15 +193,8 @@ const silent = (kind: EngineKind, consolePath: string): Outcome => {
 const logPrefix = /^\[\S+ +[A-Z]+ +\S+\] */
 
 /** The last line of the console, as printable text. */
-const lastLines = (consolePath: string): string => {
-  try {
-    const bytes = fs.readFileSync(consolePath)
-    const text = bytes.subarray(Math.max(0, bytes.length - CONSOLE_BYTES)).toString("utf8")
-    return (text.trim().split("\n").at(-1) ?? "")
-      .replace(/[^\x20-\x7e]/g, "")
-      .replace(logPrefix, "")
-      .slice(0, 200)
-  } catch {
-    return ""
-  }
-}
+const lastLines = (consolePath: string): string =>
+  (readTail(consolePath, CONSOLE_BYTES).trim().split("\n").at(-1) ?? "")
+    .replace(/[^\x20-\x7e]/g, "")
+    .replace(logPrefix, "")
+    .slice(0, 200)

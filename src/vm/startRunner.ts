@@ -10,6 +10,7 @@ import { StoreFailed } from "../domain/errors/store.ts"
 import { AlreadyRunning, EngineUnavailable, KrunCallFailed, MountRefused } from "../domain/errors/vm.ts"
 import { CallFailed } from "../ffi/errno.ts"
 import { pidfdOpen, pidfdSendSignal } from "../ffi/posix.ts"
+import { readTail } from "../store/boundedFile.ts"
 import { currentBootId, identify, type ProcessIdentity } from "../store/processes.ts"
 import {
   CONFIG_BYTES_MAX,
@@ -209,7 +210,7 @@ class Child {
 
   /** What the process printed so far, the end of it. */
   output(): string {
-    return readTail(this.log)
+    return readTail(this.log, OUTPUT_BYTES)
   }
 
   /** Lets the runner go on. The document fits the socket's buffer, so writing it does not wait for the child. */
@@ -289,14 +290,5 @@ class Child {
     if (this.released) socket.end()
     socket.unref()
     return promise
-  }
-}
-
-const readTail = (file: string): string => {
-  try {
-    const bytes = fs.readFileSync(file)
-    return bytes.subarray(Math.max(0, bytes.length - OUTPUT_BYTES)).toString("utf8")
-  } catch {
-    return ""
   }
 }
