@@ -1,12 +1,12 @@
 /* Prepares what a VM's process sees of the host's directories, then becomes that process: a private mount namespace, a bind
  * of every shared path with its flags, and, when asked, virtiofsd beside it. Reads no file and keeps no process behind.
  *
- * usage: stage DIRECTORY [--hide PATH] [--serve VIRTIOFSD SOCKET] [--jail] (--keep ro|rw PATH)...
- *              (--share ro|rw DEV INO PATH)... -- PROGRAM [ARG...]
+ * usage: stage DIRECTORY [--serve VIRTIOFSD SOCKET] [--jail] (--keep ro|rw PATH)...
+ *              (--share ro|rw DEV INO PATH [--hide PLACE]...)... -- PROGRAM [ARG...]
  *
  * DIRECTORY becomes a read-only tmpfs, in this namespace only, with the shares as shares/0, shares/1, ... The flags are the kernel's: no
  * device, no set-user-id, and read-only where asked, on everything mounted below, too. A PATH must be free of links and
- * still be the file that DEV and INO name. --hide puts an empty directory over PATH where a share would show it.
+ * still be the file that DEV and INO name. --hide puts an empty directory over PLACE, a path below the share before it.
  * --keep shows a file or directory of ours at the same path below DIRECTORY, and --jail the descriptors of this process as
  * /proc/self/fd, so that the program can make DIRECTORY its root: whoever serves files to a hostile kernel should.
  * Failures are one line of JSON on descriptor 4, and exit code 125. */
@@ -102,15 +102,12 @@ static void set_flags(int tree, bool recursive, uint64_t flags, const char *path
   if (done < 0) fail_errno("mount_setattr", path);
 }
 
-/* Below a share that contains it, PATH is an empty directory. */
-static void hide(int stage, int number, const char *share, const char *path) {
-  size_t length = strlen(share);
+/* PLACE below a share is an empty directory. */
+static void hide(int stage, int number, const char *path) {
   char place[4200], fd_path[40];
   struct how how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC, .resolve = NO_SYMLINKS};
-  while (length > 1 && share[length - 1] == '/') length--;
-  if (strcmp(share, "/") == 0) length = 0;
-  if (!path || strncmp(share, path, length) != 0 || path[length] != '/') return;
-  if (snprintf(place, sizeof place, "shares/%d%s", number, path + length) >= (int)sizeof place) fail("mount", path, "too long");
+  if (number < 0 || !*path || *path == '/') fail("mount", path, "no place below a share");
+  if (snprintf(place, sizeof place, "shares/%d/%s", number, path) >= (int)sizeof place) fail("mount", path, "too long");
   int fd = (int)syscall(SYS_openat2, stage, place, &how, sizeof how);
   if (fd < 0 && errno == ENOENT) return;
   if (fd < 0) fail_errno("openat2", path);
@@ -120,7 +117,7 @@ static void hide(int stage, int number, const char *share, const char *path) {
   close(fd);
 }
 
-static void share(int stage, int number, char **word, const char *hidden) {
+static void share(int stage, int number, char **word) {
   const char *path = word[3];
   struct stat found;
   char name[24];
@@ -139,7 +136,6 @@ static void share(int stage, int number, char **word, const char *hidden) {
   if (syscall(SYS_move_mount, tree, "", stage, name, MOVE_FROM_EMPTY_PATH) < 0) fail_errno("move_mount", path);
   close(tree);
   close(fd);
-  hide(stage, number, path, hidden);
 }
 
 /* The same path below the new root, with everything above it. */
@@ -213,7 +209,7 @@ static void drop_rights(bool jail) {
 }
 
 int main(int argc, char **argv) {
-  const char *directory = argv[1], *server = NULL, *socket_path = NULL, *hidden = NULL;
+  const char *directory = argv[1], *server = NULL, *socket_path = NULL;
   int number = 0, i = 2;
   bool jail = false;
   if (argc < 4) fail("stage", "", "arguments are missing");
@@ -225,9 +221,9 @@ int main(int argc, char **argv) {
   umask(022);
   if (mkdirat(stage, "shares", 0755) < 0) fail_errno("mkdir", "shares");
   for (; i < argc && strcmp(argv[i], "--") != 0; i++) {
-    if (strcmp(argv[i], "--hide") == 0 && i + 1 < argc) hidden = argv[++i];
+    if (strcmp(argv[i], "--hide") == 0 && i + 1 < argc) hide(stage, number - 1, argv[++i]);
     else if (strcmp(argv[i], "--serve") == 0 && i + 2 < argc) server = argv[i + 1], socket_path = argv[i + 2], i += 2;
-    else if (strcmp(argv[i], "--share") == 0 && i + 4 < argc) share(stage, number++, &argv[i + 1], hidden), i += 4;
+    else if (strcmp(argv[i], "--share") == 0 && i + 4 < argc) share(stage, number++, &argv[i + 1]), i += 4;
     else if (strcmp(argv[i], "--keep") == 0 && i + 2 < argc) keep(stage, argv[i + 1], argv[i + 2]), i += 2;
     else if (strcmp(argv[i], "--jail") == 0) jail = true;
     else fail("stage", argv[i], "unknown word");

@@ -40,7 +40,7 @@ import { type KeptVm, RunEnd } from "./Keeper.ts"
 import { keepRecords, settleDefinition, type VmHandle } from "./keepRecords.ts"
 import { agentSlackMs } from "./limits.ts"
 import { withModels } from "./modelMounts.ts"
-import { realHome, settleMounts } from "./mounts.ts"
+import { settleMounts } from "./mounts.ts"
 import { continueProcess, makePausing, stopProcess } from "./pausing.ts"
 import { publishPorts } from "./ports.ts"
 import { Sweeper } from "./Sweeper.ts"
@@ -100,7 +100,6 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
           memoryMb: info.config.memoryMb,
           disks,
           shares: mounts.shares,
-          hidden: yield* realHome,
           runDir: run.directory,
           consolePath: own.consoleLog,
           lockPath: own.lock,

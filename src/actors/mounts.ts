@@ -9,6 +9,7 @@ import { inMountOrder } from "../domain/mounts.ts"
 import type { Mount, SandboxConfig } from "../domain/sandbox.ts"
 import { Paths } from "../store/Paths.ts"
 import type { GuestMount } from "../vm/GuestChannel.ts"
+import { hiddenPlaces, parseMounts } from "../vm/hiddenPlaces.ts"
 import { openShare, type VmShare } from "../vm/shares.ts"
 
 /** What the VM's process shares, and what the agent makes of it. */
@@ -17,20 +18,37 @@ export interface SettledMounts {
   readonly guest: ReadonlyArray<GuestMount>
 }
 
-/** The share of a user's mount. Fails for what does not exist, and for our own records and cache. */
-const openMount = Effect.fnUntraced(function* (mount: Mount, home: string) {
-  const share = yield* openShare(mount.source, mount.readOnly)
-  if (share.source === home || share.source.startsWith(`${home}/`)) {
-    return yield* new MountRefused({
-      source: mount.source,
-      reason: `it is inside ${home}, which holds Bunker's own records and cache`
-    })
-  }
-  return share
+/** Most directories of ours that one share hides: more are mounted into it on purpose. */
+const placesMax = 64
+
+/** Our own directories, by path without links and by what they are: below the home, and where links in it lead. */
+const secrets = Effect.map(Paths, (paths) => {
+  const { layers, fsmetas, vmdks, locks, temporary, boot, sandboxes, sessions, runs, home } = paths
+  const places = [home, layers, fsmetas, vmdks, locks, temporary, boot, sandboxes, sessions, runs].map((place) => {
+    const { dev, ino } = fs.statSync(place, { bigint: true })
+    return { path: fs.realpathSync(place), identity: `${dev}:${ino}` }
+  })
+  return { home: places[0]!.path, places }
 })
 
-/** Home without links on its path: what shares are compared with, and what none of them shows. */
-export const realHome = Effect.map(Paths, ({ home }) => fs.realpathSync(home))
+/** The share of a user's mount. Fails for what does not exist, and for our own records and cache, by whatever path. */
+const openMount = Effect.fnUntraced(function* (mount: Mount, own: Effect.Success<typeof secrets>) {
+  const share = yield* openShare(mount.source, mount.readOnly)
+  const refused = (reason: string) => new MountRefused({ source: mount.source, reason })
+  const inside = `it is inside ${own.home}, which holds Bunker's own records and cache`
+  if (own.places.some(({ identity }) => identity === `${share.device}:${share.inode}`)) return yield* refused(inside)
+  const hidden = yield* Effect.try({
+    try: () => {
+      const mounts = parseMounts(fs.readFileSync("/proc/self/mountinfo", "utf8"))
+      const paths = own.places.map((place) => place.path)
+      return hiddenPlaces(mounts, share.source, paths)
+    },
+    catch: (cause) => refused(`what is mounted on this machine can not be read: ${(cause as Error).message}`)
+  })
+  if (hidden === "inside") return yield* refused(inside)
+  if (hidden.length <= placesMax) return { ...share, hidden }
+  return yield* refused(`parts of ${own.home} are mounted in it at more than ${placesMax} places`)
+})
 
 /**
  * Opens the mounts of a definition. `trusted` are mounts of our own making, such as models, whose sources may be in the home.
@@ -39,10 +57,11 @@ export const settleMounts = Effect.fn("Keeper.mounts")(function* (
   config: Pick<SandboxConfig, "mounts" | "tmpfs">,
   trusted: ReadonlyArray<Mount> = []
 ): Effect.fn.Return<SettledMounts, MountRefused, Paths> {
-  const home = yield* realHome
+  const asked = config.mounts ?? []
+  const own = asked.length === 0 ? undefined : yield* secrets
   const opened = [
-    ...(yield* Effect.forEach(config.mounts ?? [], (mount) =>
-      Effect.map(openMount(mount, home), (share) => ({ share, target: mount.target }))
+    ...(yield* Effect.forEach(asked, (mount) =>
+      Effect.map(openMount(mount, own!), (share) => ({ share, target: mount.target }))
     )),
     ...(yield* Effect.forEach(trusted, (mount) =>
       Effect.map(openShare(mount.source, mount.readOnly), (share) => ({ share, target: mount.target }))

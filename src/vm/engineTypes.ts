@@ -29,8 +29,6 @@ export interface VmConfig {
   readonly disks: ReadonlyArray<VmDisk>
   /** What the guest sees of the host: the agent finds share n of this list as the name `n`. Absent: nothing, and no device. */
   readonly shares?: ReadonlyArray<VmShare>
-  /** Directory without links on its path that no share shows, even one that contains it. */
-  readonly hidden?: string
   /** Directory of mode 0700 for the sockets, the pid file and the runner's output; its path has at most 90 bytes. */
   readonly runDir: string
   /** File that receives the guest's console; grows as long as the guest writes to it. */

@@ -18,6 +18,8 @@ export interface VmShare {
   readonly inode: bigint
   /** The host refuses the guest's writes. */
   readonly readOnly: boolean
+  /** Directories below it that the guest finds empty, by relative path. Default: none. */
+  readonly hidden?: ReadonlyArray<string>
 }
 
 const O_PATH = 0o10_000_000
@@ -79,12 +81,12 @@ export const stageCommand = Effect.fn("Engine.stageCommand")(function* (
   yield* fromBootCache("the directory of shares", options, () => fs.mkdirSync(directory, { recursive: true }))
   return [
     ...[stage, directory],
-    ...(config.hidden === undefined ? [] : ["--hide", config.hidden]),
     ...("server" in how
       ? ["--serve", how.server, shareSocket(config.runDir)]
       : ["--jail", ...how.kept().flatMap(({ path, readOnly }) => ["--keep", readOnly ? "ro" : "rw", path])]),
-    ...shares.flatMap(({ source, device, inode, readOnly }) => [
-      ...["--share", readOnly ? "ro" : "rw", String(device), String(inode), source]
+    ...shares.flatMap(({ source, device, inode, readOnly, hidden = [] }) => [
+      ...["--share", readOnly ? "ro" : "rw", String(device), String(inode), source],
+      ...hidden.flatMap((place) => ["--hide", place])
     ]),
     ...["--", ...runner]
   ]

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import fs from "node:fs"
 import path from "node:path"
-import { engine, type Home } from "../support/bunker.ts"
+import { engine, type Home, program } from "../support/bunker.ts"
 import { busyboxHome } from "../support/busyboxImage.ts"
 import { mustSkip } from "../support/requirements.ts"
 import { vmCases } from "../support/vmCases.ts"
@@ -117,6 +117,24 @@ suite(`mounts (${engine})`, () => {
     fs.rmdirSync(path.join(parent, `${name}-beside`))
     expect(stdout).not.toContain("bunker.db")
     expect(stdout).toEndWith(`/host/${name}-beside\n`)
+  })
+
+  itOnHost("hides it by whatever path a bind mount shows it", async () => {
+    if (process.getuid?.() !== 0) return
+    const place = at("bound")
+    for (const name of ["home", "part"]) fs.mkdirSync(path.join(place, name), { recursive: true })
+    const mounted = (...words: ReadonlyArray<string>) => {
+      const bind = `mount --bind ${home.directory} ${place}/home && mount --bind ${home.directory}/cache ${place}/part`
+      const command = ["unshare", "-m", "sh", "-c", `${bind} && exec "$@"`, "sh", program, ...words]
+      const child = Bun.spawnSync(command, { env: home.environment(), stdout: "pipe", stderr: "pipe" })
+      return { code: child.exitCode, stdout: String(child.stdout), stderr: String(child.stderr) }
+    }
+    for (const source of [`${place}/home`, `${place}/home/sandboxes`, `${place}/part/layers`]) {
+      const { code, stderr } = mounted("create", "--name", "refused", "-v", `${source}:/data`, image)
+      expect({ source, code, stderr }).toEqual({ source, code: 125, stderr: expect.stringContaining("own records") })
+    }
+    const shown = mounted("run", "-q", "-v", `${place}:/host`, image, "sh", "-c", "ls -A /host /host/home /host/part")
+    expect(shown).toMatchObject({ code: 0, stdout: "/host:\nhome\npart\n\n/host/home:\n\n/host/part:\n" })
   })
 
   it.skipIf(engine !== "krun")(

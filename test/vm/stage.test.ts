@@ -75,7 +75,7 @@ describe.skipIf(!allowed).each([false, true])("stage (unprivileged: %p)", (unpri
 
   test("hides a directory below a share", () => {
     const { stdout } = run(
-      ["--hide", path.join(source, "home/deep"), ...shared("rw", source)],
+      [...shared("rw", source), "--hide", "home/deep", "--hide", "not/there"],
       `cd ${directory}/shares/0; cat home/deep/secret; mv home/deep home/other; ls home; rmdir home/deep; ls home`,
       unprivileged
     )
@@ -99,6 +99,8 @@ describe.skipIf(!allowed).each([false, true])("stage (unprivileged: %p)", (unpri
       ["--share", "ro", "1", "2", source],
       ["--share", "ro", ...identity("/etc"), link],
       ["--share", "ro", "1", "2", "/no/such/path"],
+      [...shared("ro", source), "--hide", "/etc"],
+      ["--hide", "home"],
       ["--else"]
     ]) {
       const { code, stdout, report } = run(words, "echo entered", unprivileged)
