@@ -1,6 +1,6 @@
 /**
  * Builds what a checkout runs: the guest agent, then `dist/bunker-main` with the agent in it, then `dist/bunker`, which people start
- * and which becomes the other for most of what they ask (entry/README.md). With `--if-stale` only when a source is newer; with `--is-fresh` it builds nothing and ends with 1 when one is.
+ * and which becomes the other for most of what they ask (native/fastpath/README.md). With `--if-stale` only when a source is newer; with `--is-fresh` it builds nothing and ends with 1 when one is.
  */
 import fs from "node:fs"
 import path from "node:path"
@@ -22,23 +22,14 @@ const run = async (command: ReadonlyArray<string>): Promise<void> => {
 const newest = (place: string): number => {
   const stat = fs.statSync(place)
   if (!stat.isDirectory()) return stat.mtimeMs
-  return Math.max(0, ...fs.readdirSync(place).map((name) => newest(path.join(place, name))))
+  const names = fs.readdirSync(place).filter((name) => name !== "build")
+  return Math.max(0, ...names.map((name) => newest(path.join(place, name))))
 }
 
 // The same list as in ./bunker, which looks without starting Bun.
 const sources = [
   "src",
-  "guest/src",
-  "guest/build.sh",
-  "stage/stage.c",
-  "stage/build.sh",
-  "launcher/launcher.c",
-  "launcher/build.sh",
-  "entry/main.c",
-  "entry/call.c",
-  "entry/talk.c",
-  "entry/entry.h",
-  "entry/build.sh",
+  "native",
   "migrations",
   "scripts/build.ts",
   "scripts/lean.ts",
@@ -52,10 +43,10 @@ const fresh = built >= Math.max(...sources.map((source) => newest(path.join(root
 if (process.argv.includes("--is-fresh")) process.exit(fresh ? 0 : 1)
 if (process.argv.includes("--if-stale") && fresh) process.exit(0)
 
-await run(["sh", "guest/build.sh"])
-await run(["sh", "stage/build.sh"])
-await run(["sh", "launcher/build.sh"])
-await run(["sh", "entry/build.sh"])
+await run(["sh", "native/guest/build.sh"])
+await run(["sh", "native/mount-helper/build.sh"])
+await run(["sh", "native/launcher/build.sh"])
+await run(["sh", "native/fastpath/build.sh"])
 fs.mkdirSync(path.join(root, "dist"), { recursive: true })
 // Built aside and renamed: a running bunker keeps its file, and nobody starts half of one.
 const aside = `${whole}.${process.pid}`
@@ -89,6 +80,6 @@ fs.rmSync(plugins, { recursive: true })
 // What changed during the build is newer than what was built.
 fs.utimesSync(aside, startedAt, startedAt)
 fs.renameSync(aside, whole)
-fs.copyFileSync(path.join(root, "entry/build/entry"), aside)
+fs.copyFileSync(path.join(root, "native/fastpath/build/fastpath"), aside)
 fs.utimesSync(aside, startedAt, startedAt)
 fs.renameSync(aside, binary)

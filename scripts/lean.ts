@@ -20,7 +20,7 @@ const empty: ReadonlyArray<string> = [
 ]
 
 /**
- * Client and server need the name of the service alone, under which actors/unixSocket.ts gives them an encoding, when there is a socket.
+ * Client and server need the name of the service alone, under which actors/kit/unixSocket.ts gives them an encoding, when there is a socket.
  * Services are known by their key (effect/Context), so that this one is that of the library.
  */
 const serialization = `import * as Context from "../Context.js"

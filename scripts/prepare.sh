@@ -37,7 +37,7 @@ if ! packages_installed || ! find_bun; then
   find_bun || die "npm brought no Bun that runs here; try 'npm rebuild bun' in $root"
 fi
 
-if ! [ -f "$root/guest/build/agent" ] && [ -z "$(static_compiler)" ]; then
+if ! [ -f "$root/native/guest/build/agent" ] && [ -z "$(static_compiler)" ]; then
   die "a C compiler is needed for the guest agent; install one: sudo apt-get install gcc libc6-dev musl-tools"
 fi
 if ! (cd "$root" && "$bun" scripts/build.ts --is-fresh </dev/null 9>&-); then

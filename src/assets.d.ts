@@ -5,7 +5,7 @@ declare module "*/guest/build/agent" {
 }
 
 /** The same for the program that mounts shares. */
-declare module "*/stage/build/stage" {
+declare module "*/mount-helper/build/mount-helper" {
   const path: string
   export default path
 }

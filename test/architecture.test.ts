@@ -23,11 +23,11 @@ const arrows: Record<string, ReadonlyArray<string>> = {
 /** Exceptions that are narrower than a folder, as `folder → file prefix`. */
 const narrow: Record<string, ReadonlyArray<string>> = {
   vm: ["oci/erofs/"],
-  oci: ["store/files.ts", "store/openBelow.ts"]
+  oci: ["store/files/files.ts", "store/files/openBelow.ts"]
 }
 /** Packages that only these files may import. */
 const owners: Record<string, RegExp> = {
-  "bun:sqlite": /^store\/Database\.ts$/,
+  "bun:sqlite": /^store\/database\/Database\.ts$/,
   "bun:ffi": /^ffi\//,
   hono: /^http\//
 }
@@ -75,7 +75,12 @@ const violation = ({ file, target }: Import): string | undefined => {
 
 /** Files outside src/ that may be embedded: the manifest for the version, the guest agent, and the program beside it. */
 const embedded = (file: string, inside: string): string | undefined =>
-  ["../package.json", "../guest/build/agent", "../stage/build/stage", "../launcher/build/launcher"].includes(inside)
+  [
+    "../package.json",
+    "../native/guest/build/agent",
+    "../native/mount-helper/build/mount-helper",
+    "../native/launcher/build/launcher"
+  ].includes(inside)
     ? undefined
     : `${file} imports ${inside}`
 
@@ -89,19 +94,19 @@ test("imports point down only", () => {
 
 test("the check sees type imports, re-exports, dynamic imports and owned packages", () => {
   const seen = (file: string, target: string) => violation({ file, target })
-  expect(seen("domain/a.ts", "../store/files.ts")).toBeDefined()
-  expect(seen("store/a.ts", "../actors/ImageStore.ts")).toBeDefined()
-  expect(seen("oci/a.ts", "../vm/Engine.ts")).toBeDefined()
-  expect(seen("oci/a.ts", "../store/Database.ts")).toBeDefined()
-  expect(seen("vm/a.ts", "../oci/layer.ts")).toBeDefined()
+  expect(seen("domain/a.ts", "../store/files/files.ts")).toBeDefined()
+  expect(seen("store/a.ts", "../actors/images/ImageStore.ts")).toBeDefined()
+  expect(seen("oci/a.ts", "../vm/engines/Engine.ts")).toBeDefined()
+  expect(seen("oci/a.ts", "../store/database/Database.ts")).toBeDefined()
+  expect(seen("vm/a.ts", "../oci/layer/layer.ts")).toBeDefined()
   expect(seen("vm/a.ts", "../oci/erofs/writer.ts")).toBeUndefined()
   expect(seen("actors/a.ts", "bun:sqlite")).toBeDefined()
   expect(seen("vm/a.ts", "bun:ffi")).toBeDefined()
   expect(seen("cli/a.ts", "hono/tiny")).toBeDefined()
   expect(seen("cli/a.ts", "../ffi/posix.ts")).toBeDefined()
   expect(seen("domain/a.ts", "node:fs")).toBeDefined()
-  expect(importsOf("store/Database.ts").map((each) => each.target)).toContain("bun:sqlite")
-  expect(importsOf("store/sandboxes.ts").map((each) => each.target)).toContain("./Database.ts")
+  expect(importsOf("store/database/Database.ts").map((each) => each.target)).toContain("bun:sqlite")
+  expect(importsOf("store/database/sandboxes.ts").map((each) => each.target)).toContain("./Database.ts")
 })
 
 test("no source file is longer than 400 lines", () => {

@@ -2,7 +2,7 @@
 import fs from "node:fs"
 import os from "node:os"
 import path from "node:path"
-import { mediaTypes } from "../../src/domain/descriptor.ts"
+import { mediaTypes } from "../../src/domain/image/descriptor.ts"
 import { busyboxLayer, busyboxPath } from "../../test/support/busyboxImage.ts"
 import { blobOf, directory, type Entry, file, imageOf, jsonBlob, type LayoutImage } from "../../test/support/image.ts"
 import { layoutOf } from "../../test/support/imageStore.ts"

@@ -1,6 +1,6 @@
 /**
  * Compares lists of kernel words by the guest's boot time in the KVM lab. BENCH_WORDS names a file of lines "name: words";
- * the name `initcalls` also prints the kernel's slowest steps. Changes nothing: bootWords (src/vm/qemuArguments.ts) is edited by
+ * the name `initcalls` also prints the kernel's slowest steps. Changes nothing: bootWords (src/vm/engines/qemuArguments.ts) is edited by
  * hand with what was learnt.
  */
 import fs from "node:fs"

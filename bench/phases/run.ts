@@ -6,10 +6,10 @@
  */
 import os from "node:os"
 import { Effect, Stream, Tracer } from "effect"
-import { ImageStore } from "../../src/actors/ImageStore.ts"
-import { Sweeper } from "../../src/actors/Sweeper.ts"
-import { VmSupervisor } from "../../src/actors/VmSupervisor.ts"
-import type { SandboxConfig } from "../../src/domain/sandbox.ts"
+import { ImageStore } from "../../src/actors/images/ImageStore.ts"
+import { Sweeper } from "../../src/actors/sandboxes/Sweeper.ts"
+import { VmSupervisor } from "../../src/actors/sandboxes/VmSupervisor.ts"
+import type { SandboxConfig } from "../../src/domain/sandbox/sandbox.ts"
 import { readSettings } from "../../src/domain/settings.ts"
 import { bunkerLayer } from "../../src/plugin/bunker.ts"
 
@@ -85,7 +85,7 @@ await Effect.runPromise(
   Effect.provideService(
     Effect.provide(
       body,
-      bunkerLayer(settings, { command: [bunker], agentPath: settings.agent ?? "", stagePath: "" })
+      bunkerLayer(settings, { command: [bunker], agentPath: settings.agent ?? "", mountHelperPath: "" })
     ).pipe(Effect.withSpan("layers and body")),
     Tracer.Tracer,
     tracer

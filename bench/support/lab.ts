@@ -102,7 +102,7 @@ const fillKit = async (kit: string): Promise<void> => {
       put(path.join(kit, "bench", name), fs.readFileSync(path.join(work, name)))
     }
 
-    put(path.join(kit, "bench/agent"), fs.readFileSync(path.join(root, "guest/build/agent")), 0o755)
+    put(path.join(kit, "bench/agent"), fs.readFileSync(path.join(root, "native/guest/build/agent")), 0o755)
     const busybox = busyboxPath()
     if (busybox === undefined) throw new Error("no static busybox; install busybox-static")
     const hello = fs.readFileSync(path.join(work, "hello"))

@@ -14,11 +14,11 @@ import type { Program } from "../plugin/bunker.ts"
 import { isShell, separateGuestCommand } from "./arguments.ts"
 import * as Run from "./commands/run.ts"
 import { valuedFlags } from "./commands/sandboxFlags.ts"
+import { Session } from "./context.ts"
 import { adviceFor, similarFlags } from "./habits.ts"
 import { asksForHelp, obstructed, spelledOut, unknownWords } from "./help.ts"
-import { ExitWith, explain, harmless, lastWords, outputFailure, print, say } from "./output.ts"
 import { pluginCommands } from "./pluginCommands.ts"
-import { Session } from "./session.ts"
+import { ExitWith, explain, harmless, lastWords, outputFailure, print, say } from "./terminal/output.ts"
 
 /** What boots sandboxes or runs something in one: time counts most there, so nothing else is loaded with it. */
 const booting = [Run.run, Run.create, Run.start, Run.exec] as const

@@ -4,8 +4,8 @@ import fs from "node:fs"
 import path from "node:path"
 import { Effect } from "effect"
 import { InvalidSpec } from "../domain/errors/vm.ts"
-import { parseModelMount, parseTmpfs, parseVolume } from "../domain/mounts.ts"
-import type { SandboxConfig } from "../domain/sandbox.ts"
+import { parseModelMount, parseTmpfs, parseVolume } from "../domain/sandbox/mounts.ts"
+import type { SandboxConfig } from "../domain/sandbox/sandbox.ts"
 
 /**
  * Puts `--` behind the first positional argument of commands whose rest belongs to the guest, so that `run alpine ls -la` needs

@@ -3,9 +3,9 @@
  * binary, so that `--version` neither reads nor checks its bytecode; with all that plugins may import it is another
  * (compiledPlugins.ts).
  */
-import agentPath from "../../guest/build/agent" with { type: "file" }
-import launcherPath from "../../launcher/build/launcher" with { type: "file" }
-import stagePath from "../../stage/build/stage" with { type: "file" }
+import agentPath from "../../native/guest/build/agent" with { type: "file" }
+import launcherPath from "../../native/launcher/build/launcher" with { type: "file" }
+import mountHelperPath from "../../native/mount-helper/build/mount-helper" with { type: "file" }
 import { enter } from "./enter.ts"
 import { type EnterApp, enterApp as enterPlain } from "./enterApp.ts"
 
@@ -14,5 +14,5 @@ enter(async (plugins) => {
   const enterApp = plugins
     ? ((await import(`${import.meta.dirname}/compiledPlugins.js`)) as { readonly enterApp: EnterApp }).enterApp
     : enterPlain
-  enterApp({ command: [process.execPath], agentPath, stagePath, launcherPath })
+  enterApp({ command: [process.execPath], agentPath, mountHelperPath, launcherPath })
 })

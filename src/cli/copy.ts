@@ -1,9 +1,9 @@
 /** The two sides of `cp`: paths of this machine, of a sandbox, and tar streams. What was left out is told on stderr. */
 import { Effect, Stream } from "effect"
-import * as Trees from "../actors/copyTree.ts"
-import { type FileTarget, writeGuestFile } from "../actors/fileTransfer.ts"
-import { recordsOf, tarOf } from "../actors/tarTree.ts"
-import { harmless, say, writeAll } from "./output.ts"
+import * as Trees from "../actors/copying/copyTree.ts"
+import { type FileTarget, writeGuestFile } from "../actors/copying/fileTransfer.ts"
+import { recordsOf, tarOf } from "../actors/copying/tarTree.ts"
+import { harmless, say, writeAll } from "./terminal/output.ts"
 
 type CopyOptions = Trees.CopyOptions
 

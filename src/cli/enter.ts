@@ -19,7 +19,7 @@ const configured: ReadonlySet<string> = new Set("run create pull load import ima
 /** `loadApp` loads and enters everything else, with or without what plugins import: see enterApp.ts. */
 export const enter = (loadApp: (plugins: boolean) => Promise<unknown>): void => {
   const [first = ""] = process.argv.slice(2)
-  if (first === "__runner") return void import("../vm/runner.ts").then(({ runRunner }) => runRunner())
+  if (first === "__runner") return void import("../vm/runner/runner.ts").then(({ runRunner }) => runRunner())
   if ((first === "--version" || first === "-V") && process.argv.length === 3) return void console.log(version)
   const config = configFile()
   const asks = !plain.has(first) || (configured.has(first) && rememberedOptions(config) === undefined)

@@ -5,7 +5,8 @@ export type EnterApp = (program: Program) => void
 
 export const enterApp: EnterApp = (program) => {
   if (process.argv[2] === "__keeper") return void import("./keeper.ts").then(({ runKeeper }) => runKeeper(program))
-  if (process.argv[2] === "__lost") return void import("./lost.ts").then(({ runLost }) => runLost(program))
-  if (process.argv[2] === "__ended") return void import("./lost.ts").then(({ runEnded }) => runEnded(program))
+  if (process.argv[2] === "__lost") return void import("./fastPathFallback.ts").then(({ runLost }) => runLost(program))
+  if (process.argv[2] === "__ended")
+    return void import("./fastPathFallback.ts").then(({ runEnded }) => runEnded(program))
   void import("./app.ts").then(({ runApp }) => runApp(program, process.argv.slice(2)))
 }

@@ -2,10 +2,10 @@
 import { Effect, Option, Schema } from "effect"
 import { parseDuration } from "../domain/duration.ts"
 import { InvalidSpec } from "../domain/errors/vm.ts"
-import { parsePort } from "../domain/ports.ts"
-import type { Problem } from "../domain/problems.ts"
-import { parseRlimit } from "../domain/rlimits.ts"
-import { endTimeoutMsMax, limits, type SandboxConfig } from "../domain/sandbox.ts"
+import { parsePort } from "../domain/sandbox/ports.ts"
+import { parseRlimit } from "../domain/sandbox/rlimits.ts"
+import { endTimeoutMsMax, limits, type SandboxConfig } from "../domain/sandbox/sandbox.ts"
+import type { Problem } from "../domain/sandbox/validation.ts"
 import { firstIssue } from "../domain/wire.ts"
 
 const each = <A>(field: string, texts: ReadonlyArray<string>, parse: (text: string) => A | string) =>

@@ -1,19 +1,19 @@
 /**
- * Enters the keeper process of one detached sandbox, which ends when the sandbox has ended for good (actors/keepSandbox.ts). Talks to nobody but through its socket and the one report line on stdout.
+ * Enters the keeper process of one detached sandbox, which ends when the sandbox has ended for good (actors/keeper/process.ts). Talks to nobody but through its socket and the one report line on stdout.
  */
 
 import fs from "node:fs"
 import os from "node:os"
 import { Cause, Effect, Exit, Layer, Logger, Option, Schema } from "effect"
-import { KeeperReport } from "../actors/keepers.ts"
-import { type KeepFor, keepSandbox } from "../actors/keepSandbox.ts"
+import { type KeepFor, keepSandbox } from "../actors/keeper/process.ts"
+import { KeeperReport } from "../actors/sandboxes/keeperClient.ts"
 import { type StartError, StartErrors } from "../domain/errors/groups.ts"
 import { SupervisorUnreachable } from "../domain/errors/vm.ts"
 import { parseName } from "../domain/name.ts"
 import { readSettings } from "../domain/settings.ts"
 import { bunkerLayer, type Program } from "../plugin/bunker.ts"
-import { endStdout } from "../store/processes.ts"
-import { lastWords } from "./output.ts"
+import { endStdout } from "../store/processes/processes.ts"
+import { lastWords } from "./terminal/output.ts"
 
 const encodeReport = Schema.encodeSync(Schema.fromJsonString(KeeperReport))
 const isStartError = Schema.is(StartErrors)

@@ -10,8 +10,8 @@ import { PluginInvalid } from "../domain/errors/plugin.ts"
 import { readConfig } from "../plugin/bunker.ts"
 import type { Plugin, PluginCommand } from "../plugin/Plugin.ts"
 import { PluginHost } from "../plugin/PluginHost.ts"
-import { print, say } from "./output.ts"
-import { Session, withBunker } from "./session.ts"
+import { Session, withBunker } from "./context.ts"
+import { print, say } from "./terminal/output.ts"
 
 /**
  * Commands of added plugins, by the first word of the command line; `ours` are those that no plugin can take. A broken config

@@ -2,7 +2,7 @@
 import { Effect } from "effect"
 import { formatDuration } from "../domain/duration.ts"
 import { InvalidSpec } from "../domain/errors/vm.ts"
-import { isLive, type SandboxInfo } from "../domain/sandbox.ts"
+import { isLive, type SandboxInfo } from "../domain/sandbox/sandbox.ts"
 
 type Filter = (info: SandboxInfo) => boolean
 

@@ -1,6 +1,6 @@
 /**
  * Copies and hashes files on a thread of its own: what it is told in one message, it answers in one. Runs as text in a Bun Worker
- * (see store/fileWorkers.ts), so it imports nothing but built-in modules. Opens what it is named and decides nothing.
+ * (see store/files/fileWorkers.ts), so it imports nothing but built-in modules. Opens what it is named and decides nothing.
  *
  * syncfs(2) is here since node:fs lacks it and it may block for seconds: it works on one descriptor of ours, borrows no memory,
  * and blocks this thread only.

@@ -1,6 +1,6 @@
 /**
  * Loads libkrunfw, the kernel bundle that libkrun boots, and reads the kernel out of it.
- * Decides nothing about where the library is (locate.ts) or what the kernel becomes (vm/kernelElf.ts).
+ * Decides nothing about where the library is (locate.ts) or what the kernel becomes (vm/engines/kernelElf.ts).
  */
 import { dlopen, FFIType, ptr, toArrayBuffer } from "bun:ffi"
 

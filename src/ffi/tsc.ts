@@ -1,6 +1,6 @@
 /**
  * Reads the processor's time stamp counter, which JavaScript has no way to reach.
- * Does not convert it to time (vm/tscRate.ts does). x86-64 only.
+ * Does not convert it to time (vm/engines/tscRate.ts does). x86-64 only.
  */
 import { CFunction, dlopen, FFIType, type Pointer, toArrayBuffer } from "bun:ffi"
 

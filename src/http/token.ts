@@ -3,9 +3,9 @@
 import fs from "node:fs"
 import { Effect, Redacted, type Scope } from "effect"
 import { StoreFailed } from "../domain/errors/store.ts"
-import { attemptFile, type FileError, writeAtomic } from "../store/files.ts"
-import { fileLock } from "../store/lock.ts"
-import { foreignFile } from "../store/ownership.ts"
+import { attemptFile, type FileError, writeAtomic } from "../store/files/files.ts"
+import { fileLock } from "../store/files/lock.ts"
+import { foreignFile } from "../store/files/ownership.ts"
 
 /** Bytes of randomness in a token. */
 const tokenBytes = 32

@@ -1,13 +1,13 @@
 /**
  * Downloads one file over HTTP into a new file: hashed as it comes, taken up again by Range where a connection was cut, never more
- * bytes than were announced. Follows redirects without the token (see oci/http.ts). Knows no Hub and no paths of it.
+ * bytes than were announced. Follows redirects without the token (see oci/registry/http.ts). Knows no Hub and no paths of it.
  */
 
 import fs from "node:fs"
 import { Clock, Effect, type Redacted } from "effect"
 import type { RegistryUnavailable } from "../domain/errors/image.ts"
 import { DiskFull } from "../domain/errors/store.ts"
-import * as Http from "../oci/http.ts"
+import * as Http from "../oci/registry/http.ts"
 import { FetchFailed } from "./source.ts"
 
 export interface Download {

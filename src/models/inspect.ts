@@ -7,11 +7,11 @@
 import fs from "node:fs"
 import path from "node:path"
 import { Effect, Result } from "effect"
-import { ModelCacheReport, type ModelName } from "../domain/model.ts"
-import { isLocked } from "../store/lock.ts"
-import type { ModelCachePaths } from "../store/Paths.ts"
+import { ModelCacheReport, type ModelName } from "../domain/model/model.ts"
+import { isLocked } from "../store/files/lock.ts"
+import type { ModelCachePaths } from "../store/files/Paths.ts"
+import { entriesOf, parseEntry } from "./installDirectory.ts"
 import { readManifest, survey, wrongHash, wrongSize } from "./manifest.ts"
-import { entriesOf, parseEntry } from "./tree.ts"
 
 /** Which install stands in a model's place: its directory's inode. */
 const inodeOf = (directory: string): number | undefined => fs.statSync(directory, { throwIfNoEntry: false })?.ino

@@ -7,11 +7,11 @@
 import fs from "node:fs"
 import path from "node:path"
 import { Effect, Result } from "effect"
-import { type ModelFile, ModelManifest } from "../domain/model.ts"
+import { type ModelFile, ModelManifest } from "../domain/model/model.ts"
 import { toWire } from "../domain/wire.ts"
-import { type FileError, writeAtomic } from "../store/files.ts"
-import { type FileJobFailed, processFiles } from "../store/fileWorkers.ts"
-import { installPaths } from "../store/Paths.ts"
+import { type FileError, writeAtomic } from "../store/files/files.ts"
+import { type FileJobFailed, processFiles } from "../store/files/fileWorkers.ts"
+import { installPaths } from "../store/files/Paths.ts"
 
 /** Most bytes of a manifest: room for `filesMax` files with long names. */
 const manifestBytesMax = 256 * 1024 * 1024

@@ -1,6 +1,6 @@
 /** Chooses the source of a model by its scheme. Asks nobody anything. */
 import type { Effect } from "effect"
-import type { CredentialSource } from "../oci/credentials.ts"
+import type { CredentialSource } from "../oci/registry/credentials.ts"
 import { artifactSource } from "./artifact.ts"
 import { directorySource } from "./directory.ts"
 import { type HubOptions, hubSource } from "./hub.ts"

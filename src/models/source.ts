@@ -2,7 +2,7 @@
 import { Data, type Effect, type Redacted } from "effect"
 import type { ModelDirectoryInvalid, ModelSourceInvalid } from "../domain/errors/model.ts"
 import type { DiskFull } from "../domain/errors/store.ts"
-import type { ModelFile } from "../domain/model.ts"
+import type { ModelFile } from "../domain/model/model.ts"
 
 /** The files can not be had, or are not what they were announced to be. */
 export class FetchFailed extends Data.TaggedError("FetchFailed")<{ readonly reason: string }> {}

@@ -3,7 +3,7 @@
  */
 import { Clock, Effect } from "effect"
 import { ModelSourceInvalid } from "../domain/errors/model.ts"
-import * as Http from "../oci/http.ts"
+import * as Http from "../oci/registry/http.ts"
 import { downloadFile, refusal } from "./download.ts"
 import { isHidden, isSafePath } from "./manifest.ts"
 import { FetchFailed, type ModelSource, type ResolvedModel, type Wanted } from "./source.ts"

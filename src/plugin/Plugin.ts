@@ -4,7 +4,7 @@
  */
 import type { Context, Layer, Schema } from "effect"
 import type { Rpc, RpcGroup } from "effect/rpc"
-import type { Address } from "../actors/Actor.ts"
+import type { Address } from "../actors/kit/Actor.ts"
 
 /**
  * One HTTP route. Path parameters (`:name`), the query and the JSON body together are the message's payload, with snake_case

@@ -6,21 +6,21 @@
 import fs from "node:fs"
 import path from "node:path"
 import { Effect, Layer, Result, Schema } from "effect"
-import { AgentTimeoutMs } from "../actors/agentWatch.ts"
-import type { ImageStore } from "../actors/ImageStore.ts"
-import type { LeaseManager } from "../actors/LeaseManager.ts"
-import type { ModelCache } from "../actors/ModelCache.ts"
-import type { SessionStore } from "../actors/SessionStore.ts"
-import type { Sweeper } from "../actors/Sweeper.ts"
-import type { VmSupervisor } from "../actors/VmSupervisor.ts"
+import type { ImageStore } from "../actors/images/ImageStore.ts"
+import { AgentTimeoutMs } from "../actors/keeper/agentWatch.ts"
+import type { LeaseManager } from "../actors/leases/LeaseManager.ts"
+import type { ModelCache } from "../actors/models/ModelCache.ts"
+import type { Sweeper } from "../actors/sandboxes/Sweeper.ts"
+import type { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
+import type { SessionStore } from "../actors/sessions/SessionStore.ts"
 import type { PluginInvalid } from "../domain/errors/plugin.ts"
-import { readImageOptions } from "../domain/imageOptions.ts"
-import { lateCompiling } from "../domain/lateCompiling.ts"
+import { readImageOptions } from "../domain/image/imageOptions.ts"
+import { lateCompiling } from "../domain/jitThreshold.ts"
 import { readAgentTimeout, type Settings, settingsEnvironment } from "../domain/settings.ts"
-import { Database } from "../store/Database.ts"
-import { builtIn } from "../store/migrations.ts"
-import { Paths } from "../store/Paths.ts"
-import { Engines } from "../vm/Engine.ts"
+import { Database } from "../store/database/Database.ts"
+import { builtIn } from "../store/database/migrations.ts"
+import { Paths } from "../store/files/Paths.ts"
+import { Engines } from "../vm/engines/Engine.ts"
 import { builtInPlugins } from "./builtin.ts"
 import type { Plugin } from "./Plugin.ts"
 import { PluginHost } from "./PluginHost.ts"
@@ -34,7 +34,7 @@ export interface Program {
   /** The guest agent of this build. */
   readonly agentPath: string
   /** The program of this build that mounts shared directories. */
-  readonly stagePath: string
+  readonly mountHelperPath: string
   /** The runner in C of this build; empty where it could not be compiled. */
   readonly launcherPath?: string
   /** True for a program that has options of its own: the home's config is not asked. */
@@ -140,7 +140,7 @@ export const enginesLayer = (settings: Settings, program: Program) =>
     libkrunfw: settings.libkrunfw,
     qemu: settings.qemu,
     agentPath: settings.agent ?? program.agentPath,
-    stagePath: program.stagePath,
+    mountHelperPath: program.mountHelperPath,
     launcherPath: program.launcherPath,
     runnerCommand: [...program.command, "__runner"]
   })

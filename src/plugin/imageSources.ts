@@ -1,15 +1,15 @@
 /** Binds where images come from to this process's settings: registries with their credentials, archives, root file systems. */
 import path from "node:path"
 import { Effect, Redacted } from "effect"
-import type { ImageSources, Login } from "../actors/imageInstall.ts"
+import type { ImageSources, Login } from "../actors/images/install.ts"
 import type { Settings } from "../domain/settings.ts"
-import { openArchive } from "../oci/archive.ts"
-import * as Credentials from "../oci/credentials.ts"
-import { importSource } from "../oci/import.ts"
-import { type Keyring, osKeyring } from "../oci/keyring.ts"
-import { checkLogin, forgetLogin, storeLogin } from "../oci/login.ts"
-import { registrySource } from "../oci/registry.ts"
-import { portableXattrs } from "../store/xattrs.ts"
+import { openArchive } from "../oci/archive/archive.ts"
+import { importSource } from "../oci/archive/importRootfs.ts"
+import * as Credentials from "../oci/registry/credentials.ts"
+import { type Keyring, osKeyring } from "../oci/registry/keyring.ts"
+import { checkLogin, forgetLogin, storeLogin } from "../oci/registry/login.ts"
+import { registrySource } from "../oci/registry/registry.ts"
+import { portableXattrs } from "../store/files/xattrs.ts"
 
 const explicit = (domain: string, { password, username }: Login) =>
   Credentials.explicitCredential(domain, Credentials.basicCredential(username, Redacted.value(password)))

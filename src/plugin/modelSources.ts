@@ -1,10 +1,10 @@
 /** Binds where models and their secrets come from to this process's settings. Asks nobody until a pull does. */
 import { Effect, Schema } from "effect"
-import { credentialVariable, type ModelSources } from "../actors/modelInstall.ts"
+import { credentialVariable, type ModelSources } from "../actors/models/install.ts"
 import type { Settings } from "../domain/settings.ts"
 import { findSecret, systemKeyring } from "../models/credentials.ts"
 import { openSource } from "../models/open.ts"
-import { firstCredential } from "../oci/credentials.ts"
+import { firstCredential } from "../oci/registry/credentials.ts"
 import { standingCredentials } from "./imageSources.ts"
 import { ModelOptions } from "./models.ts"
 import type { LoadedConfig } from "./userConfig.ts"

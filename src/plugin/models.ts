@@ -1,10 +1,10 @@
 /** Presents the cache of models as a plugin. Adds no behaviour to it but what must be refused before anything is decoded. */
 import { Schema } from "effect"
-import type { Later } from "../actors/Actor.ts"
-import { ModelCache, ModelProtocol } from "../actors/ModelCache.ts"
-import type { ModelSources } from "../actors/modelInstall.ts"
+import type { Later } from "../actors/kit/Actor.ts"
+import type { ModelSources } from "../actors/models/install.ts"
+import { ModelCache, ModelProtocol } from "../actors/models/ModelCache.ts"
 import { InvalidModelName, PlaintextCredential } from "../domain/errors/model.ts"
-import { CredentialAlias, ModelName, plaintextCredential } from "../domain/model.ts"
+import { CredentialAlias, ModelName, plaintextCredential } from "../domain/model/model.ts"
 import { definePlugin, type Plugin, type PluginGuard } from "./Plugin.ts"
 
 /** Where a secret is: the name of an environment variable, or a file that holds nothing else. */

@@ -1,7 +1,8 @@
 /** Presents the SessionStore as a plugin: its permissions and its routes. Adds no behaviour to it. */
-import { SessionOptions, SessionStore } from "../actors/SessionStore.ts"
-import { SessionProtocol } from "../actors/sessionProtocol.ts"
-import { blobBytesMax } from "../domain/session.ts"
+
+import { SessionProtocol } from "../actors/sessions/protocol.ts"
+import { SessionOptions, SessionStore } from "../actors/sessions/SessionStore.ts"
+import { blobBytesMax } from "../domain/session/session.ts"
 import { definePlugin } from "./Plugin.ts"
 
 /** The id may hold anything that a path can carry percent-encoded. */

@@ -4,12 +4,12 @@
  * Invariant: of a sandbox that could not be made nothing is left.
  */
 import { Deferred, Effect, Stream } from "effect"
-import type { Unreachable } from "../actors/Actor.ts"
-import { ImageStore } from "../actors/ImageStore.ts"
-import { VmSupervisor } from "../actors/VmSupervisor.ts"
+import { ImageStore } from "../actors/images/ImageStore.ts"
+import type { Unreachable } from "../actors/kit/Actor.ts"
+import { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
 import type { ReachError } from "../domain/errors/groups.ts"
 import { InvalidSpec } from "../domain/errors/vm.ts"
-import { type ExecEvent, exitCodeOf, mainCommand } from "../domain/exec.ts"
+import { type ExecEvent, exitCodeOf, mainCommand } from "../domain/sandbox/exec.ts"
 import { configOf, type SandboxOptions } from "./sandboxOptions.ts"
 
 /** Size of a main command's terminal until somebody resizes it. */

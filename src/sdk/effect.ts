@@ -4,16 +4,14 @@ import path from "node:path"
 import { readSettings } from "../domain/settings.ts"
 import { bunkerLayer, type Program } from "../plugin/bunker.ts"
 
-export { ImageStore } from "../actors/ImageStore.ts"
-export { LeaseManager } from "../actors/LeaseManager.ts"
-export { ModelCache } from "../actors/ModelCache.ts"
-export { SessionStore } from "../actors/SessionStore.ts"
-export { Sweeper } from "../actors/Sweeper.ts"
-export { VmSupervisor } from "../actors/VmSupervisor.ts"
+export { ImageStore } from "../actors/images/ImageStore.ts"
+export { LeaseManager } from "../actors/leases/LeaseManager.ts"
+export { ModelCache } from "../actors/models/ModelCache.ts"
+export { Sweeper } from "../actors/sandboxes/Sweeper.ts"
+export { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
+export { SessionStore } from "../actors/sessions/SessionStore.ts"
 export * from "../domain/errors.ts"
-export { ExecEvent, ExecRequest } from "../domain/exec.ts"
-export { ImageEvent, ImageHandle, ImageInspection } from "../domain/image.ts"
-export { MachineProblem } from "../domain/machine.ts"
+export { ImageEvent, ImageHandle, ImageInspection } from "../domain/image/image.ts"
 export {
   ModelCacheReport,
   ModelEntry,
@@ -21,8 +19,10 @@ export {
   ModelManifest,
   ModelReplacement,
   ModelSpec
-} from "../domain/model.ts"
-export { SandboxConfig, SandboxInfo } from "../domain/sandbox.ts"
+} from "../domain/model/model.ts"
+export { MachineProblem } from "../domain/sandbox/definition.ts"
+export { ExecEvent, ExecRequest } from "../domain/sandbox/exec.ts"
+export { SandboxConfig, SandboxInfo } from "../domain/sandbox/sandbox.ts"
 export {
   CollectionReport,
   SessionGraph,
@@ -31,15 +31,15 @@ export {
   SessionNode,
   SessionSummary,
   VacuumReport
-} from "../domain/session.ts"
+} from "../domain/session/session.ts"
 
 /** This checkout as the program that runners and keepers are started from. */
 const program: Program = {
   ignoresConfig: true,
   command: [process.execPath, path.join(import.meta.dirname, "../cli/main.ts")],
-  agentPath: path.join(import.meta.dirname, "../../guest/build/agent"),
-  stagePath: path.join(import.meta.dirname, "../../stage/build/stage"),
-  launcherPath: path.join(import.meta.dirname, "../../launcher/build/launcher")
+  agentPath: path.join(import.meta.dirname, "../../native/guest/build/agent"),
+  mountHelperPath: path.join(import.meta.dirname, "../../native/mount-helper/build/mount-helper"),
+  launcherPath: path.join(import.meta.dirname, "../../native/launcher/build/launcher")
 }
 
 export interface LayerOptions {

@@ -1,6 +1,6 @@
 /** Says how a program may run a command in a sandbox, and turns it into a request. Runs none (see Process). */
-import type { ExecRequest } from "../domain/exec.ts"
-import type { ResourceLimit } from "../domain/sandbox.ts"
+import type { ExecRequest } from "../domain/sandbox/exec.ts"
+import type { ResourceLimit } from "../domain/sandbox/sandbox.ts"
 import type { Input } from "./process.ts"
 
 /** A limit of setrlimit(2): `{ resource: "nofile", soft: 1024 }`; -1 is none. */

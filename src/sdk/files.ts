@@ -2,10 +2,10 @@
  * Reads, writes, lists and copies files of a running sandbox from a Bun program. Opens a file of this machine only to copy it in or out.
  */
 import { Effect, Stream } from "effect"
-import type * as Trees from "../actors/copyTree.ts"
-import { type FileTarget, readGuestFile, writeGuestFile } from "../actors/fileTransfer.ts"
-import { VmSupervisor } from "../actors/VmSupervisor.ts"
-import type { GuestFile } from "../domain/guestFiles.ts"
+import type * as Trees from "../actors/copying/copyTree.ts"
+import { type FileTarget, readGuestFile, writeGuestFile } from "../actors/copying/fileTransfer.ts"
+import { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
+import type { GuestFile } from "../domain/sandbox/guestFiles.ts"
 import { type PutFile, RemoteFiles } from "./remote.ts"
 import { iterate, type Runtime, run } from "./runtime.ts"
 
@@ -133,7 +133,7 @@ export class Files {
   ): Promise<ReadonlyArray<string>> {
     // What walks trees is loaded by programs that copy some.
     const copied = Effect.flatMap(
-      Effect.promise(() => import("../actors/copyTree.ts")),
+      Effect.promise(() => import("../actors/copying/copyTree.ts")),
       (trees) => work(trees, { name: this.name, path, ...user }, { archive: owners, followLink })
     )
     return run(this.runtime, copied)

@@ -3,9 +3,16 @@
  * nothing (see Sandbox).
  */
 import { Effect, Redacted, Stream } from "effect"
-import { ImageStore } from "../actors/ImageStore.ts"
-import type { CollectReport, ImageEvent, ImageHandle, ImageInspection, PullPolicy, Usage } from "../domain/image.ts"
-import type { Platform } from "../domain/platform.ts"
+import { ImageStore } from "../actors/images/ImageStore.ts"
+import type {
+  CollectReport,
+  ImageEvent,
+  ImageHandle,
+  ImageInspection,
+  PullPolicy,
+  Usage
+} from "../domain/image/image.ts"
+import type { Platform } from "../domain/image/platform.ts"
 import { type PlaceOptions, type Runtime, run, runtimeOf } from "./runtime.ts"
 
 export interface FetchOptions {

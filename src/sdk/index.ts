@@ -4,14 +4,14 @@
  *
  * Every failure is one of the tagged errors that are exported here, with a message that says what to do.
  */
-export type { RunEnd } from "../actors/Keeper.ts"
-export type { SweepReport } from "../actors/Sweeper.ts"
+export type { RunEnd } from "../actors/keeper/Keeper.ts"
+export type { SweepReport } from "../actors/sandboxes/Sweeper.ts"
 export * from "../domain/errors.ts"
-export type { GuestFile } from "../domain/guestFiles.ts"
-export type { LogLine } from "../domain/logs.ts"
-export type { MachineProblem } from "../domain/machine.ts"
-export type { SandboxInfo } from "../domain/sandbox.ts"
-export type { SandboxStats } from "../domain/stats.ts"
+export type { MachineProblem } from "../domain/sandbox/definition.ts"
+export type { GuestFile } from "../domain/sandbox/guestFiles.ts"
+export type { LogLine } from "../domain/sandbox/logs.ts"
+export type { SandboxInfo } from "../domain/sandbox/sandbox.ts"
+export type { SandboxStats } from "../domain/sandbox/stats.ts"
 export type { ExecOptions, Rlimit, SpawnOptions } from "./execOptions.ts"
 export type {
   CopyTreeOptions,

@@ -3,7 +3,7 @@
  * for mounting one).
  */
 import { Effect, Stream } from "effect"
-import { ModelCache } from "../actors/ModelCache.ts"
+import { ModelCache } from "../actors/models/ModelCache.ts"
 import { InvalidInput } from "../domain/errors/plugin.ts"
 import {
   type ModelCacheReport,
@@ -14,7 +14,7 @@ import {
   type ModelRemoved,
   ModelReplacement,
   ModelSpec
-} from "../domain/model.ts"
+} from "../domain/model/model.ts"
 import { fromWire, snakeCase, wireIssues } from "../domain/wire.ts"
 import { type PlaceOptions, type Runtime, run, runtimeOf } from "./runtime.ts"
 

@@ -5,9 +5,9 @@
  * Invariant: output waits in the guest until it is read here, so that a process whose output nobody reads stands still.
  */
 import type { Effect, Stream } from "effect"
-import { VmSupervisor } from "../actors/VmSupervisor.ts"
+import { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
 import { GuestChannelFailed } from "../domain/errors/vm.ts"
-import { type ExecEvent, exitCodeOf } from "../domain/exec.ts"
+import { type ExecEvent, exitCodeOf } from "../domain/sandbox/exec.ts"
 import type { Actors } from "./remote.ts"
 import { iterate, type Runtime, run } from "./runtime.ts"
 

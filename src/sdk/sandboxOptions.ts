@@ -1,7 +1,7 @@
 /** Says what a program may ask for when it makes a sandbox, and turns it into a definition. Makes none (see Sandbox). */
-import type { PullPolicy } from "../domain/image.ts"
-import type { Platform } from "../domain/platform.ts"
-import { defaultHostIp, type EngineKind, type RestartPolicy, type SandboxConfig } from "../domain/sandbox.ts"
+import type { PullPolicy } from "../domain/image/image.ts"
+import type { Platform } from "../domain/image/platform.ts"
+import { defaultHostIp, type EngineKind, type RestartPolicy, type SandboxConfig } from "../domain/sandbox/sandbox.ts"
 import { limitsOf, pairs, type Rlimit } from "./execOptions.ts"
 import type { PlaceOptions } from "./runtime.ts"
 

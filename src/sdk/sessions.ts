@@ -4,7 +4,7 @@
  */
 import path from "node:path"
 import { Cause, Effect, Exit, Layer, ManagedRuntime, Option, Stream } from "effect"
-import { type SessionOptions, SessionStore } from "../actors/SessionStore.ts"
+import { type SessionOptions, SessionStore } from "../actors/sessions/SessionStore.ts"
 import type {
   CollectionReport,
   Commit,
@@ -15,14 +15,14 @@ import type {
   SessionOrigin,
   SessionSummary,
   VacuumReport
-} from "../domain/session.ts"
-import { Paths } from "../store/Paths.ts"
+} from "../domain/session/session.ts"
+import { Paths } from "../store/files/Paths.ts"
 import { homeOf } from "./effect.ts"
 import { logging } from "./logging.ts"
 import { RemoteBlobs, remoteLayer } from "./remote.ts"
 import type { PlaceOptions } from "./runtime.ts"
 
-export type { SessionOptions } from "../actors/SessionStore.ts"
+export type { SessionOptions } from "../actors/sessions/SessionStore.ts"
 
 export interface CreateSessionOptions extends Partial<SessionOrigin> {
   /** Default: made up. */

@@ -1,4 +1,4 @@
-/** What `bunker logs` shows of a log, and what it refuses. The log is written here, in the format of store/logs.ts. */
+/** What `bunker logs` shows of a log, and what it refuses. The log is written here, in the format of store/files/logs.ts. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { mkdirSync, writeFileSync } from "node:fs"
 import path from "node:path"

@@ -3,7 +3,7 @@ import { Database as Sqlite } from "bun:sqlite"
 import { afterAll, describe, expect, test } from "bun:test"
 import { chmodSync, existsSync, mkdirSync } from "node:fs"
 import path from "node:path"
-import { builtIn } from "../../src/store/migrations.ts"
+import { builtIn } from "../../src/store/database/migrations.ts"
 import { Home, program } from "../support/bunker.ts"
 import { config } from "../support/sandboxes.ts"
 

@@ -7,8 +7,8 @@ import { Effect, Layer, ManagedRuntime } from "effect"
 import { makeApp } from "../../src/http/app.ts"
 import { PluginHost } from "../../src/plugin/PluginHost.ts"
 import { sessionsPlugin } from "../../src/plugin/sessions.ts"
-import { Paths } from "../../src/store/Paths.ts"
-import { spool } from "../../src/store/spool.ts"
+import { Paths } from "../../src/store/files/Paths.ts"
+import { spool } from "../../src/store/files/tempFile.ts"
 import { hash } from "../support/sessions.ts"
 
 describe("sessions over HTTP", () => {

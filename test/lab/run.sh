@@ -31,7 +31,7 @@ if [ -n "$absent" ]; then say "missing; install with: sudo apt-get install --no-
 bun=$(readlink -f "$root/node_modules/.bin/bun" || true)
 libraries=$root/node_modules/libkrun-linux-x64/runtime
 if ! [ -x "$bun" ] || ! [ -d "$libraries" ]; then say "missing: bun or libkrun-linux-x64 in node_modules; run 'npm install'"; exit 125; fi
-[ -x "$root/guest/build/agent" ] || "$root/guest/build.sh" >&2 || { say "the guest agent can not be built"; exit 125; }
+[ -x "$root/native/guest/build/agent" ] || "$root/native/guest/build.sh" >&2 || { say "the guest agent cannot be built"; exit 125; }
 
 kernel=${LAB_KERNEL:-$cache/kernel}
 mkdir -p "$cache"
@@ -51,7 +51,9 @@ if [ $# -gt 0 ]; then
   jobs=${jobs:-1}
 else
   # Longest first: each goes to the lab that has least to do so far.
-  for name in behaviour takeover robustness lifecycle ioBehaviour models mute pause mounts ends engine probe; do set -- "$@" "$root/test/vm/$name.test.ts"; done
+  for name in behaviour takeover robustness lifecycle ioBehaviour models mute pause mounts ends engine probe; do
+    set -- "$@" "$(ls "$root/test/vm/$name.test.ts" "$root/test/vm"/*/"$name.test.ts" 2>/dev/null | head -n 1)"
+  done
 fi
 spare=$(awk '$1 == "MemAvailable:" { print int($2 / 1048576) }' /proc/meminfo)
 if [ -z "$jobs" ]; then if [ "$(nproc)" -ge 2 ] && [ "$spare" -ge 10 ]; then jobs=2; else jobs=1; fi; fi
@@ -61,9 +63,9 @@ for suite in "$@"; do
   "$bun" build --target bun --outfile "$work/all/$(basename "$suite" .ts).js" "$suite" > /dev/null || { say "$suite can not be bundled"; exit 125; }
 done
 "$bun" build --target bun --outfile "$work/runner.js" "$root/test/support/runnerEntry.ts" > /dev/null
-sh "$root/launcher/build.sh"; take "$root/launcher/build/launcher" "$work/launcher"
-"$root/stage/build.sh" >&2 || { say "stage can not be built"; exit 125; }
-take "$root/guest/build/agent" "$work/agent"; take "$root/stage/build/stage" "$work/stage"
+sh "$root/native/launcher/build.sh"; take "$root/native/launcher/build/launcher" "$work/launcher"
+"$root/native/mount-helper/build.sh" >&2 || { say "the mount helper cannot be built"; exit 125; }
+take "$root/native/guest/build/agent" "$work/agent"; take "$root/native/mount-helper/build/mount-helper" "$work/mount-helper"
 environment=()
 if [ -x "$root/dist/bunker" ]; then
   take "$root/dist/bunker" "$kit/bin/bunker"; take "$root/dist/bunker-main" "$kit/bin/bunker-main"
@@ -94,7 +96,7 @@ lab() { # SUITES...
     --env PATH=/kit/bin:/bin:/sbin:/usr/bin --env HOME=/root --env TMPDIR=/tmp --env BUN_JSC_useBaselineJIT=0 --env BUN_JSC_thresholdForJITAfterWarmUp=100000 \
     ${BUNKER_TEST_STREAM_MB:+--env "BUNKER_TEST_STREAM_MB=$BUNKER_TEST_STREAM_MB"} --env BUNKER_LAB=1 \
     ${BUNKER_LAB_ALL:+--env BUNKER_LAB_ALL=1} \
-    --env BUNKER_TEST_ENGINE=krun --env BUNKER_TEST_AGENT=/suite/agent --env BUNKER_TEST_STAGE=/suite/stage \
+    --env BUNKER_TEST_ENGINE=krun --env BUNKER_TEST_AGENT=/suite/agent --env BUNKER_TEST_MOUNT_HELPER=/suite/mount-helper \
     --env BUNKER_TEST_LAUNCHER=/suite/launcher --env BUNKER_TEST_RUNNER=/suite/runner.js \
     -- /kit/bin/bun test --timeout 240000 "$@"
 }

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:tes
 import fs from "node:fs"
 import path from "node:path"
 import { Effect, Exit, Scope } from "effect"
-import { fileLock } from "../../src/store/lock.ts"
+import { fileLock } from "../../src/store/files/lock.ts"
 import { entry, type Models, scratch, sha256, startModels } from "../support/models.ts"
 
 describe("the cache of models", () => {

@@ -11,7 +11,7 @@ if (suite === describe.skip)
 
 /** The greeter as its author would write it: with the names that the package exports, in a directory without node_modules. */
 const greeter = readFileSync(path.join(root, "test/support/greeterPlugin.ts"), "utf8")
-  .replace("../../src/actors/Actor.ts", "bunker/plugin")
+  .replace("../../src/actors/kit/Actor.ts", "bunker/plugin")
   .replace("../../src/plugin/Plugin.ts", "bunker/plugin")
 
 suite("a plugin of the home's owner", () => {

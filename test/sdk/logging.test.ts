@@ -4,10 +4,10 @@ import fs from "node:fs"
 import os from "node:os"
 import path from "node:path"
 import { Effect } from "effect"
-import { Sweeper } from "../../src/actors/Sweeper.ts"
+import { Sweeper } from "../../src/actors/sandboxes/Sweeper.ts"
 import type { LogRecord } from "../../src/sdk/index.ts"
 import { type Runtime, run, runtimeOf } from "../../src/sdk/runtime.ts"
-import { Database } from "../../src/store/Database.ts"
+import { Database } from "../../src/store/database/Database.ts"
 import { putSandbox } from "../support/sandboxes.ts"
 
 /** An actor logs: a row that nobody can read is left as it is. */

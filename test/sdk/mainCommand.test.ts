@@ -1,10 +1,10 @@
 /** The start of a sandbox of a program: whoever makes it hears how it and its main command went, and what went wrong leaves nothing. */
 import { expect, test } from "bun:test"
 import { Effect, Exit, Stream } from "effect"
-import { ImageStore } from "../../src/actors/ImageStore.ts"
-import { VmSupervisor } from "../../src/actors/VmSupervisor.ts"
+import { ImageStore } from "../../src/actors/images/ImageStore.ts"
+import { VmSupervisor } from "../../src/actors/sandboxes/VmSupervisor.ts"
 import { BootFailed, ExecFailed, GuestChannelFailed } from "../../src/domain/errors/vm.ts"
-import { ExecEvent } from "../../src/domain/exec.ts"
+import { ExecEvent } from "../../src/domain/sandbox/exec.ts"
 import { makeSandbox, runMain } from "../../src/sdk/boot.ts"
 
 const started = ExecEvent.cases.Started.make({ exec: 0, pid: 7 })

@@ -19,7 +19,7 @@ import { busyboxPath, loadBusybox } from "../support/busyboxImage.ts"
 import { startServer, type TestServer } from "../support/server.ts"
 
 const busybox = busyboxPath()
-const agent = path.join(import.meta.dir, "../../guest/build/agent")
+const agent = path.join(import.meta.dir, "../../native/guest/build/agent")
 const missing = [
   ...(existsSync(program) && existsSync(agent) ? [] : ["dist/bunker ('bun run build' makes it)"]),
   ...(busybox === undefined ? ["a static busybox"] : []),

@@ -6,8 +6,8 @@ const root = path.join(import.meta.dir, "../..")
 /** Imports that every script may use. */
 const prelude = `
   import { Effect, Layer } from "effect"
-  import { LeaseManager, withLease } from ${JSON.stringify(path.join(root, "src/actors/LeaseManager.ts"))}
-  import { Sweeper } from ${JSON.stringify(path.join(root, "src/actors/Sweeper.ts"))}
+  import { LeaseManager, withLease } from ${JSON.stringify(path.join(root, "src/actors/leases/LeaseManager.ts"))}
+  import { Sweeper } from ${JSON.stringify(path.join(root, "src/actors/sandboxes/Sweeper.ts"))}
   import { homeAt } from ${JSON.stringify(path.join(root, "test/support/home.ts"))}
   const say = (text) => process.stdout.write(String(text))
   const go = (home, options, body) => Effect.runPromise(body.pipe(

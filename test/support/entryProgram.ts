@@ -5,9 +5,9 @@
 import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
-import { encodeAck, encodeFrame, encodeJson, type Frame, FrameDecoder, FrameType } from "../../src/vm/frames.ts"
+import { encodeAck, encodeFrame, encodeJson, type Frame, FrameDecoder, FrameType } from "../../src/vm/guest/frames.ts"
 
-const source = path.join(import.meta.dir, "../../entry")
+const source = path.join(import.meta.dir, "../../native/fastpath")
 const clang = Bun.which("clang")
 
 /** Compiles it to `out`. */
@@ -15,7 +15,7 @@ const compile = (out: string): void => {
   const sanitized = [
     ...[clang ?? "", "-std=c11", "-g", "-O1", "-D_GNU_SOURCE", '-DVERSION="test"', "-Wall", "-Wextra", "-Werror"],
     ...["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-o", out, "main.c", "call.c", "talk.c"],
-    ...["frame", "json", "text"].map((name) => `../guest/src/${name}.c`)
+    ...["frame", "json", "text"].map((name) => `../common/${name}.c`)
   ]
   const command = clang === null ? ["sh", "build.sh", out] : sanitized
   const { exitCode, stderr } = Bun.spawnSync(command, { cwd: source, stdout: "pipe", stderr: "pipe" })

@@ -3,8 +3,8 @@
  * names; without one it ends with 0. BUNKER_TEST_KEEP_ALL makes it keep what any download brings. usage: failpointChild HOME pull|load|remove|prune|sweep [REFERENCE or PATH]
  */
 import { Effect, Layer } from "effect"
-import { ImageStore } from "../../src/actors/ImageStore.ts"
-import { Sweeper } from "../../src/actors/Sweeper.ts"
+import { ImageStore } from "../../src/actors/images/ImageStore.ts"
+import { Sweeper } from "../../src/actors/sandboxes/Sweeper.ts"
 import { Failpoint } from "../../src/domain/failpoint.ts"
 import { homeAt } from "./home.ts"
 import { imageStoreOver, keepAll, loadAll, pullAll } from "./imageStore.ts"

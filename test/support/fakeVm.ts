@@ -1,7 +1,7 @@
 /** A VM without a machine, for what a keeper decides by itself. */
 import { Deferred, Effect } from "effect"
-import { type KeptVm, RunEnd } from "../../src/actors/Keeper.ts"
-import type { SandboxConfig } from "../../src/domain/sandbox.ts"
+import { type KeptVm, RunEnd } from "../../src/actors/keeper/Keeper.ts"
+import type { SandboxConfig } from "../../src/domain/sandbox/sandbox.ts"
 import { config } from "./sandboxes.ts"
 
 /** A VM that ends when it is asked to, unless it is deaf. */

@@ -1,7 +1,7 @@
 /** A plugin as a third party would write it: one actor, a route, a command, an option. */
 import { Context, Effect, Schema, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
-import { type Address, layerLocal } from "../../src/actors/Actor.ts"
+import { type Address, layerLocal } from "../../src/actors/kit/Actor.ts"
 import { definePlugin } from "../../src/plugin/Plugin.ts"
 
 class NobodyThere extends Schema.TaggedError<NobodyThere>()("NobodyThere", { who: Schema.String }) {

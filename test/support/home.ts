@@ -4,9 +4,9 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import { Effect, Layer } from "effect"
-import { Database } from "../../src/store/Database.ts"
-import { builtIn } from "../../src/store/migrations.ts"
-import { Paths } from "../../src/store/Paths.ts"
+import { Database } from "../../src/store/database/Database.ts"
+import { builtIn } from "../../src/store/database/migrations.ts"
+import { Paths } from "../../src/store/files/Paths.ts"
 
 /** A fresh directory for the current scope. */
 export const temporaryDirectory = Effect.acquireRelease(

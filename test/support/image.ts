@@ -2,8 +2,8 @@
 
 import fs from "node:fs/promises"
 import path from "node:path"
-import { mediaTypes } from "../../src/domain/descriptor.ts"
-import { normalizePlatform, type Platform } from "../../src/domain/platform.ts"
+import { mediaTypes } from "../../src/domain/image/descriptor.ts"
+import { normalizePlatform, type Platform } from "../../src/domain/image/platform.ts"
 
 /** One tar entry; what is absent has the default in brackets. */
 export interface Entry {

@@ -4,16 +4,16 @@ import { Database as Sqlite } from "bun:sqlite"
 import { existsSync, readdirSync, statSync } from "node:fs"
 import path from "node:path"
 import { Effect, Layer, Redacted, Stream } from "effect"
-import { ImageStore } from "../../src/actors/ImageStore.ts"
-import type { ImageSources } from "../../src/actors/imageInstall.ts"
-import { LeaseManager } from "../../src/actors/LeaseManager.ts"
-import type { ImageOptions } from "../../src/domain/imageOptions.ts"
-import { openArchive } from "../../src/oci/archive.ts"
-import { basicCredential, explicitCredential } from "../../src/oci/credentials.ts"
-import { importSource } from "../../src/oci/import.ts"
-import { registrySource } from "../../src/oci/registry.ts"
-import { Database, type Service } from "../../src/store/Database.ts"
-import { portableXattrs } from "../../src/store/xattrs.ts"
+import { ImageStore } from "../../src/actors/images/ImageStore.ts"
+import type { ImageSources } from "../../src/actors/images/install.ts"
+import { LeaseManager } from "../../src/actors/leases/LeaseManager.ts"
+import type { ImageOptions } from "../../src/domain/image/imageOptions.ts"
+import { openArchive } from "../../src/oci/archive/archive.ts"
+import { importSource } from "../../src/oci/archive/importRootfs.ts"
+import { basicCredential, explicitCredential } from "../../src/oci/registry/credentials.ts"
+import { registrySource } from "../../src/oci/registry/registry.ts"
+import { Database, type Service } from "../../src/store/database/Database.ts"
+import { portableXattrs } from "../../src/store/files/xattrs.ts"
 import { directory, file, hardlink, imageOf, type LayoutImage, opaque, type TestImage, whiteout } from "./image.ts"
 import { fsck, have } from "./mount.ts"
 
@@ -50,7 +50,7 @@ export interface Seen {
 
 /** The store over `home` (Paths and Database); `seen` collects its statements, `sources` replaces some of the real ones. */
 export const imageStoreOver = <E>(
-  home: Layer.Layer<Database | import("../../src/store/Paths.ts").Paths, E>,
+  home: Layer.Layer<Database | import("../../src/store/files/Paths.ts").Paths, E>,
   seen: Array<Seen> = [],
   options: ImageOptions = {},
   sources: Partial<ImageSources> = {}

@@ -3,7 +3,7 @@
 import fs from "node:fs"
 import path from "node:path"
 import { Effect, Stream } from "effect"
-import { type ConvertedLayer, type ConvertOptions, convertLayer } from "../../src/oci/layer.ts"
+import { type ConvertedLayer, type ConvertOptions, convertLayer } from "../../src/oci/layer/layer.ts"
 
 export const sha256 = (bytes: Uint8Array): string =>
   `sha256:${new Bun.CryptoHasher("sha256").update(bytes).digest("hex")}`

@@ -1,6 +1,7 @@
 /** A definition for tests. */
-import type { Machine } from "../../src/domain/machine.ts"
+
 import type { SafeName } from "../../src/domain/name.ts"
+import type { Machine } from "../../src/domain/sandbox/definition.ts"
 import { config } from "./sandboxes.ts"
 
 export const machine = (name: string, rest: Partial<Machine> = {}): Machine => ({

@@ -4,10 +4,10 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { Effect, type Scope } from "effect"
 import type { GuestChannelFailed } from "../../src/domain/errors/vm.ts"
-import { connectGuest, type GuestChannel } from "../../src/vm/GuestChannel.ts"
-import { type GuestTransport, unixListenerTransport } from "../../src/vm/transport.ts"
+import { connectGuest, type GuestChannel } from "../../src/vm/guest/GuestChannel.ts"
+import { type GuestTransport, unixListenerTransport } from "../../src/vm/guest/transport.ts"
 
-const guestDirectory = join(import.meta.dir, "../../guest")
+const guestDirectory = join(import.meta.dir, "../../native/guest")
 
 /** An agent that was built elsewhere, such as one with sanitizers. */
 const given = process.env["BUNKER_TEST_NATIVE_AGENT"]

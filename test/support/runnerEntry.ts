@@ -1,4 +1,4 @@
 /** Is a runner and nothing else, for tests that start VMs without the CLI. */
-import { runRunner } from "../../src/vm/runner.ts"
+import { runRunner } from "../../src/vm/runner/runner.ts"
 
 runRunner()

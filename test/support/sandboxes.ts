@@ -1,10 +1,10 @@
 /** Writes rows and processes for tests of leases and sweeps. */
 import { Effect } from "effect"
 import type { SafeName } from "../../src/domain/name.ts"
-import type { SandboxConfig, Status } from "../../src/domain/sandbox.ts"
-import { Database } from "../../src/store/Database.ts"
-import { identify, type ProcessIdentity } from "../../src/store/processes.ts"
-import { insertRun, insertSandbox } from "../../src/store/sandboxes.ts"
+import type { SandboxConfig, Status } from "../../src/domain/sandbox/sandbox.ts"
+import { Database } from "../../src/store/database/Database.ts"
+import { insertRun, insertSandbox } from "../../src/store/database/sandboxes.ts"
+import { identify, type ProcessIdentity } from "../../src/store/processes/processes.ts"
 
 export const config: SandboxConfig = {
   image: "docker.io/library/test:latest",

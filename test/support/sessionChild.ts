@@ -5,7 +5,7 @@ const root = path.join(import.meta.dir, "../..")
 
 const prelude = `
   import { Effect } from "effect"
-  import { SessionStore } from ${JSON.stringify(path.join(root, "src/actors/SessionStore.ts"))}
+  import { SessionStore } from ${JSON.stringify(path.join(root, "src/actors/sessions/SessionStore.ts"))}
   import { sessionsAt } from ${JSON.stringify(path.join(root, "test/support/sessions.ts"))}
   const say = (text) => process.stdout.write(String(text))
   const go = (home, options, body) => Effect.runPromise(body.pipe(Effect.provide(sessionsAt(home, options))))

@@ -2,9 +2,9 @@
  * A program that does one thing to a session's file and is killed before its nth statement: `FILE NTH commit|collect`.
  * Prints `done` when it was not.
  */
-import type { Commit } from "../../src/domain/session.ts"
-import { collect } from "../../src/store/session/collect.ts"
-import { commit } from "../../src/store/session/commit.ts"
+import type { Commit } from "../../src/domain/session/session.ts"
+import { collect } from "../../src/store/database/session/collect.ts"
+import { commit } from "../../src/store/database/session/commit.ts"
 import { nodes } from "./sessionData.ts"
 import { observed, openFile } from "./sessionFile.ts"
 

@@ -1,5 +1,5 @@
 /** What sessions of tests are made of: nodes, bytes and checkpoint manifests. Loads no store, so that processes with it start fast. */
-import { parseSessionId, type SessionId, type SessionNode } from "../../src/domain/session.ts"
+import { parseSessionId, type SessionId, type SessionNode } from "../../src/domain/session/session.ts"
 
 export const node = (
   nodeId: string,

@@ -1,9 +1,9 @@
 /** Session files without a store around them: fresh, dumped, and with every statement seen by the test. */
-import type { SessionId } from "../../src/domain/session.ts"
-import { type Connection, connect } from "../../src/store/Database.ts"
-import { writeBeginning } from "../../src/store/session/files.ts"
-import type { SessionFile } from "../../src/store/session/head.ts"
-import { migrateSession } from "../../src/store/session/schema.ts"
+import type { SessionId } from "../../src/domain/session/session.ts"
+import { type Connection, connect } from "../../src/store/database/Database.ts"
+import { writeBeginning } from "../../src/store/database/session/files.ts"
+import type { SessionFile } from "../../src/store/database/session/head.ts"
+import { migrateSession } from "../../src/store/database/session/schema.ts"
 import { idOf } from "./sessionData.ts"
 
 const origin = { cwd: null, title: null, parentSessionId: null }

@@ -1,10 +1,10 @@
 /** A small registry of one image, `app:1`, whose chosen answers are spoilt, and the client that asks it. */
 import { Effect, Stream } from "effect"
-import { mediaTypes } from "../../src/domain/descriptor.ts"
-import { defaultPlatform } from "../../src/domain/platform.ts"
-import { parseReference } from "../../src/domain/reference.ts"
-import { type RegistryOptions, registrySource } from "../../src/oci/registry.ts"
-import type { ImageSource, ResolvedLayer } from "../../src/oci/source.ts"
+import { mediaTypes } from "../../src/domain/image/descriptor.ts"
+import { defaultPlatform } from "../../src/domain/image/platform.ts"
+import { parseReference } from "../../src/domain/image/reference.ts"
+import type { ImageSource, ResolvedLayer } from "../../src/oci/manifest/source.ts"
+import { type RegistryOptions, registrySource } from "../../src/oci/registry/registry.ts"
 import { type Fault, type FaultRule, type SeenRequest, startFaultProxy } from "./faultProxy.ts"
 import { file, type ImageBlob, imageOf } from "./image.ts"
 

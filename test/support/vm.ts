@@ -7,21 +7,21 @@ import os from "node:os"
 import path from "node:path"
 import { Effect, type Scope } from "effect"
 import { buildImage } from "../../src/oci/erofs/writer.ts"
-import { type EngineKind, type EngineOptions, Engines, type VmConfig } from "../../src/vm/Engine.ts"
+import { type EngineKind, type EngineOptions, Engines, type VmConfig } from "../../src/vm/engines/Engine.ts"
 
 /** The engine under test: what BUNKER_TEST_ENGINE says, else qemu. */
 export const engineKind: EngineKind = process.env["BUNKER_TEST_ENGINE"] === "krun" ? "krun" : "qemu"
 
 const root = path.join(import.meta.dirname, "../..")
-const agentPath = process.env["BUNKER_TEST_AGENT"] ?? path.join(root, "guest/build/agent")
+const agentPath = process.env["BUNKER_TEST_AGENT"] ?? path.join(root, "native/guest/build/agent")
 const runner = process.env["BUNKER_TEST_RUNNER"] ?? path.join(import.meta.dirname, "runnerEntry.ts")
 
 export const engineOptions: EngineOptions = {
   bootCacheDir:
     process.env["BUNKER_TEST_CACHE"] ?? path.join(os.tmpdir(), `bunker-test-boot-${process.getuid?.() ?? 0}`),
   agentPath,
-  stagePath: process.env["BUNKER_TEST_STAGE"] ?? path.join(root, "stage/build/stage"),
-  launcherPath: process.env["BUNKER_TEST_LAUNCHER"] ?? path.join(root, "launcher/build/launcher"),
+  mountHelperPath: process.env["BUNKER_TEST_MOUNT_HELPER"] ?? path.join(root, "native/mount-helper/build/mount-helper"),
+  launcherPath: process.env["BUNKER_TEST_LAUNCHER"] ?? path.join(root, "native/launcher/build/launcher"),
   runnerCommand: [process.execPath, runner]
 }
 
@@ -30,7 +30,7 @@ const busybox = Bun.which("busybox") ?? "/bin/busybox"
 /** Why VMs can not be tested here, or undefined. */
 export const missing: string | undefined = (() => {
   if (!fs.existsSync(agentPath)) {
-    const built = Bun.spawnSync([path.join(root, "guest/build.sh")])
+    const built = Bun.spawnSync([path.join(root, "native/guest/build.sh")])
     if (built.exitCode !== 0 || !fs.existsSync(agentPath)) return "the guest agent can not be built: no C compiler?"
   }
   if (engineKind === "qemu" && Bun.which("qemu-system-x86_64") === null) return "qemu-system-x86_64 is not installed"

@@ -1,6 +1,6 @@
 /** Where a home would show through shares, told from tables of mounts. */
 import { describe, expect, test } from "bun:test"
-import { hiddenPlaces, parseMounts } from "../../src/vm/hiddenPlaces.ts"
+import { hiddenPlaces, parseMounts } from "../../src/vm/engines/hiddenPlaces.ts"
 
 /** `device root at`, one mount a line. */
 const mountsOf = (text: string) =>

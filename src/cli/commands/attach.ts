@@ -1,12 +1,12 @@
 /** `attach`, `shell`: joining a sandbox that runs. */
 import { Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { VmSupervisor } from "../../actors/VmSupervisor.ts"
+import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import type { ExecFailed } from "../../domain/errors/vm.ts"
-import type { TerminalSize } from "../../domain/exec.ts"
-import { ExitWith, say } from "../output.ts"
-import { withBunker } from "../session.ts"
-import { attach as join } from "../terminal.ts"
+import type { TerminalSize } from "../../domain/sandbox/exec.ts"
+import { withBunker } from "../context.ts"
+import { ExitWith, say } from "../terminal/output.ts"
+import { attach as join } from "../terminal/terminal.ts"
 import { explainBrokenChannel } from "./brokenChannel.ts"
 import { commandFlags } from "./sandboxFlags.ts"
 

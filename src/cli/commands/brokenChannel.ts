@@ -1,7 +1,7 @@
 /** Explains to people why the channel to a guest broke. Repairs nothing. */
 import { Effect, Option, Schedule, Stream } from "effect"
-import type { RunEnd } from "../../actors/Keeper.ts"
-import { VmSupervisor } from "../../actors/VmSupervisor.ts"
+import type { RunEnd } from "../../actors/keeper/Keeper.ts"
+import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import { type GuestChannelFailed, SandboxCrashed, WrongState } from "../../domain/errors/vm.ts"
 
 /** How often the record is looked at again: the connection's end is known a moment before the VM's is recorded. */

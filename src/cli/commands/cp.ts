@@ -2,8 +2,8 @@
 import { Effect } from "effect"
 import { Argument, Command } from "effect/cli"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
+import { withBunker } from "../context.ts"
 import { flag } from "../flags.ts"
-import { withBunker } from "../session.ts"
 
 const wrong = (reason: string) => new InvalidSpec({ field: "cp", reason })
 

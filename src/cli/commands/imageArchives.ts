@@ -2,13 +2,13 @@
 import path from "node:path"
 import { Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { ImageStore } from "../../actors/ImageStore.ts"
+import { ImageStore } from "../../actors/images/ImageStore.ts"
 import { ArchiveInvalid, RootfsInvalid } from "../../domain/errors/image.ts"
+import { inputFile, toFile, toStdout } from "../byteStreams.ts"
+import { withBunker } from "../context.ts"
 import { flag } from "../flags.ts"
-import { ExitWith, formatBytes, print, say } from "../output.ts"
-import { inputFile, toFile, toStdout } from "../pieces.ts"
-import { familiar, progressStyle, showProgress } from "../progress.ts"
-import { withBunker } from "../session.ts"
+import { ExitWith, formatBytes, print, say } from "../terminal/output.ts"
+import { familiar, progressStyle, showProgress } from "../terminal/progress.ts"
 import { images, platformFlag, platformOf, quietFlag } from "./images.ts"
 
 const jsonFlag = flag("json", undefined, "Print events as JSON lines")

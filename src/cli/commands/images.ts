@@ -1,15 +1,15 @@
 /** `pull`, `images`, `image inspect|rm|prune`, `df`: everything about images and the space they take. */
 import { Clock, Effect, Option, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { ImageStore } from "../../actors/ImageStore.ts"
-import { Sweeper } from "../../actors/Sweeper.ts"
-import { type CollectReport, ImageHandle, ImageInspection } from "../../domain/image.ts"
-import { parsePlatform } from "../../domain/platform.ts"
+import { ImageStore } from "../../actors/images/ImageStore.ts"
+import { Sweeper } from "../../actors/sandboxes/Sweeper.ts"
+import { type CollectReport, ImageHandle, ImageInspection } from "../../domain/image/image.ts"
+import { parsePlatform } from "../../domain/image/platform.ts"
+import { withBunker } from "../context.ts"
 import { flag } from "../flags.ts"
-import { formatAge, formatBytes, print, printJson, say, table } from "../output.ts"
-import { familiar, progressStyle, showProgress } from "../progress.ts"
-import { askSecret, NoAnswer, readSecret } from "../prompt.ts"
-import { withBunker } from "../session.ts"
+import { formatAge, formatBytes, print, printJson, say, table } from "../terminal/output.ts"
+import { familiar, progressStyle, showProgress } from "../terminal/progress.ts"
+import { askSecret, NoAnswer, readSecret } from "../terminal/prompt.ts"
 
 const jsonFlag = flag("json", undefined, "Print JSON")
 export const quietFlag = flag("quiet", "q", "No progress")

@@ -1,11 +1,11 @@
 /** `logs`: what a sandbox said, from its log; follows it until the sandbox ends. */
 import { Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { VmSupervisor } from "../../actors/VmSupervisor.ts"
+import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
-import { type LogLine, parseLogTime, tailMax } from "../../domain/logs.ts"
-import { harmless, writeAll } from "../output.ts"
-import { withBunker } from "../session.ts"
+import { type LogLine, parseLogTime, tailMax } from "../../domain/sandbox/logs.ts"
+import { withBunker } from "../context.ts"
+import { harmless, writeAll } from "../terminal/output.ts"
 
 const flag = (name: string, description: string) =>
   Flag.Boolean(name).pipe(Flag.withDescription(description), Flag.withDefault(false))

@@ -1,13 +1,13 @@
 /** `migrate`: brings the database's schema up to date, or takes it back for an older build. Keeps every other start out meanwhile. */
 import { Effect, Layer, Option } from "effect"
 import { Command, Flag } from "effect/cli"
-import { installLeaseMs, LeaseManager } from "../../actors/LeaseManager.ts"
+import { installLeaseMs, LeaseManager } from "../../actors/leases/LeaseManager.ts"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
-import { Database } from "../../store/Database.ts"
-import { builtIn } from "../../store/migrations.ts"
-import { Paths } from "../../store/Paths.ts"
-import { print } from "../output.ts"
-import { Session } from "../session.ts"
+import { Database } from "../../store/database/Database.ts"
+import { builtIn } from "../../store/database/migrations.ts"
+import { Paths } from "../../store/files/Paths.ts"
+import { Session } from "../context.ts"
+import { print } from "../terminal/output.ts"
 
 const newest = builtIn.at(-1)?.version ?? 0
 

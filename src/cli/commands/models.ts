@@ -3,10 +3,11 @@
 import path from "node:path"
 import { Clock, Effect, Option, Schema, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { ModelCache } from "../../actors/ModelCache.ts"
+import { ModelCache } from "../../actors/models/ModelCache.ts"
 import { InvalidInput } from "../../domain/errors/plugin.ts"
-import { ModelCacheReport, ModelEntry, ModelEvent, ModelReplacement, ModelSpec } from "../../domain/model.ts"
+import { ModelCacheReport, ModelEntry, ModelEvent, ModelReplacement, ModelSpec } from "../../domain/model/model.ts"
 import { fromWire, toWire, wireIssues } from "../../domain/wire.ts"
+import { withBunker } from "../context.ts"
 import {
   ExitWith,
   forEachName,
@@ -18,8 +19,7 @@ import {
   say,
   table,
   writeAll
-} from "../output.ts"
-import { withBunker } from "../session.ts"
+} from "../terminal/output.ts"
 
 const jsonFlag = Flag.Boolean("json").pipe(Flag.withDescription("Print JSON"), Flag.withDefault(false))
 const quietFlag = (description: string) =>

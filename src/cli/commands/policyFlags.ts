@@ -3,8 +3,8 @@ import { Effect, Option } from "effect"
 import { Flag } from "effect/cli"
 import { parseDuration } from "../../domain/duration.ts"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
-import { parseRestart } from "../../domain/restart.ts"
-import { limits, type SandboxConfig } from "../../domain/sandbox.ts"
+import { parseRestart } from "../../domain/sandbox/restart.ts"
+import { limits, type SandboxConfig } from "../../domain/sandbox/sandbox.ts"
 
 const text = (name: string, description: string) =>
   Flag.String(name).pipe(Flag.withDescription(description), Flag.optional)

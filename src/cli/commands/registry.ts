@@ -1,11 +1,11 @@
 /** `login` and `logout`: the credentials of registries. */
 import { Effect, Option } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { ImageStore } from "../../actors/ImageStore.ts"
+import { ImageStore } from "../../actors/images/ImageStore.ts"
+import { withBunker } from "../context.ts"
 import { flag } from "../flags.ts"
-import { say } from "../output.ts"
-import { ask, askSecret, readSecret } from "../prompt.ts"
-import { withBunker } from "../session.ts"
+import { say } from "../terminal/output.ts"
+import { ask, askSecret, readSecret } from "../terminal/prompt.ts"
 
 const registry = Argument.String("registry").pipe(
   Argument.withDescription("Host of the registry, like ghcr.io; default: docker.io"),

@@ -2,11 +2,11 @@
 import { Effect, Option, Schema } from "effect"
 import { Argument, Flag } from "effect/cli"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
-import { sandboxProblem } from "../../domain/problems.ts"
-import { EngineKind, type SandboxConfig, SandboxConfig as SandboxConfigSchema } from "../../domain/sandbox.ts"
+import { EngineKind, type SandboxConfig, SandboxConfig as SandboxConfigSchema } from "../../domain/sandbox/sandbox.ts"
+import { sandboxProblem } from "../../domain/sandbox/validation.ts"
 import { parseMebibytes, readEnvironment, readLabels, readMounts } from "../arguments.ts"
+import { Session } from "../context.ts"
 import { checkFlags, checkProblem, readLimits, readPorts } from "../ioFlags.ts"
-import { Session } from "../session.ts"
 import { type ParsedPolicies, policyFlags, readPolicies, valuedPolicyFlags } from "./policyFlags.ts"
 
 const optionalText = (name: string, description: string) =>

@@ -1,7 +1,7 @@
 /** `session ls|show|create|commit|…`: what agents remember, listed, drawn, changed and moved between machines. */
 import { Clock, Effect, Option, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { SessionStore } from "../../actors/SessionStore.ts"
+import { SessionStore } from "../../actors/sessions/SessionStore.ts"
 import {
   CollectionReport,
   SessionGraph,
@@ -9,10 +9,10 @@ import {
   SessionInfo,
   SessionSummary,
   VacuumReport
-} from "../../domain/session.ts"
+} from "../../domain/session/session.ts"
 import { toWire } from "../../domain/wire.ts"
-import { forEachName, formatAge, formatBytes, harmless, print, printJson, say, table } from "../output.ts"
-import { withBunker } from "../session.ts"
+import { withBunker } from "../context.ts"
+import { forEachName, formatAge, formatBytes, harmless, print, printJson, say, table } from "../terminal/output.ts"
 import { sessionBytes } from "./sessionBytes.ts"
 import { printTree } from "./sessionTree.ts"
 

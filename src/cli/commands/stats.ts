@@ -1,11 +1,11 @@
 /** `stats`: what running sandboxes use, once or every second. */
 import { Effect, Schema, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { VmSupervisor } from "../../actors/VmSupervisor.ts"
-import { SandboxStats } from "../../domain/stats.ts"
+import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
+import { SandboxStats } from "../../domain/sandbox/stats.ts"
 import { toWire } from "../../domain/wire.ts"
-import { ExitWith, forEachName, formatBytes, print, printJson, table } from "../output.ts"
-import { withBunker } from "../session.ts"
+import { withBunker } from "../context.ts"
+import { ExitWith, forEachName, formatBytes, print, printJson, table } from "../terminal/output.ts"
 
 const head = ["NAME", "CPU", "GUEST MEMORY", "HOST MEMORY", "GUEST DISK", "HOST DISK", "NET IN", "NET OUT", "COMMANDS"]
 

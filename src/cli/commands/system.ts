@@ -4,12 +4,12 @@ import path from "node:path"
 import { Effect, Option, Schedule } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { version } from "../../../package.json"
-import { Sweeper } from "../../actors/Sweeper.ts"
-import { VmSupervisor } from "../../actors/VmSupervisor.ts"
+import { Sweeper } from "../../actors/sandboxes/Sweeper.ts"
+import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import { shells } from "../arguments.ts"
+import { Session, withBunker } from "../context.ts"
 import { diagnose, type Finding } from "../doctor.ts"
-import { ExitWith, print, say } from "../output.ts"
-import { Session, withBunker } from "../session.ts"
+import { ExitWith, print, say } from "../terminal/output.ts"
 
 const jsonFlag = Flag.Boolean("json").pipe(Flag.withDescription("Print JSON"), Flag.withDefault(false))
 

@@ -4,7 +4,7 @@
  */
 import { Buffer } from "node:buffer"
 import fs from "node:fs"
-import { RejectedInput } from "../rejected.ts"
+import { RejectedInput } from "../tar/rejected.ts"
 import { type DirectoryEntry, readDirectory } from "./directory.ts"
 import {
   BLOCK,

@@ -1,4 +1,4 @@
-/** Builds a small EROFS image in memory from a list of entries. Streams nothing: layers go through `oci/layer.ts`. */
+/** Builds a small EROFS image in memory from a list of entries. Streams nothing: layers go through `oci/layer/layer.ts`. */
 import { BLOCK, encodeDevice, S_IFDIR, S_IFMT } from "./format.ts"
 import { Inode, implicitDirectory } from "./inode.ts"
 import { reservedBlocks, superblock, writeMetadata } from "./metadata.ts"

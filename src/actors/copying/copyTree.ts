@@ -1,0 +1,164 @@
+/**
+ * Copies files and trees between this machine and a sandbox, with docker's habits of naming, for every door. Follows no link that a
+ * guest made, and writes nothing outside the destination (see vm/trees/hostTree.ts). Blocks while it reads or writes a piece of a file here.
+ */
+import fs from "node:fs"
+import path from "node:path"
+import { Effect, Stream } from "effect"
+import { CopyFailed } from "../../domain/errors/guestIo.ts"
+import { copyFailed, HostTreeWriter, readHostTree } from "../../vm/trees/hostTree.ts"
+import { renameRecord, TreeMalformed, TreeReader } from "../../vm/trees/treeEntries.ts"
+import { VmSupervisor } from "../sandboxes/VmSupervisor.ts"
+import { type FileTarget, readGuestFile } from "./fileTransfer.ts"
+
+/** How a copy is made. */
+export interface CopyOptions {
+  /** Keep owners, and setuid and setgid bits of what comes out. */
+  readonly archive: boolean
+  /** Copy what a link points to where the source itself is one. */
+  readonly followLink: boolean
+}
+
+/** Where a copy lands: below which directory, and as what; "" for the directory itself. */
+interface Landing {
+  readonly base: string
+  readonly root: string
+}
+
+type Kind = "directory" | "other"
+
+/** Docker's rules: what exists decides, and how the paths end. Answers why it can not be. */
+export const landing = (
+  source: { readonly path: string; readonly kind: Kind; readonly basename: string },
+  destination: { readonly path: string; readonly kind: Kind | undefined }
+): Landing | string => {
+  const { path: to, kind } = destination
+  const contents = source.kind === "directory" && /(^|\/)\.$/.test(source.path)
+  if (kind === "directory") return { base: to, root: contents ? "" : source.basename }
+  if (kind === "other" && source.kind === "directory") return "it is a file, and the source is a directory"
+  if (/\/\.?$/.test(to)) {
+    if (kind === "other") return "it is not a directory"
+    if (source.kind !== "directory") return "there is no such directory"
+  }
+  const clean = path.posix.normalize(to).replace(/(?<=.)\/$/, "")
+  return { base: path.posix.dirname(clean), root: path.posix.basename(clean) }
+}
+
+const statHere = (place: string, follow: boolean) =>
+  Effect.try({
+    try: () => (follow ? fs.statSync : fs.lstatSync)(place),
+    catch: (cause) => copyFailed(place, cause)
+  })
+
+const kindHere = (place: string): Kind | undefined => {
+  const stat = fs.statSync(place, { throwIfNoEntry: false })
+  return stat === undefined ? undefined : stat.isDirectory() ? "directory" : "other"
+}
+
+/** A path that ends in `/` or `/.` means what a link points to. */
+const followed = (text: string, options: CopyOptions): boolean => options.followLink || /\/\.?$/.test(text)
+
+const land = (place: Landing | string, shown: string): Effect.Effect<Landing, CopyFailed> =>
+  typeof place === "string"
+    ? Effect.fail(new CopyFailed({ path: `to ${shown}`, reason: place }))
+    : Effect.succeed(place)
+
+/** What a broken tree, or a failed call on a file, means for a copy of `shown`. */
+export const asCopyFailed =
+  (shown: string) =>
+  (cause: unknown): CopyFailed =>
+    cause instanceof TreeMalformed ? new CopyFailed({ path: shown, reason: cause.message }) : copyFailed(shown, cause)
+
+/** Bytes of a batch. */
+const batchBytes = 262_144
+
+/** Bytes of many small pieces as few large ones. */
+export async function* batched(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, void> {
+  let batch: Array<Uint8Array> = []
+  let bytes = 0
+  for await (const piece of pieces) {
+    batch.push(piece)
+    bytes += piece.length
+    if (bytes < batchBytes) continue
+    yield Buffer.concat(batch)
+    batch = []
+    bytes = 0
+  }
+  if (bytes > 0) yield Buffer.concat(batch)
+}
+
+/** Copies a path of this machine into a sandbox; answers what was left out, and why. `write`: how a tree gets there. */
+export const copyIn = Effect.fn("Files.copyIn")(function* <E, R>(
+  source: string,
+  to: FileTarget,
+  options: CopyOptions,
+  write: (
+    to: FileTarget & { readonly tree: true; readonly owners: boolean },
+    records: Stream.Stream<Uint8Array, CopyFailed>
+  ) => Effect.Effect<void, E, R>
+) {
+  const vms = yield* VmSupervisor
+  const follow = followed(source, options)
+  const stat = yield* statHere(source, follow)
+  const there = yield* vms.FileStat({ ...to, follow: true }).pipe(
+    Effect.map((found): Kind | undefined => (found.type === "directory" ? "directory" : "other")),
+    Effect.catchTag("FileNotFound", () => Effect.succeed(undefined))
+  )
+  const place = yield* land(
+    landing(
+      { path: source, kind: stat.isDirectory() ? "directory" : "other", basename: path.basename(path.resolve(source)) },
+      { path: to.path, kind: there }
+    ),
+    shownGuest(to)
+  )
+  const root = binary(place.root)
+  const skipped: Array<string> = []
+  const records = Stream.fromAsyncIterable(
+    batched(readHostTree(source, root, { follow, skipped: (what) => void skipped.push(what) })),
+    asCopyFailed(source)
+  )
+  yield* write({ ...to, path: place.base, tree: true, owners: options.archive }, records)
+  return skipped
+})
+
+/** The records of a path of a sandbox. */
+export const readTree = (from: FileTarget, options: CopyOptions) =>
+  readGuestFile({ ...from, tree: true, follow: followed(from.path, options) })
+
+/** A path of a sandbox as people write it. */
+export const shownGuest = (target: FileTarget): string => `${target.name}:${target.path}`
+
+const guestKind = Effect.fnUntraced(function* (from: FileTarget, follow: boolean) {
+  const vms = yield* VmSupervisor
+  const { type } = yield* vms.FileStat({ ...from, follow })
+  return type === "directory" ? ("directory" as const) : ("other" as const)
+})
+
+/** A name as records have it: each byte a character. */
+const binary = (text: string): string => Buffer.from(text).toString("latin1")
+
+/** Name of the root of what is copied from a path, as records have it. */
+export const rootOf = (from: string): string => binary(path.posix.basename(path.posix.normalize(from)))
+
+/** Copies a path of a sandbox to this machine; answers what was left out, and why. */
+export const copyOut = Effect.fn("Files.copyOut")(function* (from: FileTarget, to: string, options: CopyOptions) {
+  const kind = yield* guestKind(from, followed(from.path, options))
+  const basename = path.posix.basename(path.posix.normalize(from.path))
+  const place = yield* land(landing({ path: from.path, kind, basename }, { path: to, kind: kindHere(to) }), to)
+  const writer = yield* Effect.acquireRelease(
+    Effect.try({
+      try: () => new HostTreeWriter(place.base, { owners: options.archive }),
+      catch: (cause) => copyFailed(place.base, cause)
+    }),
+    (open) => Effect.sync(() => open.close())
+  )
+  const reader = new TreeReader({
+    record: (record) => writer.record(renameRecord(record, binary(place.root))),
+    data: (bytes) => writer.data(bytes),
+    fileEnd: () => writer.fileEnd()
+  })
+  const attempt = (act: () => void) => Effect.try({ try: act, catch: asCopyFailed(shownGuest(from)) })
+  yield* Stream.runForEach(readTree(from, options), (bytes) => attempt(() => reader.push(bytes)))
+  yield* attempt(() => reader.finish())
+  return writer.skipped
+}, Effect.scoped)
