@@ -14,11 +14,11 @@ const arrows: Record<string, ReadonlyArray<string>> = {
   vm: ["domain", "ffi", "store", "oci"],
   models: ["domain", "store", "oci"],
   net: ["domain", "ffi"],
-  actors: ["domain", "store", "oci", "vm", "models"],
+  actors: ["domain", "store", "oci", "vm", "net", "models"],
   plugin: ["domain", "store", "oci", "vm", "models", "actors"],
   http: ["domain", "store", "actors", "plugin"],
   sdk: ["domain", "store", "oci", "vm", "actors", "plugin"],
-  cli: ["domain", "store", "oci", "vm", "actors", "plugin", "http", "sdk"]
+  cli: ["domain", "store", "oci", "vm", "net", "actors", "plugin", "http", "sdk"]
 }
 /** Exceptions that are narrower than a folder, as `folder → file prefix`. */
 const narrow: Record<string, ReadonlyArray<string>> = {

@@ -23,7 +23,9 @@
 
 #include "../common/json.h"
 
-enum { CONFIG_FD = 3, REPORT_FD = 4, LOCK_FD = 5, FAILED = 125, CONFIG_MAX = 65536, NODE_MAX = 4096 };
+enum { CONFIG_FD = 3, REPORT_FD = 4, LOCK_FD = 5, CARD_FD = 6, FAILED = 125, CONFIG_MAX = 65536, NODE_MAX = 4096 };
+/* Checksums and segmentation by the host, of TCP over both IPs and of UDP, in both directions (NET_FEATURE_* of libkrun.h). */
+enum { CARD_FEATURES = 0x5d83 };
 enum { DISK_RAW = 0, DISK_VMDK = 2, WORD_MAX = 31, WORD_BYTES_MAX = 2048, ARGUMENT_MAX = 512, CAP_SYS_CHROOT = 18 };
 
 static char text[CONFIG_MAX + 1];
@@ -253,13 +255,21 @@ static void change_root(const char *root) {
   check("capset", "", syscall(SYS_capset, &header, sets));
 }
 
+/* Without any network device libkrun lets the guest use the host's network (TSI). One whose other end is never read takes that
+ * away; vsock ports keep working. Both ends stay open: a closed one hangs the start. */
+static int idle_card(void) {
+  int idle[2];
+  check("socketpair", "", socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, idle));
+  return idle[0];
+}
+
 static _Noreturn void enter_krun(long start) {
   static const uint8_t mac[6] = {0x02, 0x42, 0x4b, 0x00, 0x00, 0x01};
   const char *fw = path(start, "libkrunfw"), *lib = path(start, "libkrun"), *root = NULL;
   char **words = strings(start, "words", WORD_MAX, 0), *const none[] = {NULL};
   const char *console = path(start, "consolePath"), *socket_path = path(start, "socketPath"), *exec = path(start, "exec");
-  int idle[2];
   char name[32];
+  bool card = flag(start, "card");
   check_words(exec, words);
   library(fw);
   krun = library(lib);
@@ -282,11 +292,8 @@ static _Noreturn void enter_krun(long start) {
     root = path(share, "root");
     CALL(krun_add_virtiofs, "/shares", (uint32_t, const char *, const char *), ctx, string(share, "tag"), "/shares");
   }
-  /* Without any network device libkrun lets the guest use the host's network (TSI). A device whose other end is never read
-   * takes that away; vsock ports keep working. Both ends stay open: a closed one hangs the start. */
-  check("socketpair", "", socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, idle));
-  CALL(krun_add_net_unixstream, "", (uint32_t, const char *, int, const uint8_t *, uint32_t, uint32_t), ctx, NULL, idle[0],
-       mac, 0, 0);
+  CALL(krun_add_net_unixstream, "", (uint32_t, const char *, int, const uint8_t *, uint32_t, uint32_t), ctx, NULL,
+       card ? CARD_FD : idle_card(), mac, card ? CARD_FEATURES : 0, 0);
   CALL(krun_add_vsock_port2, socket_path, (uint32_t, uint32_t, const char *, bool), ctx,
        (uint32_t)number(start, "vsockPort", 1, UINT32_MAX - 1), socket_path, false);
   CALL(krun_set_console_output, console, (uint32_t, const char *), ctx, console);

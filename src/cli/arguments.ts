@@ -20,6 +20,8 @@ export const separateGuestCommand = (
     const word = argv[index]!
     if (word === "--") return argv
     if (!word.startsWith("-") || word === "-") break
+    // The one flag with a value that may be left away.
+    if (word === "--allow-net") return separateGuestCommand(argv.with(index, "--allow-net=public"), valued)
     const takesNext =
       !word.includes("=") && (valued.has(word) || (valued.has(`-${word.at(-1)}`) && /^-[A-Za-z]+$/.test(word)))
     index += takesNext ? 2 : 1

@@ -1,5 +1,5 @@
 /**
- * Chooses what this process is, loading nothing that it does not need: a runner that becomes a VM, a version line, or the rest of
+ * Chooses what this process is, loading nothing that it does not need: a runner that becomes a VM, the process behind a network card, a version line, or the rest of
  * the program. A runner starts with every VM, so what is imported here is part of every boot.
  */
 import fs from "node:fs"
@@ -8,7 +8,7 @@ import { rememberedOptions } from "../plugin/rememberedOptions.ts"
 
 /** Commands that need no plugin of the owner's. One that is missing here starts slower, with the modules that plugins import. */
 const plain: ReadonlySet<string> = new Set(
-  "__keeper __lost __ended run create start exec stop kill pause unpause touch rm ps inspect logs wait pull load save import images image login logout df prune session sweep migrate".split(
+  "__keeper __lost __ended run create start exec stop kill pause unpause touch rm ps inspect logs network wait pull load save import images image login logout df prune session sweep migrate".split(
     " "
   )
 )
@@ -20,6 +20,7 @@ const configured: ReadonlySet<string> = new Set("run create pull load import ima
 export const enter = (loadApp: (plugins: boolean) => Promise<unknown>): void => {
   const [first = ""] = process.argv.slice(2)
   if (first === "__runner") return void import("../vm/runner/runner.ts").then(({ runRunner }) => runRunner())
+  if (first === "__net") return void import("../net/process/netProcess.ts").then(({ runNet }) => runNet())
   if ((first === "--version" || first === "-V") && process.argv.length === 3) return void console.log(version)
   const config = configFile()
   const asks = !plain.has(first) || (configured.has(first) && rememberedOptions(config) === undefined)

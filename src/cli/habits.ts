@@ -38,7 +38,6 @@ const absent: Readonly<Record<string, string>> = {
   container:
     "a container of other tools is a sandbox here, and its commands need no word before them: 'bunker ps', 'bunker run'",
   machine: "no machine has to be made first; every sandbox has its own kernel: 'bunker run IMAGE'",
-  network: "sandboxes share no network; 'bunker run -p HOST_PORT:GUEST_PORT' opens a port of one on this machine",
   pod: "sandboxes share nothing; start each with 'bunker run -d'",
   search: "a registry's own site searches it; 'bunker pull REFERENCE' fetches from any",
   context: "there is no daemon to choose; BUNKER_HOME names the directory that everything is kept in",
@@ -50,6 +49,10 @@ const absent: Readonly<Record<string, string>> = {
   secret: "pass what is secret through stdin or '-e NAME', which takes the value from your environment",
   manifest: "'bunker image inspect' shows an image's manifest; skopeo and crane write lists of platforms",
   trust: "name an image by its digest, 'NAME@sha256:…', to get exactly that one",
+  "network ls":
+    "every sandbox has a network of its own; 'bunker run --allow-net=RULE' says what it reaches, -p opens a port of it",
+  "network create":
+    "every sandbox has a network of its own; 'bunker run --allow-net=RULE' says what it reaches, -p opens a port of it",
   "image build": "images are built elsewhere; load the result: 'docker save IMAGE | bunker load -'"
 }
 

@@ -149,6 +149,15 @@ export const isWritable = (fd: number): boolean => {
   return entry[1]! >>> 16 === POLLOUT
 }
 
+const POLLHUP = 16
+
+/** Whether the peer of a stream socket has closed its end. Borrows 8 bytes for the call. */
+export const isHungUp = (fd: number): boolean => {
+  const entry = new Int32Array([fd, 0])
+  check("poll", String(fd), libc().poll(ptr(entry), 1n, 0))
+  return ((entry[1]! >>> 16) & POLLHUP) !== 0
+}
+
 const SYS_CAPGET = 125n
 const SYS_CAPSET = 126n
 const CAPABILITY_VERSION_3 = 0x2008_0522
@@ -169,12 +178,36 @@ export const changeRoot = (directory: string): void => {
   check("capset", "", libc().syscall(SYS_CAPSET, BigInt(ptr(header)), BigInt(ptr(sets)), 0n, 0n))
 }
 
+const PR_SET_NO_NEW_PRIVS = 38
+const PR_CAPBSET_DROP = 24
+const PR_CAP_AMBIENT = 47
+const PR_CAP_AMBIENT_CLEAR_ALL = 4n
+
+/**
+ * Gives up every right beyond those of the user on the calling thread, and the way to more by execve; threads that are there already
+ * keep theirs until an execve ends them. The 32 bytes of capabilities are borrowed for the call.
+ */
+export const dropRights = (): void => {
+  check("prctl", "PR_SET_NO_NEW_PRIVS", libc().prctl(PR_SET_NO_NEW_PRIVS, 1n, 0n, 0n, 0n))
+  libc().prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0n, 0n, 0n)
+  // Who may not narrow the bounding set has nothing in the other ones.
+  for (let right = 0n; libc().prctl(PR_CAPBSET_DROP, right, 0n, 0n, 0n) === 0; ) right += 1n
+  const header = Uint32Array.of(CAPABILITY_VERSION_3, 0)
+  const sets = new Uint32Array(6)
+  check("capset", "", libc().syscall(SYS_CAPSET, BigInt(ptr(header)), BigInt(ptr(sets)), 0n, 0n))
+}
+
+const SYS_PIDFD_GETFD = 438n
 const SYS_PIDFD_SEND_SIGNAL = 424n
 const SYS_PIDFD_OPEN = 434n
 
 /** A descriptor of a living process that stays bound to it when the number is used again; ESRCH when there is none. Close it. */
 export const pidfdOpen = (pid: number): number =>
   check("pidfd_open", String(pid), libc().syscall(SYS_PIDFD_OPEN, BigInt(pid), 0n, 0n, 0n))
+
+/** A copy of a descriptor of another process, close-on-exec; EPERM where this process may not look into that one. Close it. */
+export const pidfdGetDescriptor = (pidfd: number, fd: number): number =>
+  check("pidfd_getfd", String(fd), libc().syscall(SYS_PIDFD_GETFD, BigInt(pidfd), BigInt(fd), 0n, 0n))
 
 /** Sends a signal to the process behind a pidfd, and to no other that got its number; ESRCH when it has ended. */
 export const pidfdSendSignal = (pidfd: number, signal: number): void => {
@@ -184,6 +217,12 @@ export const pidfdSendSignal = (pidfd: number, signal: number): void => {
     libc().syscall(SYS_PIDFD_SEND_SIGNAL, BigInt(pidfd), BigInt(signal), 0n, 0n)
   )
 }
+
+const PR_SET_PTRACER = 0x59616d61
+const PR_SET_PTRACER_ANY = 0xffff_ffff_ffff_ffffn
+
+/** Lets every process of this user look into this one where Yama would let none but its ancestors; without Yama nothing changes. */
+export const allowInspection = (): void => void libc().prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0n, 0n, 0n)
 
 /** Sends a signal to a process, or to a process group when `pid` is negative. */
 export const kill = (pid: number, signal: number): void => {

@@ -240,7 +240,7 @@ const dispatch = async (
   return reply.value === undefined ? c.body(null, 204) : c.json(reply.value as object, (route.status ?? 200) as 200)
 }
 
-const methods = ["GET", "POST", "PUT", "DELETE"] as const
+const methods = ["GET", "POST", "PUT", "PATCH", "DELETE"] as const
 
 /** Methods that a path answers to; more than the middleware's own match means a route. */
 const methodsOf = (app: Hono, path: string, middlewares: number): ReadonlyArray<string> =>

@@ -74,6 +74,7 @@ const statuses: Statuses = {
   RegistryUnavailable: 503,
   EngineUnavailable: 503,
   LibraryNotFound: 503,
+  NetworkFailed: 502,
   SupervisorUnreachable: 503,
   ServerUnreachable: 502,
   ServerRefused: 502,

@@ -19,7 +19,7 @@ export class RequestCounter {
 
   add(method: string, status: number): void {
     // Whoever makes methods up makes no series.
-    const known = ["GET", "POST", "PUT", "DELETE", "HEAD"].includes(method) ? method : "other"
+    const known = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"].includes(method) ? method : "other"
     const labels = `method="${known}",status="${status}"`
     this.counts.set(labels, (this.counts.get(labels) ?? 0) + 1)
   }

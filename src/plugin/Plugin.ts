@@ -12,7 +12,7 @@ import type { Address } from "../actors/kit/Actor.ts"
  * at the end.
  */
 export interface PluginRoute<Tag extends string = string> {
-  readonly method: "GET" | "POST" | "PUT" | "DELETE"
+  readonly method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE"
   readonly path: string
   readonly message: Tag
   /** One line for people who read the API's description; absent: the message's name. */

@@ -196,7 +196,10 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       Pause: "sandboxes:pause",
       Unpause: "sandboxes:pause",
       Drain: "sandboxes:stop",
-      Touch: "sandboxes:exec"
+      Touch: "sandboxes:exec",
+      NetworkUpdate: "sandboxes:network",
+      NetworkEvents: "sandboxes:read",
+      NetworkSuggest: "sandboxes:read"
     },
     layer: ({ agentTimeout }) => supervisor(options.keepers, agentTimeout),
     routes: [
@@ -215,6 +218,20 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       { method: "POST", path: "/v1/sandboxes/:name/unpause", message: "Unpause" },
       { method: "POST", path: "/v1/sandboxes/:name/touch", message: "Touch" },
       { method: "POST", path: "/v1/sandboxes/:name/wait", message: "Wait" },
+      {
+        method: "PATCH",
+        path: "/v1/sandboxes/:name/network",
+        message: "NetworkUpdate",
+        defaults: { replace: false, network: {} }
+      },
+      {
+        method: "GET",
+        path: "/v1/sandboxes/:name/network/events",
+        message: "NetworkEvents",
+        defaults: { follow: false },
+        mayBeSilent: true
+      },
+      { method: "GET", path: "/v1/sandboxes/:name/network/suggest", message: "NetworkSuggest" },
       { method: "POST", path: "/v1/sandboxes/:name/exec", message: "Exec", defaults: newCommand },
       { method: "POST", path: "/v1/sandboxes/:name/execs/:exec/input", message: "Input" },
       { method: "POST", path: "/v1/sandboxes/:name/execs/:exec/eof", message: "CloseInput" },

@@ -8,6 +8,7 @@ import path from "node:path"
 import { Effect, Layer, Result, Schema } from "effect"
 import type { ImageStore } from "../actors/images/ImageStore.ts"
 import { AgentTimeoutMs } from "../actors/keeper/agentWatch.ts"
+import { NetworkProgram } from "../actors/keeper/network.ts"
 import type { LeaseManager } from "../actors/leases/LeaseManager.ts"
 import type { ModelCache } from "../actors/models/ModelCache.ts"
 import type { Sweeper } from "../actors/sandboxes/Sweeper.ts"
@@ -64,6 +65,7 @@ export const bunkerLayer = (settings: Settings, program: Program, choice: Plugin
   const infrastructure = Database.layer(builtIn).pipe(
     Layer.provideMerge(Paths.layer(settings.home, { models: settings.models })),
     Layer.provideMerge(enginesLayer(settings, program)),
+    Layer.provideMerge(networkLayer(settings, program)),
     Layer.provideMerge(Layer.effect(AgentTimeoutMs, readAgentTimeout("BUNKER_AGENT_TIMEOUT", settings.agentTimeout)))
   )
   const plugins = Layer.unwrap(
@@ -131,6 +133,13 @@ const ownConfig = Effect.fnUntraced(function* (file: string, program: Program, o
   }
   return { ...noConfig, options }
 })
+
+/** Nothing of this process's environment is passed on but what the runtime needs. */
+const networkLayer = (settings: Settings, program: Program) =>
+  Layer.succeed(NetworkProgram, {
+    command: [...program.command, "__net"],
+    environment: { ...settings.runtime, PATH: settings.path, HOME: "/", LC_ALL: "C.UTF-8" }
+  })
 
 /** The engines alone: for what needs neither home nor database. */
 export const enginesLayer = (settings: Settings, program: Program) =>

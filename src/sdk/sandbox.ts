@@ -14,6 +14,7 @@ import type { SandboxStats } from "../domain/sandbox/stats.ts"
 import { makeSandbox } from "./boot.ts"
 import { type ExecOptions, requestOf, type SpawnOptions } from "./execOptions.ts"
 import { Files } from "./files.ts"
+import { Network } from "./network.ts"
 import { type Ended, type Output, Process } from "./process.ts"
 import type { Actors, ServerOptions } from "./remote.ts"
 import { iterate, type PlaceOptions, type Runtime, run, runtimeOf } from "./runtime.ts"
@@ -37,6 +38,8 @@ const stopMs = 10_000
 export class Sandbox implements AsyncDisposable {
   /** Its files. */
   readonly files: Files
+  /** Its network: other rules while it runs, and what was denied. */
+  readonly network: Network
 
   private constructor(
     private readonly runtime: Runtime,
@@ -44,6 +47,7 @@ export class Sandbox implements AsyncDisposable {
     private readonly own: boolean
   ) {
     this.files = new Files(runtime, name)
+    this.network = new Network(runtime, name)
   }
 
   /** Pulls the image if it is missing, boots a sandbox from it and answers when it takes commands. What fails leaves no sandbox. */

@@ -1,6 +1,7 @@
 /** Says what a program may ask for when it makes a sandbox, and turns it into a definition. Makes none (see Sandbox). */
 import type { PullPolicy } from "../domain/image/image.ts"
 import type { Platform } from "../domain/image/platform.ts"
+import type { NetworkLimits } from "../domain/network/config.ts"
 import { defaultHostIp, type EngineKind, type RestartPolicy, type SandboxConfig } from "../domain/sandbox/sandbox.ts"
 import { limitsOf, pairs, type Rlimit } from "./execOptions.ts"
 import type { PlaceOptions } from "./runtime.ts"
@@ -12,6 +13,21 @@ export interface Port {
   readonly hostPort?: number
   /** IP address that is listened on; default `127.0.0.1`. */
   readonly hostIp?: string
+}
+
+/** What a guest may reach. Rules are `name`, `*.name`, an IP address or CIDR, with `:PORT[,PORT]` and `/udp` where wanted. */
+export interface NetworkOptions {
+  /** Every public address, and every name that leads to one; default false. */
+  readonly public?: boolean
+  readonly allow?: ReadonlyArray<string>
+  /** Rules that win over everything else. */
+  readonly deny?: ReadonlyArray<string>
+  /** TCP ports of the host's loopback, which the guest reaches as `host.bunker.internal`. */
+  readonly hostPorts?: ReadonlyArray<number>
+  /** Addresses by name, in place of the host's own lookup; a rule must still allow the name. */
+  readonly hosts?: Readonly<Record<string, string>>
+  /** Bounds on connections, names and rates; see docs/network.md. */
+  readonly limits?: NetworkLimits
 }
 
 export interface SandboxOptions extends PlaceOptions {
@@ -67,6 +83,8 @@ export interface SandboxOptions extends PlaceOptions {
   readonly tmpfs?: ReadonlyArray<{ readonly target: string; readonly sizeMb?: number }>
   /** Ports of the guest that this machine, or the server, listens for; default: none. */
   readonly ports?: ReadonlyArray<Port>
+  /** What its guest may reach; default: no network at all. */
+  readonly network?: NetworkOptions
   /** Limits of its commands; default: those of the guest. */
   readonly rlimits?: ReadonlyArray<Rlimit>
   /** What happens when a persistent sandbox ends without being asked to: `{ policy: "on-failure", attemptsMax: 5 }`; default: nothing. */
@@ -110,6 +128,7 @@ export const configOf = (options: SandboxOptions): SandboxConfig => ({
       hostPort,
       guestPort
     })),
+    network: options.network,
     rlimits: options.rlimits === undefined ? undefined : limitsOf(options.rlimits),
     restart: options.restart,
     workdir: options.workdir,

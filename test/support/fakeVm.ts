@@ -1,6 +1,7 @@
 /** A VM without a machine, for what a keeper decides by itself. */
 import { Deferred, Effect } from "effect"
 import { type KeptVm, RunEnd } from "../../src/actors/keeper/Keeper.ts"
+import { noNetwork } from "../../src/actors/keeper/network.ts"
 import type { SandboxConfig } from "../../src/domain/sandbox/sandbox.ts"
 import { config } from "./sandboxes.ts"
 
@@ -29,6 +30,7 @@ export const fakeVm = Effect.fnUntraced(function* (
     activity: () => void (use.touches += 1),
     markDraining: () => Effect.void,
     kill: Effect.asVoid(end),
+    network: noNetwork("fake"),
     pausing: { paused: () => state.paused, thaw: Effect.void } as KeptVm["pausing"],
     measured: {} as KeptVm["measured"]
   }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "card.h"
 #include "control.h"
 #include "mounts.h"
 #include "power.h"
@@ -63,7 +64,7 @@ static void write_names(const struct json *doc, const char *hostname) {
     write_file("/etc/hostname", text_end(&line), true);
   }
   if (hosts) write_file("/etc/hosts", hosts, true);
-  if (resolv) write_file("/etc/resolv.conf", resolv, true);
+  if (resolv) card_resolver(resolv);
 }
 
 /* Unprivileged users may bind low ports and ping, as in every container. */
@@ -95,7 +96,7 @@ static bool run(const struct json *doc, struct text *why) {
   if (!mounts_stage(why) || !shares_open(doc, mounts, why) || !mounts_switch_root(&plan, why)) return false;
   /* Before the shares: a mount over /etc is not written to. */
   write_names(doc, hostname);
-  if (!shares_mount(doc, mounts, why)) return false;
+  if (!card_up(doc, json_get(doc, 0, "net"), why) || !shares_mount(doc, mounts, why)) return false;
   set_sysctls();
   return true;
 }

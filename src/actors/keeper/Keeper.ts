@@ -6,9 +6,10 @@
  */
 import { Clock, Deferred, Effect, Exit, Schema, Scope, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
-import { ExecErrors, PauseErrors } from "../../domain/errors/groups.ts"
+import { ExecErrors, NetworkErrors, PauseErrors } from "../../domain/errors/groups.ts"
 import { ExecFailed } from "../../domain/errors/vm.ts"
 import type { RunDefaults } from "../../domain/image/image.ts"
+import { NetworkConfig } from "../../domain/network/config.ts"
 import {
   ExecEvent,
   ExecRequest,
@@ -27,6 +28,7 @@ import type { ExecHandle, ExecEvent as GuestEvent, GuestRequests } from "../../v
 import { KeeperStats, type Measured, sampleStats } from "../sandboxes/stats.ts"
 import { fileHandlers, KeeperFiles } from "./files.ts"
 import { type MainCommand, mainExec } from "./mainCommand.ts"
+import type { VmNetwork } from "./network.ts"
 import type { Pausing } from "./pausing.ts"
 import type { Traffic } from "./publishedPorts.ts"
 
@@ -59,6 +61,8 @@ export class KeeperProtocol extends RpcGroup.make(
   Rpc.make("Pause", { error: PauseErrors }),
   /** Answers when the guest has the right time. */
   Rpc.make("Unpause", { error: PauseErrors }),
+  /** The rules of its network from now on; answers once they hold. */
+  Rpc.make("Network", { payload: { config: NetworkConfig }, error: NetworkErrors }),
   /** Somebody uses the sandbox: it is not idle. */
   Rpc.make("Touch"),
   /** The main command has ended with this code, and the sandbox with it. */
@@ -97,6 +101,7 @@ export interface KeptVm {
   /** Records that it is about to end in order, and for what, should this process not live to see it. */
   readonly markDraining: (end: RunEnd) => Effect.Effect<void>
   readonly kill: Effect.Effect<void>
+  readonly network: VmNetwork
   readonly pausing: Pausing
   readonly measured: Measured
 }
@@ -270,6 +275,7 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
         return Rpc.fork(stopVm(vm, requested("shutdown_requested"), timeoutMs))
       },
       Drain: ({ timeoutMs }) => Rpc.fork(drain(timeoutMs)),
+      Network: ({ config }) => Rpc.fork(vm.network.update(config)),
       Touch: () => Effect.sync(vm.activity),
       Pause: () => Rpc.fork(vm.pausing.pause),
       Unpause: () => Rpc.fork(vm.pausing.unpause),

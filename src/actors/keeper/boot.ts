@@ -47,6 +47,7 @@ import { AgentTimeoutMs, endMute } from "./agentWatch.ts"
 import { openConsole } from "./consoleLog.ts"
 import { type KeptVm, RunEnd } from "./Keeper.ts"
 import { agentSlackMs } from "./lifetime.ts"
+import { adoptNetwork, guestNetwork, noNetwork, openNetwork } from "./network.ts"
 import { continueProcess, makePausing, stopProcess } from "./pausing.ts"
 import { publishPorts } from "./publishedPorts.ts"
 import { keepRecords, settleDefinition, type VmHandle } from "./recordRun.ts"
@@ -90,6 +91,7 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
   const begun = performance.now()
   return yield* Effect.gen(function* () {
     const engine = yield* chooseEngine(info)
+    const network = yield* openNetwork(info)
     const disks: Array<VmDisk> = [{ path: boot.image.disk, format: "vmdk", readOnly: true }]
     if (!info.ephemeral) {
       yield* ensureUpper(own.upper, info.config.diskMb)
@@ -107,6 +109,7 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
           memoryMb: info.config.memoryMb,
           disks,
           shares: mounts.shares,
+          ...(network === undefined ? {} : { card: network.card }),
           runDir: run.directory,
           consolePath: own.consoleLog,
           lockPath: own.lock,
@@ -118,6 +121,7 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
           Effect.mapError((error) => explain(error, info, own.consoleLog))
         )
         const greeted = performance.now()
+        if (network !== undefined) yield* network.handedOver
         yield* prepareGuest(started.channel, info, mounts.guest).pipe(
           Effect.mapError((error) => explain(error, info, own.consoleLog, own.upper))
         )
@@ -126,7 +130,8 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
       })
     )
     const pausing = yield* makePausing({ info, process: vm.identity, channel, paused: false })
-    const kept = yield* keepRecords(info, boot.image.config, vm, channel, pausing)
+    const handle = { ...vm, network: network === undefined ? noNetwork(info.name) : yield* network.up }
+    const kept = yield* keepRecords(info, boot.image.config, handle, channel, pausing)
     yield* ports.open(kept)
     // Whoever waits for the boot does not wait for its times, and a run that is over at once needs none.
     const saved = Effect.ignore(savePhases(db, info.id, phases))
@@ -167,7 +172,9 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (image: RunDefaults, 
     Effect.sync(() => signalProcess(process, SIGKILL)),
     exited
   )
-  const vm: VmHandle = { identity: process, transport, exited, kill: Effect.asVoid(kill) }
+  const lost = yield* Deferred.make<string>()
+  const network = yield* adoptNetwork(info, (reason) => Deferred.doneUnsafe(lost, Effect.succeed(reason)))
+  const vm: VmHandle = { identity: process, transport, exited, kill: Effect.asVoid(kill), network }
   const own = { info, process, paused }
   if (!paused) {
     const channel = yield* greeting.pipe(
@@ -183,6 +190,7 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (image: RunDefaults, 
     )
     const kept = yield* keepRecords(info, image, vm, channel, yield* makePausing({ ...own, channel }))
     yield* ports.open(kept)
+    yield* Effect.forkScoped(endWithCard(kept, Deferred.await(lost)))
     return kept
   }
   const greeted = yield* Deferred.make<GuestChannel, GuestChannelFailed>()
@@ -196,8 +204,16 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (image: RunDefaults, 
   const kept: KeptVm = yield* keepRecords(info, image, vm, channel, pausing)
   yield* Effect.forkScoped(Effect.andThen(pausing.running, Deferred.into(greeting, greeted)))
   yield* ports.open(kept)
+  yield* Effect.forkScoped(endWithCard(kept, Deferred.await(lost)))
   return kept
 })
+
+/** The process of a VM whose card has lost its other end may spin for ever. */
+const endWithCard = (vm: KeptVm, lost: Effect.Effect<string>) =>
+  Effect.flatMap(lost, (reason) => {
+    vm.expect(new RunEnd({ ...nothing, reason: "internal_error", detail: `its network is lost: ${reason}` }))
+    return vm.kill
+  })
 
 const nothing = { exitCode: null, exitSignal: null, detail: null }
 
@@ -264,7 +280,7 @@ const startAndGreet = Effect.fnUntraced(function* (engine: Engine, config: VmCon
   const attempt = Effect.gen(function* () {
     const started = yield* engine.spawn({ ...config, onProcess: record })
     const spawned = performance.now()
-    const vm: VmHandle = started
+    const vm: Omit<VmHandle, "network"> = started
     const died = Effect.flatMap(started.exited, (exit) => Effect.fail(new DiedEarly(exit)))
     const greeted = connectGuest(started.transport).pipe(
       Effect.timeoutOrElse({
@@ -345,6 +361,7 @@ const prepareGuest = (channel: GuestChannel, info: SandboxInfo, mounts: Readonly
     hostname,
     mounts,
     limits: agentLimits(info.config),
+    ...(info.config.network === undefined ? {} : guestNetwork),
     hosts: `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t${hostname}\n`
   })
 }

@@ -23,6 +23,7 @@ import type { VmExit } from "../../vm/runner/start.ts"
 import { Sweeper } from "../sandboxes/Sweeper.ts"
 import { openConsole } from "./consoleLog.ts"
 import { type KeptVm, RunEnd } from "./Keeper.ts"
+import type { VmNetwork } from "./network.ts"
 import type { Pausing } from "./pausing.ts"
 
 /** A process that runs a VM, whether this process started it or adopted it. */
@@ -31,6 +32,7 @@ export interface VmHandle {
   readonly transport: GuestTransport
   readonly exited: Effect.Effect<VmExit>
   readonly kill: Effect.Effect<void>
+  readonly network: VmNetwork
 }
 
 /** Marks the sandbox running, or paused when that is how it was found, and, in the background of the scope, records how it ends. */
@@ -99,6 +101,7 @@ export const keepRecords = Effect.fnUntraced(function* (
       yield* Effect.ignore(transition(db, info.id, "draining", yield* Clock.currentTimeMillis))
     }),
     kill: vm.kill,
+    network: vm.network,
     pausing,
     measured: {
       name: info.name,

@@ -35,6 +35,7 @@ import { makeRoutes } from "./execDirectory.ts"
 import { sandboxFileHandlers } from "./files.ts"
 import { bootsMax, type KeeperAddress, type KeeperOptions, makeKeepers } from "./keeperClient.ts"
 import { readLogs } from "./logs.ts"
+import { networkHandlers } from "./network.ts"
 import { VmProtocol } from "./protocol.ts"
 import { makeRecovery } from "./recovery.ts"
 import { type CreateRequest, makeRecords } from "./registry.ts"
@@ -303,6 +304,8 @@ const make = (options: KeeperOptions) =>
         .pipe(Effect.catchTag("StoreFailed", () => Effect.andThen(keepers.released(info), records.remove(info))))
     })
 
+    const network = yield* networkHandlers(find, keepers.address)
+
     const viaKeeper = <A>(
       text: string,
       send: (keeper: KeeperAddress) => Effect.Effect<A, ReachError | Unreachable>,
@@ -354,6 +357,7 @@ const make = (options: KeeperOptions) =>
       List: () => list,
       Recover: () => Effect.asVoid(list),
       Problems: () => Effect.map(indexMachines(db, paths), ({ problems }) => problems),
+      ...network,
       ...statsHandlers(reach),
       ...sandboxFileHandlers(reach)
     })

@@ -21,16 +21,20 @@ const toLine = ({ time, stream, exec, data }: LogEntry): LogLine => {
   return { time, stream, exec, ...(text === undefined ? { data } : { text }) }
 }
 
+/** A question to one of the logs; that of the network has a door of its own. */
+type Query = Omit<LogRequest, "source"> & { readonly source: LogRequest["source"] | "network" }
+
 /** Lines oldest first; `live` tells whether there may be more. */
 export const readLogs = (
-  paths: Pick<SandboxPaths, "mainLog" | "execLog" | "consoleLog" | "consoleLines">,
-  query: LogRequest,
+  paths: Pick<SandboxPaths, "mainLog" | "execLog" | "consoleLog" | "consoleLines" | "networkLog">,
+  query: Query,
   live: Effect.Effect<boolean>
 ): Stream.Stream<LogLine> => {
   const { sinceMs = 0, untilMs = Number.POSITIVE_INFINITY, exec, tail } = query
   const wanted = (entry: LogEntry) =>
     entry.time >= sinceMs && entry.time < untilMs && (exec === undefined || entry.exec === exec)
-  const file = { main: paths.mainLog, exec: paths.execLog, console: paths.consoleLines }[query.source]
+  const { mainLog: main, execLog, consoleLines, networkLog: network } = paths
+  const file = { main, exec: execLog, console: consoleLines, network }[query.source]
 
   const lines = Effect.gen(function* () {
     const log = yield* followLog(file)

@@ -3,12 +3,16 @@ import { Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import {
   CreateErrors,
+  NetworkUpdateErrors,
   ReachErrors,
   RestartErrors,
   SandboxLookupErrors,
   StartErrors,
   StoreErrors
 } from "../../domain/errors/groups.ts"
+import { NetworkConfig } from "../../domain/network/config.ts"
+import { NetworkEvent } from "../../domain/network/events.ts"
+import { Suggestion } from "../../domain/network/suggest.ts"
 import { MachineProblem } from "../../domain/sandbox/definition.ts"
 import { ExecEvent, ExecRequest, MainRequest, SignalNumber, TerminalSize } from "../../domain/sandbox/exec.ts"
 import { LogLine, LogQuery } from "../../domain/sandbox/logs.ts"
@@ -62,6 +66,24 @@ export class VmProtocol extends RpcGroup.make(
   Rpc.make("Pause", { payload: Named, error: ReachErrors }),
   /** Lets a paused one run on; answers when its clock is right again. */
   Rpc.make("Unpause", { payload: Named, error: ReachErrors }),
+  /**
+   * Changes the rules of its network, at once where it runs: adds to lists and takes over what else is given, or with `replace` takes all
+   * of it. Answers the network as it is then.
+   */
+  Rpc.make("NetworkUpdate", {
+    payload: { ...Named, network: NetworkConfig, replace: Schema.Boolean },
+    success: NetworkConfig,
+    error: NetworkUpdateErrors
+  }),
+  /** What its network denied, used for the first time, and failed at; with `follow` until the sandbox has ended. */
+  Rpc.make("NetworkEvents", {
+    payload: { ...Named, follow: Schema.Boolean },
+    success: NetworkEvent,
+    error: SandboxLookupErrors,
+    stream: true
+  }),
+  /** The shortest list of rules that would have let through what was denied, and what was used. */
+  Rpc.make("NetworkSuggest", { payload: Named, success: Suggestion, error: SandboxLookupErrors }),
   /** Says that a sandbox is used: its idle time begins anew. */
   Rpc.make("Touch", { payload: Named, error: ReachErrors }),
   /** Stops it in order when it runs, and boots it in the background. */

@@ -5,6 +5,7 @@ import * as Archives from "./imageArchives.ts"
 import * as Images from "./images.ts"
 import { migrate } from "./migrate.ts"
 import { modelGroup } from "./models.ts"
+import { networkGroup } from "./network.ts"
 import * as Registry from "./registry.ts"
 import { sessionGroup } from "./sessions.ts"
 import { stats } from "./stats.ts"
@@ -25,6 +26,7 @@ export const others = [
   Registry.login,
   Registry.logout,
   modelGroup,
+  networkGroup,
   sessionGroup,
   System.doctor,
   System.serve,

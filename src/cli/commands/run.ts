@@ -105,6 +105,13 @@ const removeIfEphemeral = (info: SandboxInfo) => (exit: Exit.Exit<unknown, unkno
     : Effect.void
 }
 
+/** Loaded by runs with a network alone. */
+const networkLines = (name: string) =>
+  Effect.flatMap(
+    Effect.promise(() => import("./networkLines.ts")),
+    ({ sayNetworkEvents }) => sayNetworkEvents(name)
+  )
+
 /** Exit code of a command whose sandbox a limit ended, as of timeout(1). */
 const timedOut = 124
 /** Time for a sandbox that a limit ends to say so, in milliseconds. */
@@ -169,6 +176,7 @@ export const run = Command.make(
       const code = yield* Effect.gen(function* () {
         yield* vms.Start({ name: info.name, detached: false })
         const { interactive, tty } = flags
+        const { rest } = config.network === undefined ? { rest: Effect.void } : yield* networkLines(info.name)
         const ending = yield* Effect.forkChild(vms.Wait({ name: info.name }))
         /** The end that came without us: it takes the record of an ephemeral sandbox along. */
         const ended = Effect.timeoutOption(Fiber.join(ending), endMsMax)
@@ -185,7 +193,7 @@ export const run = Command.make(
           tty,
           events: (size) => vms.RunMain({ name: info.name, how: { tty: size, stdin: interactive, ...time } })
         }).pipe(
-          Effect.flatMap((exit) => finish(exit ?? 0)),
+          Effect.flatMap((exit) => Effect.andThen(rest, finish(exit ?? 0))),
           Effect.catchTag("GuestChannelFailed", (error) =>
             Effect.gen(function* () {
               const end = yield* ended

@@ -7,6 +7,7 @@ import { sandboxProblem } from "../../domain/sandbox/validation.ts"
 import { parseMebibytes, readEnvironment, readLabels, readMounts } from "../arguments.ts"
 import { Session } from "../context.ts"
 import { checkFlags, checkProblem, readLimits, readPorts } from "../ioFlags.ts"
+import { networkFlagOf, networkFlags, readNetwork, valuedNetworkFlags } from "./networkFlags.ts"
 import { type ParsedPolicies, policyFlags, readPolicies, valuedPolicyFlags } from "./policyFlags.ts"
 
 const optionalText = (name: string, description: string) =>
@@ -69,6 +70,7 @@ export const sandboxFlags = {
   publish: repeated("publish", "[HOST_IP:]HOST_PORT:GUEST_PORT, tcp; 0 takes a free host port").pipe(
     Flag.withAlias("p")
   ),
+  ...networkFlags,
   rlimit: rlimitFlag,
   model: repeated("model", "NAME[:/path], a model of the cache, read-only; default /models/NAME"),
   label: repeated("label", "KEY=value, for your own use").pipe(Flag.withAlias("l")),
@@ -90,6 +92,7 @@ export const commandArgument = Argument.String("command").pipe(
 /** Words after which a value follows, for the search of the image in `run` and `create`. */
 export const valuedFlags: ReadonlySet<string> = new Set([
   ...valuedPolicyFlags,
+  ...valuedNetworkFlags,
   ..."--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname -h --session --label -l --volume -v --tmpfs --model --publish -p --rlimit --timeout --engine --log-level".split(
     " "
   )
@@ -111,6 +114,11 @@ interface Parsed extends ParsedPolicies {
   readonly volume: ReadonlyArray<string>
   readonly tmpfs: ReadonlyArray<string>
   readonly publish: ReadonlyArray<string>
+  readonly allowNet: ReadonlyArray<string>
+  readonly denyNet: ReadonlyArray<string>
+  readonly allowHostPort: ReadonlyArray<string>
+  readonly addHost: ReadonlyArray<string>
+  readonly network: Option.Option<string>
   readonly rlimit: ReadonlyArray<string>
   readonly model: ReadonlyArray<string>
   readonly label: ReadonlyArray<string>
@@ -140,7 +148,9 @@ export const flagOf: Readonly<Record<string, string>> = {
   ports: "-p",
   rlimits: "--rlimit",
   models: "--model",
-  labels: "--label"
+  labels: "--label",
+  network: "--allow-net",
+  ...networkFlagOf
 }
 
 /** Checks every value and names the flag of the first that is out of bounds. */
@@ -176,6 +186,7 @@ export const toConfig = Effect.fnUntraced(function* (parsed: Parsed, endsWithCom
     ...(yield* readPorts(parsed.publish)),
     ...(yield* readLimits(parsed.rlimit)),
     ...(yield* readMounts(parsed.volume, parsed.tmpfs, parsed.model, process.cwd())),
+    ...(yield* readNetwork(parsed)),
     ...(yield* readPolicies(parsed)),
     ...(parsed.tty ? { tty: true } : {}),
     ...(parsed.interactive ? { openStdin: true } : {})

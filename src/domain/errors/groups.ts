@@ -127,6 +127,7 @@ export const StartErrors = Schema.Union([
   Vm.LibraryNotFound,
   Vm.KrunCallFailed,
   Vm.BootFailed,
+  Vm.NetworkFailed,
   Vm.GuestChannelFailed,
   Vm.SupervisorUnreachable
 ])
@@ -148,6 +149,11 @@ const reach = [...named, Vm.WrongState, Vm.ExecFailed, Vm.GuestChannelFailed, Vm
 /** Doing something with a sandbox that must be running. */
 export const ReachErrors = Schema.Union(reach)
 export type ReachError = typeof ReachErrors.Type
+
+/** Changing the rules of a sandbox's network, for its keeper. */
+export const NetworkErrors = Schema.Union([Vm.NetworkFailed, Vm.WrongState])
+/** The same by its name. */
+export const NetworkUpdateErrors = Schema.Union([...reach, Vm.NetworkFailed])
 
 /** Stopping and starting again. */
 export const RestartErrors = Schema.Union([...StartErrors.members, Vm.ExecFailed])

@@ -186,6 +186,20 @@ export class ReattachRefused extends Schema.TaggedError<ReattachRefused>()("Reat
   }
 }
 
+/** The process behind a sandbox's network card does not start, or does not do what it was asked. */
+export class NetworkFailed extends Schema.TaggedError<NetworkFailed>()("NetworkFailed", {
+  name: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return advised(
+      `the network of "${this.name}" failed: `,
+      this.reason,
+      `start the sandbox again with 'bunker restart ${this.name}'`
+    )
+  }
+}
+
 /** Another process supervises the sandbox and can not be reached. */
 export class SupervisorUnreachable extends Schema.TaggedError<SupervisorUnreachable>()("SupervisorUnreachable", {
   name: Schema.String,

@@ -89,3 +89,21 @@ export const networkProblem = (config: NetworkConfig): NetworkProblem | undefine
     hosts.map(hostProblem).find((each) => each !== undefined)
   )
 }
+
+const joined = <A>(one: ReadonlyArray<A> | undefined, other: ReadonlyArray<A> | undefined) =>
+  one === undefined && other === undefined ? undefined : [...new Set([...(one ?? []), ...(other ?? [])])]
+
+/** A network with more rules: lists grow, what else is given takes the place of what was. */
+export const mergeNetwork = (before: NetworkConfig, more: NetworkConfig): NetworkConfig => {
+  const lists = {
+    allow: joined(before.allow, more.allow),
+    deny: joined(before.deny, more.deny),
+    hostPorts: joined(before.hostPorts, more.hostPorts)
+  }
+  const kept = Object.fromEntries(Object.entries(lists).filter(([, value]) => value !== undefined))
+  const hosts =
+    before.hosts === undefined && more.hosts === undefined ? {} : { hosts: { ...before.hosts, ...more.hosts } }
+  const limits =
+    before.limits === undefined && more.limits === undefined ? {} : { limits: { ...before.limits, ...more.limits } }
+  return { ...before, ...more, ...kept, ...hosts, ...limits }
+}

@@ -2,20 +2,22 @@
  * Makes the shortest list of rules that would have let through what was denied, and what was used, out of a sandbox's network events.
  * Pure. Widens nothing: each rule names one destination, with the ports that were asked for.
  */
+import { Schema } from "effect"
 import { isAddress } from "./address.ts"
 import type { NetworkConfig } from "./config.ts"
 import type { NetworkEvent } from "./events.ts"
 import { compilePolicy, decideName, hostName } from "./policy.ts"
 import { formatPorts, type PortRange } from "./rules.ts"
 
-export interface Suggestion {
+export const Suggestion = Schema.Struct({
   /** For `--allow-net`. */
-  readonly allow: ReadonlyArray<string>
+  allow: Schema.Array(Schema.String),
   /** For `--allow-host-port`. */
-  readonly hostPorts: ReadonlyArray<number>
+  hostPorts: Schema.Array(Schema.Int),
   /** Deny rules that stand in the way: no allow rule helps against one. */
-  readonly denied: ReadonlyArray<string>
-}
+  denied: Schema.Array(Schema.String)
+})
+export type Suggestion = typeof Suggestion.Type
 
 interface Destination {
   readonly host: string

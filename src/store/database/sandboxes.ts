@@ -52,6 +52,7 @@ export const statements = {
   setPlanned: "UPDATE sandbox SET restart_count = ?, restart_at = ? WHERE id = ?",
   cancelRestart: "UPDATE sandbox SET restart_at = NULL WHERE id = ? AND restart_at IS NOT NULL",
   setMachine: "UPDATE sandbox SET config = ?, vm_id = ?, config_stamp = ? WHERE id = ?",
+  setConfig: "UPDATE sandbox SET config = ? WHERE id = ?",
   setStamp: "UPDATE sandbox SET vm_id = ?, config_stamp = ? WHERE id = ?",
   vmIdOwner: "SELECT name FROM sandbox WHERE vm_id = ? AND name <> ?",
   statusOf: "SELECT status FROM sandbox WHERE id = ?",
@@ -245,6 +246,10 @@ export const setMachine = (
 /** Records what a definition is like after it was written. */
 export const setStamp = (db: Database, id: number, vmId: string, configStamp: string) =>
   db.run(statements.setStamp, [vmId, configStamp, id])
+
+/** Takes over another definition of a sandbox that has no file of its own. */
+export const saveConfig = (db: Database, id: number, config: SandboxConfig) =>
+  Effect.asVoid(db.run(statements.setConfig, [encodeConfig(config), id]))
 
 /** Another sandbox with this UUID. */
 export const vmIdOwner = (db: Database, vmId: string, name: SafeName) =>

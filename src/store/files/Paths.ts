@@ -36,6 +36,8 @@ export interface SandboxPaths {
   readonly execLog: CheckedPath
   /** What the guest's console said before `consoleLog`, in lines of the other logs. */
   readonly consoleLines: CheckedPath
+  /** What its network denied, used and failed at, as `store/logs.ts` writes. */
+  readonly networkLog: CheckedPath
 }
 
 /** The sockets and reports of one live sandbox, by row id: a socket's path has at most 107 bytes (unix(7)). */
@@ -51,6 +53,8 @@ export interface RunPaths {
   readonly keeperLock: CheckedPath
   /** The host ports that are listened on, as JSON. */
   readonly ports: CheckedPath
+  /** Socket of the process behind its network card. */
+  readonly networkSocket: CheckedPath
   /** Held by the process that waits to start the sandbox again. */
   readonly restartLock: CheckedPath
 }
@@ -248,7 +252,8 @@ const make = Effect.fnUntraced(function* (
       consoleLog: at("sandboxes", name, "logs", "console.log"),
       mainLog: at("sandboxes", name, "logs", "main.jsonl"),
       execLog: at("sandboxes", name, "logs", "exec.jsonl"),
-      consoleLines: at("sandboxes", name, "logs", "console.jsonl")
+      consoleLines: at("sandboxes", name, "logs", "console.jsonl"),
+      networkLog: at("sandboxes", name, "logs", "network.jsonl")
     }),
     run: (sandboxId) => ({
       directory: at("run", String(sandboxId)),
@@ -258,7 +263,8 @@ const make = Effect.fnUntraced(function* (
       runnerLog: at("run", String(sandboxId), "runner.log"),
       keeperLock: at("run", String(sandboxId), "keeper.lock"),
       restartLock: at("run", String(sandboxId), "restart.lock"),
-      ports: at("run", String(sandboxId), "ports.json")
+      ports: at("run", String(sandboxId), "ports.json"),
+      networkSocket: at("run", String(sandboxId), "net.sock")
     })
   }
 })

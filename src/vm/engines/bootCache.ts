@@ -176,6 +176,7 @@ export const runnerOf = (
   command,
   runDir: config.runDir,
   lockFd,
+  ...(config.card === undefined ? {} : { card: config.card }),
   onProcess: config.onProcess ?? (() => Effect.void),
   name: lockName(config.lockPath),
   config: {

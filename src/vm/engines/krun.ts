@@ -107,6 +107,7 @@ export const makeKrunEngine = (options: EngineOptions, device = "/dev/kvm"): Eng
               ...(config.shares === undefined || config.shares.length === 0
                 ? {}
                 : { share: { tag: SHARE_TAG, root: shareDirectory(config.runDir) } }),
+              card: config.card !== undefined,
               consolePath: config.consolePath,
               socketPath,
               vsockPort: VSOCK_PORT,

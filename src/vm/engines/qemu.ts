@@ -87,6 +87,7 @@ export const makeQemuEngine = (options: EngineOptions): Engine => {
           memoryMb: config.memoryMb,
           disks,
           share: shares ? { socket: shareSocket(config.runDir), tag: SHARE_TAG } : undefined,
+          card: config.card !== undefined,
           consolePath: config.consolePath,
           slots,
           brief: config.brief === true,

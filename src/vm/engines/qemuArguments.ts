@@ -1,8 +1,8 @@
 /**
- * Spells a VM as the command line of qemu-system-x86_64: a microvm board without firmware, ACPI, PCI or network.
+ * Spells a VM as the command line of qemu-system-x86_64: a microvm board without firmware, ACPI or PCI.
  * A pure function of its input; opens nothing and starts nothing.
  */
-import type { RunnerDisk } from "../runner/protocol.ts"
+import { CARD_FD, CARD_MAC, type RunnerDisk } from "../runner/protocol.ts"
 
 export interface QemuMachine {
   /** ELF kernel with a PVH entry. */
@@ -10,10 +10,12 @@ export interface QemuMachine {
   readonly cpus: number
   /** MiB. */
   readonly memoryMb: number
-  /** In the order of /dev/vda, vdb, …; at most seven, for the board has eight transports. */
+  /** In the order of /dev/vda, vdb, …; at most five, for the board has eight transports. */
   readonly disks: ReadonlyArray<RunnerDisk>
   /** Socket of a virtiofsd and the tag of what it shares; it needs the guest's memory to be shared with it. */
   readonly share?: { readonly socket: string; readonly tag: string } | undefined
+  /** True: descriptor CARD_FD is the network card's; else there is none. */
+  readonly card: boolean
   /** File that the guest's console is appended to. */
   readonly consolePath: string
   /** Unix sockets that QEMU listens on, for the guest's ports `bunker.0`, `bunker.1`, … */
@@ -79,6 +81,7 @@ export const qemuArguments = (machine: QemuMachine): ReadonlyArray<string> => {
     ["-append", [KERNEL_WORDS, tsc, ...bootWords("virtio", machine)].filter((word) => word !== "").join(" ")],
     ...machine.disks.map((disk, index) => diskArguments(disk, index)),
     shareArguments(machine),
+    cardArguments(machine),
     ["-device", `virtio-serial-device,max_ports=${machine.slots.length + 1},bus=${transport(0)}`],
     // The console has a port of its own, or its output would land on the agent's.
     ["-chardev", `file,id=console,append=on,path=${escape(machine.consolePath)}`],
@@ -103,6 +106,16 @@ const shareArguments = ({ share, disks }: QemuMachine): ReadonlyArray<string> =>
         ...["-chardev", `socket,id=share,path=${escape(share.socket)}`],
         ...["-device", `vhost-user-fs-device,chardev=share,tag=${share.tag},bus=${transport(disks.length + 1)}`]
       ]
+
+/** Without a virtio header there is no segmentation by the host: the largest MTU takes its place. */
+const cardArguments = ({ card, share, disks }: QemuMachine): ReadonlyArray<string> =>
+  card
+    ? [
+        ...["-netdev", `stream,id=card,server=off,addr.type=fd,addr.str=${CARD_FD}`],
+        "-device",
+        `virtio-net-device,netdev=card,mac=${CARD_MAC},host_mtu=65535,bus=${transport(disks.length + (share === undefined ? 1 : 2))}`
+      ]
+    : []
 
 const diskArguments = (disk: RunnerDisk, index: number): ReadonlyArray<string> => {
   // Image files of many VMs are shared and read-only: locks would only fail on file systems that lack them.

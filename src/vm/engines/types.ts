@@ -29,6 +29,11 @@ export interface VmConfig {
   readonly disks: ReadonlyArray<VmDisk>
   /** What the guest sees of the host: the agent finds share n of this list as the name `n`. Absent: nothing, and no device. */
   readonly shares?: ReadonlyArray<VmShare>
+  /**
+   * Descriptor of the network card's end of a stream of ethernet frames (see net/link.ts); the caller closes its copy. Absent: the
+   * guest has no network.
+   */
+  readonly card?: number
   /** Directory of mode 0700 for the sockets, the pid file and the runner's output; its path has at most 90 bytes. */
   readonly runDir: string
   /** File that receives the guest's console; grows as long as the guest writes to it. */

@@ -25,6 +25,8 @@ export interface BootRequest {
   readonly hosts?: string
   /** Text of /etc/resolv.conf; absent: the image's own. */
   readonly resolv?: string
+  /** Addresses and routes of the network card; absent: it stays down. */
+  readonly net?: Readonly<Record<string, string | number>>
   /** In the order given. */
   readonly mounts?: ReadonlyArray<GuestMount>
   /** When the agent ends the machine by itself, in milliseconds: from the boot; without a host and without a command. */
@@ -239,8 +241,9 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
   })
 
   const boot = Effect.fn("GuestChannel.boot")(function* (request: BootRequest) {
-    const { root, upper, hostname, hosts, resolv, mounts, limits } = request
-    const value = yield* ask("boot", { root, upper, hostname, hosts, resolv, mounts, limits, unix_ns: yield* unixNs })
+    const { root, upper, hostname, hosts, resolv, net, mounts, limits } = request
+    const fields = { root, upper, hostname, hosts, resolv, net, mounts, limits }
+    const value = yield* ask("boot", { ...fields, unix_ns: yield* unixNs })
     const booted = decodeGuestBooted(value)
     if (booted === undefined) return yield* malformed("boot")
     return { phases: booted.phases, already: booted.already ?? false }

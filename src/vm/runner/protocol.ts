@@ -12,6 +12,10 @@ export const REPORT_FD = 4
  * down, so the lock never changes hands: it ends with the VM's process.
  */
 export const LOCK_FD = 5
+/** Descriptor of the network card's end of a stream of frames, for a VM that has one. */
+export const CARD_FD = 6
+/** Address of the card of every guest; its other end is alone with it. */
+export const CARD_MAC = "02:42:4b:00:00:01"
 /** Bound of the configuration document, in bytes: it must fit the socket's buffer, for nobody waits while writing it. */
 export const CONFIG_BYTES_MAX = 64 * 1024
 /** Bound of everything that is read of a report, in bytes. */
@@ -39,6 +43,8 @@ export interface KrunStart {
    * than what this document names. libkrun opens what the guest's kernel asks for, be it `../../etc`: hence the root.
    */
   readonly share?: { readonly tag: string; readonly root: string }
+  /** True: descriptor CARD_FD is the network card's. */
+  readonly card: boolean
   readonly consolePath: string
   /** Unix socket of the host that the guest's vsock port `vsockPort` leads to; somebody listens there already. */
   readonly socketPath: string
@@ -118,6 +124,7 @@ const krunStart = (of: Json): KrunStart => ({
     readOnly: field(disk, "readOnly", isBoolean)
   })),
   ...shareOf(of),
+  card: field(of, "card", isBoolean),
   consolePath: field(of, "consolePath", isPath),
   socketPath: field(of, "socketPath", isPath),
   vsockPort: field(of, "vsockPort", isInteger(1, 0xffff_fffe)),

@@ -24,6 +24,8 @@ import {
   tryLockExclusive
 } from "../../ffi/posix.ts"
 import {
+  CARD_FD,
+  CARD_MAC,
   CONFIG_BYTES_MAX,
   CONFIG_FD,
   type KrunStart,
@@ -111,8 +113,10 @@ const takeLock = (config: RunnerConfig): void => {
 
 const enter = (): void => report({ event: "entering", afterMs: Math.round(performance.now()) })
 
-/** Locally administered, and the same in every guest: nothing is ever connected to it. */
-const MAC = Uint8Array.of(0x02, 0x42, 0x4b, 0x00, 0x00, 0x01)
+const MAC = Uint8Array.from(CARD_MAC.split(":"), (byte) => Number.parseInt(byte, 16))
+
+/** Checksums and segmentation by the host, of TCP over both IPs and of UDP, in both directions (NET_FEATURE_* of libkrun.h). */
+const CARD_FEATURES = 0x5d83
 
 const enterKrun = (start: KrunStart): never => {
   loadKrunfw(start.libkrunfw)
@@ -138,7 +142,8 @@ const enterKrun = (start: KrunStart): never => {
   if (start.share !== undefined) krun.call("krun_add_virtiofs", context, start.share.tag, "/shares")
   // Without any network device libkrun lets the guest use the host's network (TSI). A device whose other end is never
   // read takes that away; vsock ports keep working. Both ends stay open: a closed one hangs the start.
-  krun.call("krun_add_net_unixstream", context, null, socketPair()[0], MAC, 0, 0)
+  const [card, features] = start.card ? [CARD_FD, CARD_FEATURES] : [socketPair()[0], 0]
+  krun.call("krun_add_net_unixstream", context, null, card, MAC, features, 0)
   krun.call("krun_add_vsock_port2", context, start.vsockPort, start.socketPath, false)
   krun.call("krun_set_console_output", context, start.consolePath)
   krun.call("krun_set_exec", context, start.exec, [], start.words)

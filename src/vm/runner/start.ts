@@ -47,6 +47,8 @@ export interface StartRunner {
   readonly runDir: string
   /** Open and locked descriptor of the lock file; the caller closes its copy afterwards. */
   readonly lockFd: number
+  /** Open descriptor of the network card's end; the caller closes its copy. Absent: none. */
+  readonly card?: number
   /** Who holds the lock, for the message when somebody else does. */
   readonly name: string
   readonly config: RunnerConfig
@@ -169,7 +171,10 @@ class Child {
       this.process = Bun.spawn([program!, ...rest], {
         cwd: options.runDir,
         env: { PATH: "/usr/local/bin:/usr/bin:/bin", LC_ALL: "C" },
-        stdio: ["ignore", fd, fd, "socket-fd", "socket-fd", options.lockFd]
+        stdio: [
+          ...(["ignore", fd, fd, "socket-fd", "socket-fd", options.lockFd] as const),
+          ...(options.card === undefined ? [] : [options.card])
+        ]
       }) as Bun.Subprocess
     } finally {
       fs.closeSync(fd)

@@ -16,7 +16,8 @@ const pathsIn = (directory: string) => {
     consoleLog: at("console.log"),
     consoleLines: at("console.jsonl"),
     mainLog: at("main.jsonl"),
-    execLog: at("exec.jsonl")
+    execLog: at("exec.jsonl"),
+    networkLog: at("network.jsonl")
   }
 }
 const consoleText = (paths: ReturnType<typeof pathsIn>) =>

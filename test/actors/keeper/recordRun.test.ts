@@ -3,6 +3,7 @@ import { describe, expect } from "bun:test"
 import fs from "node:fs"
 import { Deferred, Effect, Layer } from "effect"
 import { RunEnd, stopVm } from "../../../src/actors/keeper/Keeper.ts"
+import { noNetwork } from "../../../src/actors/keeper/network.ts"
 import type { Pausing } from "../../../src/actors/keeper/pausing.ts"
 import { keepRecords } from "../../../src/actors/keeper/recordRun.ts"
 import { LeaseManager } from "../../../src/actors/leases/LeaseManager.ts"
@@ -51,7 +52,8 @@ const kept = Effect.fnUntraced(function* (
       identity,
       transport: {} as GuestTransport,
       exited: Deferred.await(exited),
-      kill: Effect.sync(() => exit(exitOf(killed)))
+      kill: Effect.sync(() => exit(exitOf(killed))),
+      network: noNetwork(name)
     },
     { poweroff: (options: { signal: number }) => poweroff(exit, options) } as unknown as GuestRequests,
     { paused: () => false, thaw: Effect.void } as Pausing

@@ -30,6 +30,7 @@ const krun: RunnerConfig = {
     cpus: 1,
     memoryMb: 64,
     disks: [{ path: "/disk", format: "raw", readOnly: true }],
+    card: false,
     consolePath: "/console",
     socketPath: "/socket",
     vsockPort: 1024,

@@ -1,0 +1,150 @@
+/**
+ * Gives a VM its network: starts or adopts the process behind its card (net/process), writes down what that tells, and hands it new
+ * rules. Decides nothing about traffic; a sandbox whose definition has no network costs nothing here.
+ */
+import fs from "node:fs"
+import { Context, Effect, type Scope } from "effect"
+import { NetworkFailed, WrongState } from "../../domain/errors/vm.ts"
+import type { NetworkConfig } from "../../domain/network/config.ts"
+import type { NetworkEvent } from "../../domain/network/events.ts"
+import type { SandboxInfo } from "../../domain/sandbox/sandbox.ts"
+import { guestCard } from "../../net/addresses.ts"
+import { NetSupervisor, type NetSupervisorOptions } from "../../net/process/netSupervisor.ts"
+import type { NetworkCounters } from "../../net/process/protocol.ts"
+import type { FileError } from "../../store/files/files.ts"
+import { openLog } from "../../store/files/logs.ts"
+import { Paths } from "../../store/files/Paths.ts"
+
+/** Program and environment of network processes. */
+export const NetworkProgram = Context.Reference<{
+  readonly command: ReadonlyArray<string>
+  readonly environment: Readonly<Record<string, string>>
+}>("bunker/NetworkProgram", { defaultValue: () => ({ command: [], environment: {} }) })
+
+/** Bytes after which a log of events starts a new file. */
+const eventLogBytesMax = 2 * 1024 * 1024
+
+/** The network of a VM that is kept. */
+export interface VmNetwork {
+  /** The rules hold once it answers; connections that they deny now are gone. */
+  readonly update: (config: NetworkConfig) => Effect.Effect<void, NetworkFailed | WrongState>
+  readonly counters: Effect.Effect<NetworkCounters | undefined>
+}
+
+/** The network of a VM that is about to boot. */
+export interface NewNetwork {
+  /** The VM's end of the card. */
+  readonly card: number
+  /** The VM has its end: this process's copy goes. */
+  readonly handedOver: Effect.Effect<void>
+  /** Waits for the process, which starts while the guest boots. */
+  readonly up: Effect.Effect<VmNetwork, NetworkFailed>
+}
+
+/** What the guest's agent is told of its card. */
+export const guestNetwork = guestCard
+
+/** A sandbox without a network. */
+export const noNetwork = (name: string): VmNetwork => ({
+  update: () =>
+    Effect.fail(
+      new WrongState({
+        name,
+        status: "running without a network",
+        operation: "change the network of",
+        advice: `stop it and start it again, which gives it one`
+      })
+    ),
+  counters: Effect.succeed(undefined)
+})
+
+const failed = (name: string) => (cause: unknown) =>
+  new NetworkFailed({ name, reason: cause instanceof Error ? cause.message : String(cause) })
+
+/** Writes events into the sandbox's log of them. */
+const recorder = Effect.fnUntraced(function* (
+  info: SandboxInfo
+): Effect.fn.Return<(event: NetworkEvent) => void, FileError, Scope.Scope | Paths> {
+  const log = yield* openLog((yield* Paths).sandbox(info.name).networkLog, { bytesMax: eventLogBytesMax })
+  const run = Effect.runForkWith(yield* Effect.context<never>())
+  return (event) => void run(log.write("stdout", JSON.stringify(event)))
+})
+
+const optionsOf = Effect.fnUntraced(function* (
+  info: SandboxInfo,
+  config: NetworkConfig,
+  onLost: (reason: string) => void
+): Effect.fn.Return<NetSupervisorOptions, FileError, Scope.Scope | Paths> {
+  const { directory } = (yield* Paths).run(info.id)
+  const onEvent = yield* recorder(info)
+  return { ...(yield* NetworkProgram), directory, config, onEvent, onLost }
+})
+
+const kept = (name: string, supervisor: NetSupervisor): VmNetwork => ({
+  update: (config) => Effect.tryPromise({ try: () => supervisor.update(config), catch: failed(name) }),
+  counters: Effect.promise(() => supervisor.counters().catch(() => undefined))
+})
+
+const closing = (started: Promise<NetSupervisor>) =>
+  Effect.promise(() =>
+    started.then(
+      (supervisor) => supervisor.close(),
+      () => {}
+    )
+  )
+
+/** Starts the process for a VM whose definition has a network; undefined for one that has none. The scope keeps it. */
+export const openNetwork = Effect.fn("Network.open")(function* (
+  info: SandboxInfo
+): Effect.fn.Return<NewNetwork | undefined, FileError, Scope.Scope | Paths> {
+  const { networkSocket } = (yield* Paths).run(info.id)
+  fs.rmSync(networkSocket, { force: true })
+  const { network } = info.config
+  if (network === undefined) return undefined
+  const options = yield* optionsOf(info, network, () => {})
+  let card = -1
+  const handedOver = Effect.sync(() => {
+    if (card >= 0) fs.closeSync(card)
+    card = -1
+  })
+  const { started } = yield* Effect.acquireRelease(
+    Effect.sync(() => {
+      const made = NetSupervisor.start(options)
+      card = made.card
+      // Heard where `up` is asked, or of no use any more.
+      made.started.catch(() => {})
+      return made
+    }),
+    (made) => Effect.andThen(handedOver, closing(made.started))
+  )
+  return {
+    card,
+    handedOver,
+    up: Effect.map(Effect.tryPromise({ try: () => started, catch: failed(info.name) }), (supervisor) =>
+      kept(info.name, supervisor)
+    )
+  }
+})
+
+/**
+ * Takes over the process of a VM that lives while its keeper is gone. `onLost` hears that its card can not be served any more; a VM
+ * that was booted without one has none.
+ */
+export const adoptNetwork = Effect.fn("Network.adopt")(function* (
+  info: SandboxInfo,
+  onLost: (reason: string) => void
+): Effect.fn.Return<VmNetwork, FileError, Scope.Scope | Paths> {
+  const { networkSocket } = (yield* Paths).run(info.id)
+  if (!fs.existsSync(networkSocket)) return noNetwork(info.name)
+  const options = yield* optionsOf(info, info.config.network ?? {}, onLost)
+  const adopted = yield* Effect.acquireRelease(
+    Effect.promise(() =>
+      NetSupervisor.adopt(options).catch((cause) => {
+        onLost(cause instanceof Error ? cause.message : String(cause))
+        return undefined
+      })
+    ),
+    (supervisor) => Effect.sync(() => supervisor?.close())
+  )
+  return adopted === undefined ? noNetwork(info.name) : kept(info.name, adopted)
+})

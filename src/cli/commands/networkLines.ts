@@ -1,0 +1,30 @@
+/** Says on stderr what the network of a run in the foreground denies and fails at: one line for each destination. Changes nothing. */
+import { Effect, Fiber, Stream } from "effect"
+import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
+import { formatEvent, type NetworkEvent } from "../../domain/network/events.ts"
+import { harmless, say } from "../terminal/output.ts"
+
+/** Lines after which no more destinations are told apart. */
+const linesMax = 200
+
+/** A name is looked up before it is reached, in both families: for its reader that is one destination. */
+const destinationOf = ({ kind, name, address, port, protocol, rule }: NetworkEvent): string =>
+  [kind, name ?? address, name === null ? port : "", name === null ? protocol : "", rule].join(" ")
+
+/** Begins to say what there is to say; `rest` says what is left, and ends it. */
+export const sayNetworkEvents = Effect.fnUntraced(function* (name: string) {
+  const vms = yield* VmSupervisor
+  const seen = new Set<string>()
+  const one = (event: NetworkEvent) =>
+    Effect.suspend(() => {
+      const key = destinationOf(event)
+      if (event.kind === "used" || seen.has(key) || seen.size > linesMax) return Effect.void
+      seen.add(key)
+      return seen.size > linesMax
+        ? say(`bunker: network: there is more; 'bunker network events ${name}' has all of it`)
+        : say(`bunker: ${harmless(formatEvent({ ...event, count: 1 }))}`)
+    })
+  const all = (follow: boolean) => Effect.ignore(Stream.runForEach(vms.NetworkEvents({ name, follow }), one))
+  const following = yield* Effect.forkChild(all(true))
+  return { rest: Effect.andThen(Fiber.interrupt(following), all(false)) }
+})

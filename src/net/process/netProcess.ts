@@ -1,0 +1,180 @@
+/**
+ * The process behind one sandbox's network card: no rights but its user's, one policy, one stack. Is told everything by the sandbox's
+ * keeper over a socket in the run directory, and lives as long as the VM: a keeper that is gone takes nothing along.
+ *
+ * Invariants: no frame is read before a policy is there; the process ends when the VM closes its end of the card.
+ */
+import fs from "node:fs"
+import type { NetworkConfig } from "../../domain/network/config.ts"
+import { compilePolicy, type NetworkPolicy } from "../../domain/network/policy.ts"
+import {
+  allowInspection,
+  dropRights,
+  execve,
+  getLimit,
+  RLIMIT_CORE,
+  RLIMIT_NOFILE,
+  setCloseOnExec,
+  setLimit
+} from "../../ffi/posix.ts"
+import { cardAddresses } from "../addresses.ts"
+import { openStreamLink } from "../link.ts"
+import { makeStack, type Stack } from "../stack.ts"
+import { stackPolicy } from "../stackPolicy.ts"
+import type { NetworkEvent as StackEvent } from "../types.ts"
+import { eventOf, flowOf } from "./eventOf.ts"
+import { EventTeller } from "./eventTeller.ts"
+import {
+  type FlowKey,
+  LineReader,
+  LineWriter,
+  linkFd,
+  type Message,
+  type NetworkCounters,
+  type Request,
+  readyLine,
+  socketName
+} from "./protocol.ts"
+
+/** Last word of the command line of a process that has given up its rights. */
+const confinedWord = "--confined"
+
+/** A user without rights beyond their own has nothing to give up but the way to them. */
+const hasRights = (): boolean => !/^CapPrm:\s*0+$/m.test(fs.readFileSync("/proc/self/status", "latin1"))
+
+/** Gives rights up, in all threads: those that are there already keep theirs until the program starts anew. */
+const confine = (): void => {
+  const again = hasRights() && process.argv.at(-1) !== confinedWord
+  dropRights()
+  if (again) {
+    const words = fs.readFileSync("/proc/self/cmdline", "utf8").split("\0").slice(0, -1)
+    setCloseOnExec(linkFd, false)
+    const env = Object.entries(process.env).map(([key, value]) => `${key}=${value}`)
+    execve(process.execPath, [...words, confinedWord], env)
+  }
+  setCloseOnExec(linkFd, true)
+  // A core dump would write what the guest sent to the host's disk.
+  setLimit(RLIMIT_CORE, 0n, 0n)
+  const files = getLimit(RLIMIT_NOFILE)
+  setLimit(RLIMIT_NOFILE, files.hard, files.hard)
+  // The next keeper of the VM takes its copy of the card from here.
+  allowInspection()
+}
+
+/** Flows that are remembered for a successor. */
+const flowsMax = 4096
+
+class NetProcess {
+  private policy: NetworkPolicy | undefined
+  private stack: Stack | undefined
+  private readonly flows = new Set<FlowKey>()
+  private readonly writers = new Set<LineWriter>()
+  private denied = 0
+  private readonly teller = new EventTeller((event) => this.send({ event }))
+
+  listen(): void {
+    fs.rmSync(socketName, { force: true })
+    Bun.listen<{ reader: LineReader<Request>; writer: LineWriter }>({
+      unix: socketName,
+      socket: {
+        open: (socket) => {
+          const writer = new LineWriter(socket)
+          const reader = new LineReader<Request>(
+            (request) => void this.answer(request, writer),
+            () => socket.terminate()
+          )
+          socket.data = { reader, writer }
+          this.writers.add(writer)
+          writer.send({
+            hello: 1,
+            pid: process.pid,
+            started: this.policy !== undefined,
+            flows: [...this.flows]
+          })
+        },
+        data: (socket, bytes) => socket.data.reader.push(bytes),
+        drain: (socket) => socket.data.writer.drain(),
+        close: (socket) => void this.writers.delete(socket.data.writer)
+      }
+    })
+    fs.writeSync(1, readyLine)
+    fs.closeSync(1)
+  }
+
+  private send(message: Message): void {
+    for (const writer of this.writers) writer.send(message)
+  }
+
+  private async answer(request: Request, writer: LineWriter): Promise<void> {
+    switch (request.op) {
+      case "start":
+        if (this.policy === undefined) await this.start(request)
+        return
+      case "policy":
+        this.setPolicy(request.config)
+        return void writer.send({ re: request.id })
+      case "counters":
+        return void writer.send({ re: request.id, counters: this.counters() })
+    }
+  }
+
+  private async start({ config, successor }: Extract<Request, { op: "start" }>): Promise<void> {
+    this.policy = compilePolicy(config)
+    const link = await openStreamLink({ fd: linkFd, guestMac: cardAddresses.guestMac, successor })
+    this.stack = makeStack({
+      link,
+      addresses: cardAddresses,
+      policy: stackPolicy(this.policy),
+      dialer: undefined as never,
+      events: (event) => this.hear(event)
+    })
+  }
+
+  private setPolicy(config: NetworkConfig): void {
+    this.policy = compilePolicy(config)
+    this.stack?.setPolicy(stackPolicy(this.policy))
+  }
+
+  private hear(event: StackEvent): void {
+    // The VM has ended, or its card has: nothing is left to do.
+    if (event.kind === "link" && event.reason !== undefined) return void this.end()
+    const flow = flowOf(event)
+    if (flow !== undefined && event.kind === "opened" && this.flows.size < flowsMax) {
+      this.flows.add(flow)
+      this.send({ opened: flow })
+    } else if (flow !== undefined && event.kind === "closed" && this.flows.delete(flow)) {
+      this.send({ closed: flow })
+    }
+    if (event.kind === "denied") this.denied += 1 + (event.suppressed ?? 0)
+    const told = this.policy === undefined ? undefined : eventOf(this.policy, event, Date.now())
+    if (told !== undefined) this.teller.add(told)
+  }
+
+  private end(): void {
+    this.teller.flush()
+    setTimeout(() => process.exit(0), farewellMs)
+  }
+
+  private counters(): NetworkCounters {
+    const stats = this.stack?.stats()
+    return {
+      denied: this.denied,
+      framesIn: stats?.framesIn ?? 0,
+      framesOut: stats?.framesOut ?? 0,
+      bytesUp: 0,
+      bytesDown: 0,
+      flows: this.flows.size
+    }
+  }
+}
+
+/** Time for the last events to leave, in milliseconds. */
+const farewellMs = 50
+
+/** Runs the process; its working directory is the run directory of the VM. */
+export const runNet = (): void => {
+  confine()
+  process.on("SIGINT", () => {})
+  process.on("SIGHUP", () => {})
+  new NetProcess().listen()
+}
