@@ -15,7 +15,7 @@ export const ethernetBytes = 14
 const controlBytesMax = 1_048_576
 const controlFramesMax = 1024
 
-export const ipHeaderBytes = (family: 4 | 6): number => (family === 4 ? 20 : 40)
+const ipHeaderBytes = (family: 4 | 6): number => (family === 4 ? 20 : 40)
 
 /** The guest's and the gateway's addresses as bytes. */
 export interface CardAddresses {

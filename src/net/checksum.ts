@@ -39,7 +39,7 @@ export class Checksum {
   }
 }
 
-export const fold = (sum: number): number => {
+const fold = (sum: number): number => {
   let folded = sum
   while (folded > 0xffff) folded = (folded & 0xffff) + Math.floor(folded / 0x10000)
   return folded

@@ -11,7 +11,7 @@ import { openStreamLink } from "../../src/net/link.ts"
 import { makeStack, type Stack, type StackOptions } from "../../src/net/stack.ts"
 import type { Addresses, NetworkEvent, NetworkPolicy } from "../../src/net/types.ts"
 
-export const addresses: Addresses = {
+const addresses: Addresses = {
   guestMac: "02:00:00:00:00:02",
   gatewayMac: "02:00:00:00:00:01",
   guest4: "198.19.255.2",
@@ -22,7 +22,7 @@ export const addresses: Addresses = {
 }
 
 /** Allows everything, loopback included. */
-export const allowAll: NetworkPolicy = {
+const allowAll: NetworkPolicy = {
   decideName: () => ({ allow: true }),
   decideFlow: () => ({ allow: true }),
   dnsTypes: () => false

@@ -7,9 +7,9 @@ import type { DnsRecord } from "../types.ts"
 export const types = { A: 1, PTR: 12, MX: 15, TXT: 16, AAAA: 28, SRV: 33, OPT: 41 } as const
 
 export const noError = 0
-export const formatError = 1
+const formatError = 1
 export const serverFailure = 2
-export const notImplemented = 4
+const notImplemented = 4
 export const refused = 5
 
 const headerBytes = 12

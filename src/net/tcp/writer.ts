@@ -22,7 +22,7 @@ export interface Fields {
   readonly scale: number
 }
 
-export const headerBytes = 20
+const headerBytes = 20
 const mssOption = 0x02040000
 const scaleOption = 0x01030300
 /** What a frame to us can hold. */
