@@ -10,6 +10,7 @@ import { ChildProcessSpawner } from "effect/process"
 import { version } from "../../package.json"
 import { ExecFailed } from "../domain/errors/vm.ts"
 import { readSettings } from "../domain/settings.ts"
+import { harmless } from "../domain/terminalText.ts"
 import type { Program } from "../plugin/bunker.ts"
 import { isShell, separateGuestCommand } from "./arguments.ts"
 import * as Run from "./commands/run.ts"
@@ -18,7 +19,7 @@ import { Session } from "./context.ts"
 import { adviceFor, similarFlags } from "./habits.ts"
 import { asksForHelp, obstructed, spelledOut, unknownWords } from "./help.ts"
 import { pluginCommands } from "./pluginCommands.ts"
-import { ExitWith, explain, harmless, lastWords, outputFailure, print, say } from "./terminal/output.ts"
+import { ExitWith, explain, lastWords, outputFailure, print, say } from "./terminal/output.ts"
 
 /** What boots sandboxes or runs something in one: time counts most there, so nothing else is loaded with it. */
 const booting = [Run.run, Run.create, Run.start, Run.exec] as const

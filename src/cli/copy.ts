@@ -1,9 +1,11 @@
 /** The two sides of `cp`: paths of this machine, of a sandbox, and tar streams. What was left out is told on stderr. */
+
 import { Effect, Stream } from "effect"
 import * as Trees from "../actors/copying/copyTree.ts"
 import { type FileTarget, writeGuestFile } from "../actors/copying/fileTransfer.ts"
 import { recordsOf, tarOf } from "../actors/copying/tarTree.ts"
-import { harmless, say, writeAll } from "./terminal/output.ts"
+import { harmless } from "../domain/terminalText.ts"
+import { say, writeAll } from "./terminal/output.ts"
 
 type CopyOptions = Trees.CopyOptions
 

@@ -3,15 +3,10 @@
 import fs from "node:fs"
 import path from "node:path"
 import { Clock, Effect, Layer, Result } from "effect"
-import {
-  isHeld,
-  LeaseManager,
-  statements as leaseStatements,
-  type MaintenanceRow,
-  sweepLeaseMsMax
-} from "../actors/leases/LeaseManager.ts"
+import { LeaseManager, statements as leaseStatements } from "../actors/leases/LeaseManager.ts"
 import { maintenance, Sweeper } from "../actors/sandboxes/Sweeper.ts"
 import type { Settings } from "../domain/settings.ts"
+import { harmless } from "../domain/terminalText.ts"
 import { enginesLayer, type Program, readConfig } from "../plugin/bunker.ts"
 import { Database } from "../store/database/Database.ts"
 import { builtIn } from "../store/database/migrations.ts"
@@ -19,7 +14,7 @@ import { machineProblems } from "../store/database/syncDefinitions.ts"
 import { foreignFile } from "../store/files/ownership.ts"
 import { Paths } from "../store/files/Paths.ts"
 import { Engines } from "../vm/engines/Engine.ts"
-import { formatAge, formatBytes, harmless } from "./terminal/output.ts"
+import { formatAge, formatBytes } from "./terminal/output.ts"
 
 export interface Finding {
   readonly what: string
@@ -73,10 +68,13 @@ const ownership = (settings: Settings): ReadonlyArray<Finding> =>
 const maintenanceLine = (settings: Settings): Effect.Effect<ReadonlyArray<Finding>> =>
   Effect.gen(function* () {
     const db = yield* Database
-    const row = yield* db.get<MaintenanceRow>(leaseStatements.read, [maintenance.name])
+    const row = yield* db.get<{ readonly lease_expires_at: number; readonly last_completed_at: number | null }>(
+      leaseStatements.read,
+      [maintenance.name]
+    )
     const now = yield* Clock.currentTimeMillis
     const last = row?.last_completed_at == null ? "never swept" : `last swept ${formatAge(row.last_completed_at, now)}`
-    const held = row !== undefined && isHeld(row, sweepLeaseMsMax, now) ? "; a sweep is going on" : ""
+    const held = (row?.lease_expires_at ?? 0) > now ? "; a sweep is going on" : ""
     const waiting = yield* Sweeper.use((sweeper) => sweeper.Sweep({ force: true, dryRun: true }))
     const stale = (waiting?.reconciled ?? 0) + (waiting?.removed ?? 0)
     const finding: Finding =

@@ -152,5 +152,15 @@ export const joinHandlers: Bun.WebSocketHandler<Joined> = {
 export const joinOf = (request: Request, options: JoinOptions): Joined | undefined => {
   if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") return undefined
   const match = route.exec(new URL(request.url).pathname)
-  return match === null ? undefined : new Joined(decodeURIComponent(match[1]!), options)
+  const name = match === null ? undefined : decoded(match[1]!)
+  return name === undefined ? undefined : new Joined(name, options)
+}
+
+/** A part of a path; undefined when it is not encoded as one. */
+const decoded = (part: string): string | undefined => {
+  try {
+    return decodeURIComponent(part)
+  } catch {
+    return undefined
+  }
 }

@@ -33,24 +33,28 @@ const isOurs = (hostname: string, listen: Listen): boolean =>
   ipAddress.test(hostname) || hostname === "localhost" || hostname === listen.host.toLowerCase()
 
 /** The name and port of a `Host` header. */
-const parseHost = (header: string | null): { readonly name: string; readonly port: string } | undefined => {
+const parseHost = (
+  header: string | null,
+  usual: string
+): { readonly name: string; readonly port: string } | undefined => {
   const match = /^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::(\d{1,5}))?$/.exec(header ?? "")
-  return match === null ? undefined : { name: match[1]!.toLowerCase(), port: match[2] ?? "80" }
+  return match === null ? undefined : { name: match[1]!.toLowerCase(), port: match[2] ?? usual }
 }
 
 const answer = (status: number, code: string, error: string, headers: Record<string, string> = {}): Response =>
-  Response.json(failure(code, error), { status, headers })
+  // Whoever has no token keeps no connection, nor has a body read.
+  Response.json(failure(code, error), { status, headers: { connection: "close", ...headers } })
 
 /** Answers what a request is refused with; undefined for one that may pass. `port` is the one that is listened on. */
-export const makeGuard = (token: string, listen: Listen, port: () => number) => {
+export const makeGuard = (token: string, listen: Listen, port: () => number, scheme: "http" | "https" = "http") => {
   const hash = sha256(token)
   return (request: Request): Response | undefined => {
-    const host = parseHost(request.headers.get("host"))
+    const host = parseHost(request.headers.get("host"), scheme === "http" ? "80" : "443")
     if (host === undefined || !isOurs(host.name, listen) || Number(host.port) !== port()) {
       return answer(403, "HostRefused", "the Host header names none of this server's addresses")
     }
     const origin = request.headers.get("origin")
-    if (origin !== null && origin.toLowerCase() !== `http://${host.name}:${host.port}`) {
+    if (origin !== null && origin.toLowerCase() !== `${scheme}://${host.name}:${host.port}`) {
       return answer(403, "OriginRefused", "requests of web pages of another origin are refused")
     }
     const bearer = /^bearer +([A-Za-z0-9._~+/=-]+)$/i.exec(request.headers.get("authorization") ?? "")

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import net from "node:net"
 import path from "node:path"
+import { Admission, connectionsMax, ofOneAddressMax } from "../../src/http/front.ts"
 import { makeGuard, parseListen } from "../../src/http/guard.ts"
 import { Home, program } from "../support/bunker.ts"
 
@@ -77,6 +78,26 @@ describe("the guard", () => {
   })
 })
 
+describe("connections", () => {
+  test("are as many as may be at a time, and of another machine's one address fewer", () => {
+    const admission = new Admission()
+    const leave = Array.from({ length: ofOneAddressMax }, () => admission.admit("10.0.0.1"))
+    expect(leave).not.toContain(undefined)
+    expect(admission.admit("10.0.0.1")).toBeUndefined()
+    // The end of one, however often it is told, is room for one.
+    leave[0]!()
+    leave[0]!()
+    expect(admission.admit("10.0.0.1")).toBeDefined()
+    expect(admission.admit("10.0.0.1")).toBeUndefined()
+    const local = Array.from({ length: connectionsMax - ofOneAddressMax }, () => admission.admit("127.0.0.1"))
+    expect(local).not.toContain(undefined)
+    expect(admission.admit("10.0.0.2")).toBeUndefined()
+    expect(admission.admit("::1")).toBeUndefined()
+    local[0]!()
+    expect(admission.admit("10.0.0.2")).toBeDefined()
+  })
+})
+
 const suite = existsSync(program) ? describe : describe.skip
 if (suite === describe.skip) console.warn("skipped: bunker serve on a network; missing: dist/bunker ('bun run build')")
 
@@ -137,6 +158,73 @@ suite("bunker serve --listen HOST:PORT", () => {
     expect(await raw(again.port, [`Host: localhost:${again.port}`, bearer])).toMatchObject({ status: 200 })
     again.child.kill("SIGTERM")
     expect(await again.child.exited).toBe(0)
+  }, 30_000)
+
+  /** Waits for all that is said until it listens. */
+  const listening = async (args: ReadonlyArray<string>) => {
+    const child = home.start(["serve", ...args])
+    let said = ""
+    for await (const chunk of child.stderr) {
+      said += new TextDecoder().decode(chunk)
+      if (said.includes(" listens on ")) break
+    }
+    return { child, said, port: Number(/:(\d+)\s*$/.exec(said)?.[1]) }
+  }
+
+  test("who has no token keeps no connection, and sends no body", async () => {
+    const { child, port } = await listening(["--listen", "127.0.0.1:0"])
+    const closed = await new Promise<string>((resolve) => {
+      const socket = net.connect(port, "127.0.0.1", () => {
+        socket.write(`POST /v1/images/load HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nContent-Length: 1000000000\r\n\r\n`)
+      })
+      let text = ""
+      socket.on("data", (data) => {
+        text += data
+      })
+      socket.on("error", () => {})
+      socket.on("close", () => resolve(text))
+    })
+    expect(closed).toStartWith("HTTP/1.1 401 ")
+    child.kill("SIGTERM")
+    expect(await child.exited).toBe(0)
+  }, 30_000)
+
+  test("an address that others reach is told as such, with a way to TLS, which works", async () => {
+    const plain = await listening(["--listen", "0.0.0.0:0"])
+    expect(plain.said).toContain("plain HTTP")
+    expect(plain.said).toContain("--tls-cert")
+    plain.child.kill("SIGTERM")
+    await plain.child.exited
+
+    const [cert, key] = [path.join(home.directory, "cert.pem"), path.join(home.directory, "key.pem")]
+    const how = "req -x509 -newkey rsa:2048 -nodes -subj /CN=test -days 2".split(" ")
+    Bun.spawnSync(["openssl", ...how, "-keyout", key, "-out", cert])
+    const secured = await listening(["--listen", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key])
+    expect(secured.said).toContain("https://127.0.0.1:")
+    const token = readFileSync(tokenFile(), "utf8").trim()
+    const ask = (headers: Record<string, string>) =>
+      fetch(`https://127.0.0.1:${secured.port}/ai/models`, { headers, tls: { rejectUnauthorized: false } })
+    expect((await ask({ authorization: `Bearer ${token}` })).status).toBe(200)
+    expect((await ask({})).status).toBe(401)
+    const origin = `https://127.0.0.1:${secured.port}`
+    expect((await ask({ authorization: `Bearer ${token}`, origin })).status).toBe(200)
+    expect((await ask({ authorization: `Bearer ${token}`, origin: origin.replace("https", "http") })).status).toBe(403)
+    expect(await raw(secured.port, [`Host: 127.0.0.1:${secured.port}`])).not.toMatchObject({ status: 200 })
+    secured.child.kill("SIGTERM")
+    expect(await secured.child.exited).toBe(0)
+  }, 30_000)
+
+  test("flags for TLS that can not be followed are refused", async () => {
+    for (const [args, words] of [
+      [["--listen", "127.0.0.1:0", "--tls-cert", "/dev/null"], "belong together"],
+      [["--tls-cert", "/dev/null", "--tls-key", "/dev/null"], "unix socket"],
+      [["--listen", "127.0.0.1:0", "--tls-cert", "/no/such", "--tls-key", "/dev/null"], "/no/such can not be read"],
+      [["--listen", "127.0.0.1:0", "--tls-cert", "/etc/passwd", "--tls-key", "/etc/passwd"], "certificate"]
+    ] as const) {
+      const { code, stderr } = await home.bunker(["serve", ...args])
+      expect({ args, code, stderr }).toEqual({ args, code: 125, stderr: expect.stringContaining(words) })
+      expect(stderr.trim().split("\n")).toHaveLength(1)
+    }
   }, 30_000)
 
   test("a token file that holds none is refused", async () => {

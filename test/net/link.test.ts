@@ -116,9 +116,7 @@ test("frames cross a socket pair, and the end of the VM is told", async () => {
     policy: { decideName: () => ({ allow: false }), decideFlow: () => ({ allow: false }), dnsTypes: () => false },
     dialer: {
       tcp: async () => ({ _tag: "unreachable", reason: "no" }),
-      udp: async () => ({ _tag: "unreachable", reason: "no" }),
-      icmp: async () => ({ _tag: "unreachable", reason: "no" }),
-      records: async () => undefined
+      udp: async () => ({ _tag: "unreachable", reason: "no" })
     },
     events: (event) => closed.resolve(`${event.kind}: ${event.reason}`),
     limits: defaultLimits

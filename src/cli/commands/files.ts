@@ -1,12 +1,14 @@
 /** `files ls|stat|mkdir|rm`: files of a running sandbox, without a shell in it. Carries none (see cp.ts). */
+
 import { Effect, Option, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
 import { GuestFile, GuestFilePath } from "../../domain/sandbox/guestFiles.ts"
+import { harmless } from "../../domain/terminalText.ts"
 import { withBunker } from "../context.ts"
 import { flag } from "../flags.ts"
-import { forEachName, formatBytes, harmless, print, printJson, table } from "../terminal/output.ts"
+import { forEachName, formatBytes, print, printJson, table } from "../terminal/output.ts"
 
 const user = Flag.String("user").pipe(
   Flag.withAlias("u"),

@@ -1,11 +1,13 @@
 /** `logs`: what a sandbox said, from its log; follows it until the sandbox ends. */
+
 import { Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
 import { type LogLine, parseLogTime, tailMax } from "../../domain/sandbox/logs.ts"
+import { harmless, harmlessLines } from "../../domain/terminalText.ts"
 import { withBunker } from "../context.ts"
-import { harmless, writeAll } from "../terminal/output.ts"
+import { writeAll } from "../terminal/output.ts"
 
 const flag = (name: string, description: string) =>
   Flag.Boolean(name).pipe(Flag.withDescription(description), Flag.withDefault(false))
@@ -69,7 +71,7 @@ const newline = 0x0a
 
 /** Answers false when nobody reads. */
 const show = (line: LogLine, json: boolean, stamps: Stamps | undefined): Effect.Effect<boolean> => {
-  if (json) return writeAll(1, `${toJson(line)}\n`)
+  if (json) return writeAll(1, `${harmlessLines(toJson(line))}\n`)
   const said = () => {
     const bytes = line.data ?? Buffer.from(line.text ?? "")
     return stamps === undefined ? bytes : stamps.stamp(line, bytes)

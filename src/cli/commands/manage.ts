@@ -1,15 +1,17 @@
 /** `stop`, `kill`, `pause`, `rm`, `ps`, `inspect`, `wait`: everything about sandboxes that are there. */
+
 import { Clock, Effect, Fiber, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import type { MachineProblem } from "../../domain/sandbox/definition.ts"
 import { formatPort } from "../../domain/sandbox/ports.ts"
 import { isLive, SandboxInfo } from "../../domain/sandbox/sandbox.ts"
+import { harmless } from "../../domain/terminalText.ts"
 import { withBunker } from "../context.ts"
 import { flag } from "../flags.ts"
 import { readEndTime } from "../ioFlags.ts"
 import { describeStatus, parseFilters } from "../psView.ts"
-import { forEachName, formatAge, harmless, print, printJson, say, sayWarnings, table } from "../terminal/output.ts"
+import { forEachName, formatAge, print, printJson, say, sayWarnings, table } from "../terminal/output.ts"
 import { familiar } from "../terminal/progress.ts"
 
 const names = Argument.String("name").pipe(Argument.withDescription("Sandbox"), Argument.atLeast(1))

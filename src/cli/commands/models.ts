@@ -6,6 +6,7 @@ import { Argument, Command, Flag } from "effect/cli"
 import { ModelCache } from "../../actors/models/ModelCache.ts"
 import { InvalidInput } from "../../domain/errors/plugin.ts"
 import { ModelCacheReport, ModelEntry, ModelEvent, ModelReplacement, ModelSpec } from "../../domain/model/model.ts"
+import { harmless } from "../../domain/terminalText.ts"
 import { fromWire, toWire, wireIssues } from "../../domain/wire.ts"
 import { withBunker } from "../context.ts"
 import {
@@ -151,7 +152,7 @@ const showPull = <E>(stream: Stream.Stream<ModelEvent, E>, style: "json" | "quie
         return Effect.asVoid(writeAll(2, `\r\x1b[K${line}`))
       }
       case "Done":
-        return Effect.asVoid(writeAll(2, `${live ? "\r\x1b[K" : ""}  installed in ${event.cacheDir}\n`))
+        return Effect.asVoid(writeAll(2, `${live ? "\r\x1b[K" : ""}  installed in ${harmless(event.cacheDir)}\n`))
     }
   })
 

@@ -5,10 +5,11 @@ import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import { NetworkConfig } from "../../domain/network/config.ts"
 import { formatEvent, NetworkEvent } from "../../domain/network/events.ts"
 import { Suggestion } from "../../domain/network/suggest.ts"
+import { harmless, harmlessLines } from "../../domain/terminalText.ts"
 import { toWire } from "../../domain/wire.ts"
 import { withBunker } from "../context.ts"
 import { flag } from "../flags.ts"
-import { harmless, print, printJson, say, writeAll } from "../terminal/output.ts"
+import { print, printJson, say, writeAll } from "../terminal/output.ts"
 import { readRules, ruleFlags } from "./networkFlags.ts"
 
 const name = Argument.String("name").pipe(Argument.withDescription("Sandbox"))
@@ -27,7 +28,7 @@ const events = Command.make(
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
       const show = (event: NetworkEvent) =>
-        writeAll(1, json ? `${JSON.stringify(toWire(NetworkEvent, event))}\n` : line(event))
+        writeAll(1, harmlessLines(json ? `${JSON.stringify(toWire(NetworkEvent, event))}\n` : line(event)))
       yield* vms.NetworkEvents({ name: sandbox, follow }).pipe(Stream.runForEachWhile(show))
     })
     yield* withBunker(body)

@@ -2,7 +2,8 @@
 import { Effect, Fiber, Stream } from "effect"
 import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import { formatEvent, type NetworkEvent } from "../../domain/network/events.ts"
-import { harmless, say } from "../terminal/output.ts"
+import { harmless } from "../../domain/terminalText.ts"
+import { say } from "../terminal/output.ts"
 
 /** Lines after which no more destinations are told apart. */
 const linesMax = 200

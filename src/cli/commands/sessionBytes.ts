@@ -1,4 +1,5 @@
 /** `session commit|put|get|export|import`: what goes into a session and comes out of it as files, stdin and stdout among them. */
+
 import fs from "node:fs"
 import path from "node:path"
 import { Effect, Option } from "effect"
@@ -6,11 +7,12 @@ import { Argument, Command, Flag } from "effect/cli"
 import { SessionStore } from "../../actors/sessions/SessionStore.ts"
 import { SessionFileInvalid } from "../../domain/errors/session.ts"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
+import { harmless } from "../../domain/terminalText.ts"
 import { PluginHost } from "../../plugin/PluginHost.ts"
 import { attemptFile } from "../../store/files/files.ts"
 import { inputFile, toFile, toStdout } from "../byteStreams.ts"
 import { withBunker } from "../context.ts"
-import { ExitWith, formatBytes, harmless, print, say } from "../terminal/output.ts"
+import { ExitWith, formatBytes, print, say } from "../terminal/output.ts"
 
 const session = Argument.String("id").pipe(Argument.withDescription("Session"))
 const input = (what: string) =>

@@ -1,8 +1,10 @@
 /** Draws a session for people: what it is, and its nodes as a tree with the way to the leaf marked. Obeys nothing in their text. */
+
 import { Clock, Effect } from "effect"
 import type { SessionGraph, SessionInfo, SessionNode } from "../../domain/session/session.ts"
 import { drawTree, userMessage } from "../../domain/session/sessionGraph.ts"
-import { formatAge, formatBytes, harmless, print } from "../terminal/output.ts"
+import { harmless } from "../../domain/terminalText.ts"
+import { formatAge, formatBytes, print } from "../terminal/output.ts"
 
 /** Characters of a node's words. */
 const wordsMax = 80

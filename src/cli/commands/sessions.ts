@@ -1,4 +1,5 @@
 /** `session ls|show|create|commit|…`: what agents remember, listed, drawn, changed and moved between machines. */
+
 import { Clock, Effect, Option, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { SessionStore } from "../../actors/sessions/SessionStore.ts"
@@ -10,9 +11,10 @@ import {
   SessionSummary,
   VacuumReport
 } from "../../domain/session/session.ts"
+import { harmless } from "../../domain/terminalText.ts"
 import { toWire } from "../../domain/wire.ts"
 import { withBunker } from "../context.ts"
-import { forEachName, formatAge, formatBytes, harmless, print, printJson, say, table } from "../terminal/output.ts"
+import { forEachName, formatAge, formatBytes, print, printJson, say, table } from "../terminal/output.ts"
 import { sessionBytes } from "./sessionBytes.ts"
 import { printTree } from "./sessionTree.ts"
 

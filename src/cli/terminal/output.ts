@@ -2,6 +2,7 @@
 
 import fs from "node:fs"
 import { Cause, Data, Effect, Option, type Schema } from "effect"
+import { harmless, harmlessLines } from "../../domain/terminalText.ts"
 import { toWire } from "../../domain/wire.ts"
 
 /** Ends the program with this code, having said all there is to say. */
@@ -18,7 +19,7 @@ const hearFailures = (): void => {
   process.stderr.on("error", () => {})
 }
 
-/** Writes all of it, waiting for a slow reader; false when it can not be written, for stdout see `outputFailure`. */
+/** Writes all of it as it is, for bytes of commands and for what we want a terminal to obey, waiting for a slow reader; false when it can not be written, for stdout see `outputFailure`. */
 export const writeAll = (fd: 1 | 2, data: Uint8Array | string): Effect.Effect<boolean> =>
   Effect.callback((resume) => {
     hearFailures()
@@ -40,15 +41,15 @@ export const outputFailure = (): { readonly code: number; readonly words: string
   return { code: 125, words: `the output can not be written: ${reason}` }
 }
 
-/** One line of data. */
-export const print = (line: string): Effect.Effect<void> => Effect.asVoid(writeAll(1, `${line}\n`))
+/** One line of data, or several; what a terminal would obey in them is shown. */
+export const print = (line: string): Effect.Effect<void> => Effect.asVoid(writeAll(1, `${harmlessLines(line)}\n`))
 
 /** A value of a schema as JSON, in the names of the wire. */
 export const printJson = (schema: Schema.Top, value: unknown): Effect.Effect<void> =>
   print(JSON.stringify(toWire(schema, value), null, 2))
 
 /** One line for a person, on stderr. */
-export const say = (line: string): Effect.Effect<void> => Effect.asVoid(writeAll(2, `${line}\n`))
+export const say = (line: string): Effect.Effect<void> => Effect.asVoid(writeAll(2, `${harmlessLines(line)}\n`))
 
 /** One line for each thing that a sandbox's definition asks for in vain. */
 export const sayWarnings = (info: { readonly name: string; readonly warnings?: ReadonlyArray<string> }) =>
@@ -114,17 +115,6 @@ export const formatAge = (thenMs: number, nowMs: number): string => {
   return `${count} ${unit}${count === 1 ? "" : "s"} ago`
 }
 
-/** Characters that terminals obey: controls, and those that turn the direction of text around (Unicode "Bidirectional Algorithm"). */
-const obeyed = /[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g
-
-/** Text from elsewhere (a guest, a registry, a session) made harmless for a terminal: what it would obey is shown. */
-export const harmless = (text: string): string =>
-  text.replace(obeyed, (char) => {
-    if (char === "\n" || char === "\t") return " "
-    const code = char.charCodeAt(0).toString(16)
-    return code.length > 2 ? `\\u${code.padStart(4, "0")}` : `\\x${code.padStart(2, "0")}`
-  })
-
 /** Longest line for a failure: what is wrong comes first, what to do last. */
 const lineMax = 1500
 const shortened = (text: string): string =>
@@ -145,7 +135,7 @@ export const onTerminal = (): boolean => process.stderr.isTTY === true
 /** Writes synchronously, for last words. */
 export const lastWords = (line: string): void => {
   try {
-    fs.writeSync(2, `${line}\n`)
+    fs.writeSync(2, `${harmlessLines(line)}\n`)
   } catch {
     // Nobody listens.
   }

@@ -5,6 +5,7 @@
 import { Effect, Stream } from "effect"
 import { ImageEvent, type ImageHandle } from "../../domain/image/image.ts"
 import { familiarReference, parseReference } from "../../domain/image/reference.ts"
+import { harmless } from "../../domain/terminalText.ts"
 import { toWire } from "../../domain/wire.ts"
 import { formatBytes, onTerminal, print, say, writeAll } from "./output.ts"
 
@@ -55,7 +56,7 @@ export class ProgressBlock {
         // The block of the image before stays as it is.
         this.#bars.clear()
         this.#drawn = 0
-        return `${familiar(event.reference)}: ${event.layers} layer(s), ${formatBytes(event.totalSizeBytes)}\n`
+        return `${harmless(familiar(event.reference))}: ${event.layers} layer(s), ${formatBytes(event.totalSizeBytes)}\n`
       }
       case "LayerProgress": {
         const bar = this.#bars.get(event.digest)
@@ -106,7 +107,7 @@ const screenOf = (): Screen => ({ columns: process.stderr.columns || 80, rows: p
 /** What an event says where nothing can be drawn over; undefined for nothing. */
 const plainLine = (event: ImageEvent): string | undefined => {
   if (event._tag === "Resolved")
-    return `${familiar(event.reference)}: ${event.layers} layer(s), ${formatBytes(event.totalSizeBytes)}`
+    return `${harmless(familiar(event.reference))}: ${event.layers} layer(s), ${formatBytes(event.totalSizeBytes)}`
   return event._tag === "LayerDone"
     ? `  layer ${shortDigest(event.digest)}: ${event.cached ? "already here" : "done"}`
     : undefined

@@ -1,6 +1,7 @@
 /** Asks a person at the terminal, and reads secrets from pipes: never from arguments. Restores the terminal however it ends. */
 import fs from "node:fs"
 import { Data, Effect, Redacted } from "effect"
+import { harmless } from "../../domain/terminalText.ts"
 import { writeAll } from "./output.ts"
 
 /** There is nobody to ask, or no usable answer. */
@@ -36,7 +37,7 @@ const askTerminal = (question: string, secret: boolean): Effect.Effect<string, N
     // In this order: whoever answers as soon as the question is there must not see a secret echoed.
     Effect.andThen(
       Effect.sync(() => void process.stdin.setRawMode(secret)),
-      writeAll(2, question)
+      writeAll(2, harmless(question))
     ),
     () => typed,
     () =>

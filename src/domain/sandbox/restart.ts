@@ -8,8 +8,7 @@ import type { RestartPolicy, TerminationReason } from "./sandbox.ts"
 
 /** Wait before the first attempt in a row, in milliseconds; it doubles with each. */
 const firstDelayMs = 500
-/** Longest wait before an attempt, in milliseconds. */
-export const delayMsMax = 10_000
+const delayMsMax = 10_000
 /** A run that lasted this long begins a new row of attempts, in milliseconds. */
 const steadyMs = 60_000
 
