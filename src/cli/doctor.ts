@@ -3,7 +3,13 @@
 import fs from "node:fs"
 import path from "node:path"
 import { Clock, Effect, Layer, Result } from "effect"
-import { LeaseManager, statements as leaseStatements } from "../actors/leases/LeaseManager.ts"
+import {
+  isHeld,
+  LeaseManager,
+  statements as leaseStatements,
+  type MaintenanceRow,
+  sweepLeaseMsMax
+} from "../actors/leases/LeaseManager.ts"
 import { maintenance, Sweeper } from "../actors/sandboxes/Sweeper.ts"
 import type { Settings } from "../domain/settings.ts"
 import { harmless } from "../domain/terminalText.ts"
@@ -68,13 +74,10 @@ const ownership = (settings: Settings): ReadonlyArray<Finding> =>
 const maintenanceLine = (settings: Settings): Effect.Effect<ReadonlyArray<Finding>> =>
   Effect.gen(function* () {
     const db = yield* Database
-    const row = yield* db.get<{ readonly lease_expires_at: number; readonly last_completed_at: number | null }>(
-      leaseStatements.read,
-      [maintenance.name]
-    )
+    const row = yield* db.get<MaintenanceRow>(leaseStatements.read, [maintenance.name])
     const now = yield* Clock.currentTimeMillis
     const last = row?.last_completed_at == null ? "never swept" : `last swept ${formatAge(row.last_completed_at, now)}`
-    const held = (row?.lease_expires_at ?? 0) > now ? "; a sweep is going on" : ""
+    const held = row !== undefined && isHeld(row, sweepLeaseMsMax, now) ? "; a sweep is going on" : ""
     const waiting = yield* Sweeper.use((sweeper) => sweeper.Sweep({ force: true, dryRun: true }))
     const stale = (waiting?.reconciled ?? 0) + (waiting?.removed ?? 0)
     const finding: Finding =

@@ -1,7 +1,9 @@
 /** Chooses which sandboxes `ps` shows, and says in words how each is. Pure. */
 import { Effect } from "effect"
 import { formatDuration } from "../domain/duration.ts"
+import { isAhead } from "../domain/elapsed.ts"
 import { InvalidSpec } from "../domain/errors/vm.ts"
+import { delayMsMax } from "../domain/sandbox/restart.ts"
 import { isLive, type SandboxInfo } from "../domain/sandbox/sandbox.ts"
 
 type Filter = (info: SandboxInfo) => boolean
@@ -53,7 +55,7 @@ const describeRestarts = (info: SandboxInfo, nowMs: number): string => {
   const { restartAt, restartCount: count } = info
   const most = info.config.restart?.attemptsMax
   if (restartAt !== null) {
-    const left = Math.max(0, Math.ceil((restartAt - nowMs) / 1000))
+    const left = isAhead(restartAt, delayMsMax, nowMs) ? Math.ceil((restartAt - nowMs) / 1000) : 0
     return `, restart ${count}${most === undefined ? "" : `/${most}`} in ${formatDuration(left * 1000)}`
   }
   if (count === 0) return ""

@@ -171,17 +171,47 @@ export type DialFailure =
   | { readonly _tag: "denied"; readonly address: string; readonly rule?: string }
   | { readonly _tag: "unreachable"; readonly reason: string }
 
-export type Dialed<U> = { readonly _tag: "connected"; readonly upstream: U; readonly address: string } | DialFailure
+export type Dialed<U> =
+  | {
+      readonly _tag: "connected"
+      readonly upstream: U
+      /** What was connected to; absent when a proxy connected by name. */
+      readonly address?: string
+    }
+  | DialFailure
 
-/** Resolves, checks and connects on the host. Never throws. */
+/** Whether one resolved address may be connected to. */
+export type Allow = (address: string) => Decision
+
+/** Resolves on the host, asks about each address, connects to exactly one that is allowed. Never throws. */
 export interface Dialer {
-  readonly tcp: (to: Destination, handler: UpstreamHandler) => Promise<Dialed<Upstream>>
-  readonly udp: (to: Destination, handler: UdpHandler) => Promise<Dialed<UdpUpstream>>
+  readonly tcp: (to: Destination, allow: Allow, handler: UpstreamHandler) => Promise<Dialed<Upstream>>
+  readonly udp: (to: Destination, allow: Allow, handler: UdpHandler) => Promise<Dialed<UdpUpstream>>
+  /** Sends and receives ICMP echo messages (RFC 792, RFC 4443 by the family of what was connected to), checksums left to the host. */
+  readonly icmp: (to: Destination, allow: Allow, handler: UdpHandler) => Promise<Dialed<UdpUpstream>>
+  /** Texts of records of another type than addresses, as the host resolves them; undefined when they can not be had. */
+  readonly records: (name: string, type: RecordType) => Promise<ReadonlyArray<DnsRecord> | undefined>
 }
+
+export type RecordType = "TXT" | "MX" | "SRV" | "PTR"
+
+/** A record's data: strings of TXT; of the others a host name, with what stands before it. */
+export type DnsRecord =
+  | { readonly type: "TXT"; readonly texts: ReadonlyArray<string> }
+  | { readonly type: "MX"; readonly priority: number; readonly name: string }
+  | {
+      readonly type: "SRV"
+      readonly priority: number
+      readonly weight: number
+      readonly port: number
+      readonly name: string
+    }
+  | { readonly type: "PTR"; readonly name: string }
 
 /**
  * Takes a TCP flow over instead of a dial: undefined leaves the flow alone. The function connects to wherever it wants and
  * resolves when the guest may be told that it is connected; a rejection resets the guest's attempt. What it resolves to gets the
- * guest's end of the flow as a real socket (half-open allowed), once.
+ * guest's end of the flow as a real socket (half-open allowed), once. Asked for UDP, too: a flow that is not left alone is refused, so
+ * that QUIC falls back to TCP.
  */
 export type Intercept = (flow: Destination) => (() => Promise<(socket: net.Socket) => void>) | undefined

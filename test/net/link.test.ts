@@ -116,7 +116,9 @@ test("frames cross a socket pair, and the end of the VM is told", async () => {
     policy: { decideName: () => ({ allow: false }), decideFlow: () => ({ allow: false }), dnsTypes: () => false },
     dialer: {
       tcp: async () => ({ _tag: "unreachable", reason: "no" }),
-      udp: async () => ({ _tag: "unreachable", reason: "no" })
+      udp: async () => ({ _tag: "unreachable", reason: "no" }),
+      icmp: async () => ({ _tag: "unreachable", reason: "no" }),
+      records: async () => undefined
     },
     events: (event) => closed.resolve(`${event.kind}: ${event.reason}`),
     limits: defaultLimits

@@ -18,6 +18,8 @@ const prelude = `
 export const startChild = (home: string, body: string, under: ReadonlyArray<string> = []) =>
   Bun.spawn([...under, process.execPath, "-e", `${prelude}\nconst home = ${JSON.stringify(home)}\n${body}`], {
     cwd: import.meta.dir,
+    // Open until it ends: a script may wait for that.
+    stdin: "pipe",
     stdout: "pipe",
     stderr: "inherit"
   })

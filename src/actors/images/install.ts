@@ -23,7 +23,7 @@ import type { LoginStored } from "../../oci/registry/login.ts"
 import { type SpoolPolicy, spooled } from "../../oci/registry/resumableDownload.ts"
 import { Database } from "../../store/database/Database.ts"
 import { freeDeadLeases } from "../../store/database/imageCollection.ts"
-import { type LayerGone, persistImage, recordLayer } from "../../store/database/images.ts"
+import { LayerGone, persistImage, recordLayer } from "../../store/database/images.ts"
 import { ingest } from "../../store/files/files.ts"
 import { fileLock } from "../../store/files/lock.ts"
 import { Paths } from "../../store/files/Paths.ts"
@@ -208,6 +208,15 @@ export const makeInstaller = Effect.fnUntraced(function* (
     )
   }
 
+  const removedAgain = ({ diffId }: LayerGone) =>
+    Effect.fail(
+      new StoreFailed({
+        operation: "record",
+        path: paths.layerImage(diffId),
+        reason: "it was removed again and again while the image was put together; try again"
+      })
+    )
+
   const install = Effect.fn("ImageStore.install")(
     function* (source: ImageSource, reference: string, platform: Platform, emit: Emit) {
       yield* files.sweepTemporary()
@@ -224,7 +233,7 @@ export const makeInstaller = Effect.fnUntraced(function* (
       const putTogether = Effect.andThen(
         files.assemble(manifestDigest, diffIds),
         keepDocuments(paths, manifestDigest, resolved.documents)
-      )
+      ).pipe(Effect.catch((error) => Effect.andThen(checkLayers(files, diffIds), Effect.fail(error))))
       const image = yield* Effect.gen(function* () {
         yield* hold.add([manifestDigest, ...diffIds])
         yield* reach("lease.held")
@@ -238,19 +247,11 @@ export const makeInstaller = Effect.fnUntraced(function* (
         )
       }).pipe(
         Effect.retry({ while: (error) => error._tag === "LayerGone", times: retriesMax }),
-        Effect.catchTag("LayerGone", ({ diffId }: LayerGone) =>
-          Effect.fail(
-            new StoreFailed({
-              operation: "record",
-              path: paths.layerImage(diffId),
-              reason: "it was removed again and again while the image was put together; try again"
-            })
-          )
-        )
+        Effect.catchTag("LayerGone", removedAgain)
       )
       yield* reach("image.recorded")
       // A collector may have taken these files if the lease ran out for a while; now the record keeps them.
-      yield* putTogether
+      yield* Effect.catchTag(putTogether, "LayerGone", removedAgain)
       emit(ImageEvent.cases.Assembled.make({ manifestDigest }))
       return image
     },
@@ -277,6 +278,15 @@ const wasCut = (exit: Exit.Exit<unknown, { readonly _tag: string }>): boolean =>
   Exit.isFailure(exit) &&
   (Cause.hasInterruptsOnly(exit.cause) ||
     Option.exists(Cause.findErrorOption(exit.cause), (error) => error._tag === "RegistryUnavailable"))
+
+/** Fails with the first layer that is here no more: then its absence is why something else failed. */
+const checkLayers = (files: ImageFiles, diffIds: ReadonlyArray<Digest>) =>
+  Effect.forEach(
+    diffIds,
+    (diffId) =>
+      Effect.flatMap(files.haveLayer(diffId), (here) => (here ? Effect.void : Effect.fail(new LayerGone({ diffId })))),
+    { discard: true }
+  )
 
 const asStored = (layer: LayerInfo): KnownLayer => ({
   mediaType: layer.mediaType,

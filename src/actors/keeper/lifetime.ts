@@ -20,12 +20,13 @@ export const agentSlackMs = 30_000
 const limitEnd = (reason: "max_duration_exceeded" | "idle_timeout", detail: string) =>
   new RunEnd({ exitCode: null, exitSignal: null, reason, detail })
 
-const sleepUntil = (deadlineMs: number): Effect.Effect<void> =>
-  Effect.flatMap(Clock.currentTimeMillis, (now) =>
-    now >= deadlineMs
-      ? Effect.void
-      : Effect.andThen(Effect.sleep(Math.min(deadlineMs - now, sleepMsMax)), sleepUntil(deadlineMs))
-  )
+/** Waits until so much time has passed since; a clock that is put back makes it begin anew, at most. */
+const sleepFor = (sinceMs: number, spanMs: number): Effect.Effect<void> =>
+  Effect.flatMap(Clock.currentTimeMillis, (now) => {
+    const since = Math.min(sinceMs, now)
+    const left = since + spanMs - now
+    return left <= 0 ? Effect.void : Effect.andThen(Effect.sleep(Math.min(left, sleepMsMax)), sleepFor(since, spanMs))
+  })
 
 /** Answers once nobody has used the sandbox for so long: no command ran, nobody touched it, it was not paused. */
 const idleFor = Effect.fnUntraced(function* (vm: KeptVm, idleMs: number) {
@@ -37,6 +38,7 @@ const idleFor = Effect.fnUntraced(function* (vm: KeptVm, idleMs: number) {
     // Whoever pauses it wants it to stay.
     if (vm.use.commands > 0 || vm.use.touches !== touches || vm.pausing.paused()) since = now
     touches = vm.use.touches
+    since = Math.min(since, now)
     if (now - since >= idleMs) return
     yield* Effect.sleep(lookMs)
   }
@@ -48,7 +50,7 @@ export const enforceLimits = Effect.fn("Keeper.limits")(function* (vm: KeptVm, s
   const waits: Array<Effect.Effect<RunEnd>> = []
   if (maxDurationMs !== undefined) {
     const end = limitEnd("max_duration_exceeded", `it may live for ${formatDuration(maxDurationMs)}`)
-    waits.push(Effect.as(sleepUntil(startedAt + maxDurationMs), end))
+    waits.push(Effect.as(sleepFor(startedAt, maxDurationMs), end))
   }
   if (idleTimeoutMs !== undefined) {
     const end = limitEnd("idle_timeout", `nobody used it for ${formatDuration(idleTimeoutMs)}`)

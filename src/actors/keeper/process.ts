@@ -7,9 +7,11 @@
  */
 import fs from "node:fs"
 import { Clock, Deferred, Effect, Option } from "effect"
+import { isAhead } from "../../domain/elapsed.ts"
 import type { StartError } from "../../domain/errors/groups.ts"
 import { SandboxNotFound } from "../../domain/errors/vm.ts"
 import type { SafeName } from "../../domain/name.ts"
+import { delayMsMax } from "../../domain/sandbox/restart.ts"
 import type { SandboxInfo } from "../../domain/sandbox/sandbox.ts"
 import { Database } from "../../store/database/Database.ts"
 import { cancelRestart, findSandbox } from "../../store/database/sandboxes.ts"
@@ -82,9 +84,9 @@ export const awaitRestart = Effect.fnUntraced(function* (name: SafeName, restart
   while (true) {
     const record = yield* findSandbox(db, name)
     if (record?.info.restartAt !== restartAt) return false
-    const left = restartAt - (yield* Clock.currentTimeMillis)
-    if (left <= 0) return true
-    yield* Effect.sleep(Math.min(lookMs, left))
+    const now = yield* Clock.currentTimeMillis
+    if (!isAhead(restartAt, delayMsMax, now)) return true
+    yield* Effect.sleep(Math.min(lookMs, restartAt - now))
   }
 })
 

@@ -7,10 +7,11 @@
  */
 import { Clock, Context, Effect, Option, Result, Schedule, Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
+import { isAhead } from "../../domain/elapsed.ts"
 import { DatabaseErrors } from "../../domain/errors/groups.ts"
 import { InstallInProgress, LeaseLost } from "../../domain/errors/store.ts"
 import { Database, type DatabaseError } from "../../store/database/Database.ts"
-import { leaseToken } from "../../store/processes/processToken.ts"
+import { isAbandoned, leaseMsMax, leaseToken } from "../../store/processes/processToken.ts"
 import { type Address, layerLocal } from "../kit/Actor.ts"
 
 /** Name of the lease that keeps everybody else out while a home directory is upgraded. */
@@ -37,7 +38,9 @@ export class HeldLease extends Schema.Class<HeldLease>("HeldLease")({
   expiresAt: Schema.Int
 }) {}
 
-const milliseconds = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 86_400_000 }))
+/** No lease of upkeep is longer, in milliseconds. */
+export const sweepLeaseMsMax = 10 * 60_000
+const milliseconds = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: leaseMsMax }))
 const WithLeaseLost = Schema.Union([LeaseLost, ...DatabaseErrors.members])
 
 export class LeaseProtocol extends RpcGroup.make(
@@ -71,8 +74,10 @@ export class LeaseProtocol extends RpcGroup.make(
     payload: { token: Schema.NonEmptyString, resources: Schema.Array(Schema.NonEmptyString), durationMs: milliseconds },
     error: DatabaseErrors
   }),
+  /** Answers how many resources the token still held: fewer than were taken when a lease ran out and was collected. */
   Rpc.make("RenewContent", {
     payload: { token: Schema.NonEmptyString, durationMs: milliseconds },
+    success: Schema.Int,
     error: DatabaseErrors
   }),
   Rpc.make("DropContent", { payload: { token: Schema.NonEmptyString }, error: DatabaseErrors }),
@@ -82,10 +87,10 @@ export class LeaseProtocol extends RpcGroup.make(
 
 /** Every statement that this actor runs; a test asks EXPLAIN QUERY PLAN about each. */
 export const statements = {
-  read: "SELECT lease_expires_at, last_completed_at FROM maintenance_lease WHERE name = ?",
+  read: "SELECT lease_expires_at, last_completed_at, holder_token FROM maintenance_lease WHERE name = ?",
   seed: "INSERT OR IGNORE INTO maintenance_lease (name, lease_expires_at) VALUES (?, 0)",
   claim:
-    "UPDATE maintenance_lease SET holder_pid = ?, holder_token = ?, lease_expires_at = ? WHERE name = ? AND lease_expires_at <= ? AND (last_completed_at IS NULL OR last_completed_at <= ?)",
+    "UPDATE maintenance_lease SET holder_pid = ?, holder_token = ?, lease_expires_at = ? WHERE name = ? AND (lease_expires_at <= ? OR lease_expires_at > ? OR holder_token = ?) AND (last_completed_at IS NULL OR last_completed_at <= ? OR last_completed_at > ?)",
   renew:
     "UPDATE maintenance_lease SET lease_expires_at = ? WHERE name = ? AND holder_token = ? AND lease_expires_at > ?",
   complete:
@@ -106,24 +111,38 @@ export const statements = {
   held: "SELECT 1 AS held FROM content_lease WHERE resource = ? AND expires_at > ? LIMIT 1"
 } as const
 
+/** What a row says of a maintenance lease. */
+export interface MaintenanceRow {
+  readonly lease_expires_at: number
+  readonly last_completed_at: number | null
+  readonly holder_token: string | null
+}
+
+/** Leases of one name have one duration, but for the install lease; what ends later than any was written by a wrong clock. */
+const longestLeaseMs = (claim: Claim): number =>
+  claim.name === installExclusive ? leaseMsMax : Math.max(claim.durationMs, sweepLeaseMsMax)
+
+/** True while a lease is somebody's: its holder is not known to be dead, and its end is to come and no further off than it can be. */
+export const isHeld = (row: MaintenanceRow, longestMs: number, nowMs: number): boolean =>
+  isAhead(row.lease_expires_at, longestMs, nowMs) && !(row.holder_token !== null && isAbandoned(row.holder_token))
+
 const behaviour = Effect.gen(function* () {
   const db = yield* Database
 
-  const tryAcquire = Effect.fn("LeaseManager.tryAcquire")(function* (claim: {
-    readonly name: string
-    readonly durationMs: number
-    readonly minIntervalMs: number
-  }) {
+  const tryAcquire = Effect.fn("LeaseManager.tryAcquire")(function* (claim: Claim) {
     const now = yield* Clock.currentTimeMillis
     const cutoff = now - claim.minIntervalMs
-    const row = yield* db.get<{ readonly lease_expires_at: number; readonly last_completed_at: number | null }>(
-      statements.read,
-      [claim.name]
-    )
-    if (row !== undefined && (row.lease_expires_at > now || (row.last_completed_at ?? -Infinity) > cutoff)) return null
-    if (row === undefined) yield* db.run(statements.seed, [claim.name])
-    const lease = new Lease({ name: claim.name, token: crypto.randomUUID(), expiresAt: now + claim.durationMs })
-    const won = yield* db.run(statements.claim, [process.pid, lease.token, lease.expiresAt, claim.name, now, cutoff])
+    const longest = longestLeaseMs(claim)
+    const row = yield* db.get<MaintenanceRow>(statements.read, [claim.name])
+    if (row !== undefined) {
+      if (isHeld(row, longest, now)) return null
+      if (row.last_completed_at !== null && row.last_completed_at > cutoff && row.last_completed_at <= now) return null
+    } else yield* db.run(statements.seed, [claim.name])
+    const lease = new Lease({ name: claim.name, token: leaseToken(), expiresAt: now + claim.durationMs })
+    // Of a dead holder's row only; nobody has the empty token.
+    const dead = row?.holder_token != null && isAbandoned(row.holder_token) ? row.holder_token : ""
+    const changes = [process.pid, lease.token, lease.expiresAt] as const
+    const won = yield* db.run(statements.claim, [...changes, claim.name, now, now + longest, dead, cutoff, now])
     return won === 1 ? lease : null
   })
 
@@ -195,9 +214,7 @@ const behaviour = Effect.gen(function* () {
     InstallClear: ({ lease }) => exactly(lease, statements.installClear, []),
     HoldContent: ({ token, resources, durationMs }) => hold(token, resources, durationMs),
     RenewContent: ({ token, durationMs }) =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) =>
-        Effect.asVoid(db.run(statements.renewContent, [now + durationMs, token]))
-      ),
+      Effect.flatMap(Clock.currentTimeMillis, (now) => db.run(statements.renewContent, [now + durationMs, token])),
     DropContent: ({ token }) => Effect.asVoid(db.run(statements.dropContent, [token]))
   })
 })
@@ -243,6 +260,23 @@ export const withLease = <A, E, R>(leases: LeaseManager["Service"], claim: Claim
 /** How long a content lease lives without renewal: the crash backstop. */
 export const contentLeaseMs = 60_000
 
+/**
+ * Renews a token's leases until the scope ends. What it holds no more (this process slept past the deadline, and a collector
+ * came by) is taken again: it keeps what is there from now on, and tells nobody that something has gone.
+ */
+export const renewContent = (leases: LeaseManager["Service"], token: string, held: () => ReadonlyArray<string>) =>
+  leases.RenewContent({ token, durationMs: contentLeaseMs }).pipe(
+    Effect.flatMap((renewed) => {
+      const resources = held()
+      return renewed >= resources.length
+        ? Effect.void
+        : leases.HoldContent({ token, resources, durationMs: contentLeaseMs })
+    }),
+    Effect.ignore,
+    Effect.schedule(Schedule.spaced(contentLeaseMs / 3)),
+    Effect.forkScoped
+  )
+
 /** Resources held for the current scope: renewed at a third of the duration, dropped when the scope closes however it ends. */
 export interface ContentHold {
   readonly add: (resources: ReadonlyArray<string>) => Effect.Effect<void, DatabaseError>
@@ -251,14 +285,14 @@ export interface ContentHold {
 /** Opens a content lease in the current scope. */
 export const holdContent = Effect.fn("LeaseManager.hold")(function* (leases: LeaseManager["Service"]) {
   const token = leaseToken()
+  const held = new Set<string>()
   yield* Effect.addFinalizer(() => Effect.ignore(leases.DropContent({ token })))
-  yield* leases
-    .RenewContent({ token, durationMs: contentLeaseMs })
-    .pipe(Effect.ignore, Effect.schedule(Schedule.spaced(contentLeaseMs / 3)), Effect.forkScoped)
+  yield* renewContent(leases, token, () => [...held])
   return {
     add: (resources) =>
-      leases
-        .HoldContent({ token, resources, durationMs: contentLeaseMs })
-        .pipe(Effect.catchTag("RpcClientError", Effect.die))
+      leases.HoldContent({ token, resources, durationMs: contentLeaseMs }).pipe(
+        Effect.catchTag("RpcClientError", Effect.die),
+        Effect.tap(() => Effect.sync(() => resources.forEach((resource) => void held.add(resource))))
+      )
   } satisfies ContentHold as ContentHold
 })

@@ -9,6 +9,7 @@
 import fs from "node:fs"
 import { Clock, Context, Effect, Option, Result, Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
+import { hasPassed } from "../../domain/elapsed.ts"
 import { DatabaseErrors } from "../../domain/errors/groups.ts"
 import { SafeName } from "../../domain/name.ts"
 import {
@@ -153,7 +154,7 @@ export const decide = (
       : { to: "stopped", end: { ...crashed, reason, detail: "its agent powered off by itself" } }
   }
   // Without a run it is still starting, unless whoever started it is long gone.
-  const abandoned = status === "starting" && nowMs - updatedAt > startingMaxMs
+  const abandoned = status === "starting" && hasPassed(updatedAt, startingMaxMs, nowMs)
   return abandoned ? { to: "crashed", end: { ...crashed, reason: "boot_failed" } } : undefined
 }
 
@@ -177,7 +178,7 @@ const make = (options: SweeperOptions) =>
     const bounds = { ...defaults, ...options }
 
     const isUnread = (info: SandboxInfo, nowMs: number) =>
-      awaitsReader(paths, info) && nowMs - info.updatedAt < unreadMaxMs
+      awaitsReader(paths, info) && !hasPassed(info.updatedAt, unreadMaxMs, nowMs)
 
     /** Puts one row right; answers whether it changed or, in a dry run, would. */
     const reconcile = Effect.fnUntraced(function* (

@@ -20,7 +20,6 @@ import { openLog } from "../../store/files/logs.ts"
 import { Paths } from "../../store/files/Paths.ts"
 import { savedImage } from "../../store/files/runFile.ts"
 import { identify, isAlive, isStopped } from "../../store/processes/processes.ts"
-import { leaseToken } from "../../store/processes/processToken.ts"
 import type { Engines } from "../../vm/engines/Engine.ts"
 import { ImageStore } from "../images/ImageStore.ts"
 import { AgentTimeoutMs, watchAgent } from "../keeper/agentWatch.ts"
@@ -29,7 +28,8 @@ import { KeeperProtocol, type KeptVm, keeperBehaviour, type Records } from "../k
 import { enforceLimits } from "../keeper/lifetime.ts"
 import { makeMainCommand } from "../keeper/mainCommand.ts"
 import { type Address, local, supervised } from "../kit/Actor.ts"
-import { contentLeaseMs, LeaseManager } from "../leases/LeaseManager.ts"
+import { LeaseManager } from "../leases/LeaseManager.ts"
+import { leaseImage } from "../leases/leaseImage.ts"
 import type { Sweeper } from "./Sweeper.ts"
 
 export type KeeperAddress = Address<RpcGroup.Rpcs<typeof KeeperProtocol>>
@@ -241,15 +241,12 @@ export const hostVm = Effect.fnUntraced(function* (
   const paths = yield* Paths
   const images = yield* ImageStore
   const leases = yield* LeaseManager
-  const token = leaseToken()
+  /** Ends once the VM has its disks open. */
+  const using = yield* Scope.make()
   const vm: KeptVm = yield* Effect.gen(function* () {
-    const lease = images.Lease({
-      reference: info.config.image,
-      token,
-      durationMs: contentLeaseMs,
-      // What it was made from, whatever the tag names now.
-      sandboxId: info.id
-    })
+    const lease = leaseImage(images, leases, { reference: info.config.image, sandboxId: info.id }).pipe(
+      Scope.provide(using)
+    )
     const { dieWithParent, restartAt } = how
     const more = restartAt === undefined ? {} : { restartAt }
     if (!how.adopt) {
@@ -266,7 +263,7 @@ export const hostVm = Effect.fnUntraced(function* (
     // Its disks are open and its records hold them: only a definition of an older build, or none, has to ask.
     const image = savedImage(paths, info.name) ?? (yield* lease).config
     return yield* adoptVm(image, { info: record.info, process: record.process })
-  }).pipe(Effect.catchTag("RpcClientError", Effect.die), Effect.ensuring(Effect.ignore(leases.DropContent({ token }))))
+  }).pipe(Effect.onExit((exit) => Scope.close(using, exit)))
   const { mainLog, execLog } = paths.sandbox(info.name)
   const records = { main: makeMainCommand(yield* openLog(mainLog)), execs: yield* openLog(execLog) }
   const address: KeeperAddress = yield* startKeeperActor(vm, records)

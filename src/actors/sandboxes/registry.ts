@@ -32,7 +32,8 @@ import { makeImageFiles } from "../images/cacheFiles.ts"
 import { ImageStore } from "../images/ImageStore.ts"
 import { checkPorts } from "../keeper/publishedPorts.ts"
 import { settleMounts } from "../keeper/resolveMounts.ts"
-import { contentLeaseMs, LeaseManager } from "../leases/LeaseManager.ts"
+import { LeaseManager } from "../leases/LeaseManager.ts"
+import { leaseImage } from "../leases/leaseImage.ts"
 import { removeDirectories } from "./Sweeper.ts"
 
 export interface CreateRequest {
@@ -68,14 +69,10 @@ export const makeRecords = Effect.gen(function* () {
     request: { readonly reference: string; readonly sandboxId?: number },
     use: (manifestDigest: string) => Effect.Effect<A, E, R>
   ) =>
-    Effect.suspend(() => {
-      const token = leaseToken()
-      return images.Lease({ ...request, token, durationMs: contentLeaseMs }).pipe(
-        Effect.catchTag("RpcClientError", Effect.die),
-        Effect.flatMap(({ manifestDigest }) => use(manifestDigest)),
-        Effect.ensuring(Effect.ignore(leases.DropContent({ token })))
-      )
-    })
+    leaseImage(images, leases, request).pipe(
+      Effect.flatMap(({ manifestDigest }) => use(manifestDigest)),
+      Effect.scoped
+    )
 
   interface Checked {
     readonly name: SafeName

@@ -7,6 +7,7 @@
 import fs from "node:fs"
 import path from "node:path"
 import { Clock, Effect, Schema } from "effect"
+import { hasPassed } from "../../domain/elapsed.ts"
 import { SafeName } from "../../domain/name.ts"
 import type { Service as Database } from "../../store/database/Database.ts"
 import { freeDeadLeases } from "../../store/database/imageCollection.ts"
@@ -29,13 +30,13 @@ const temporaryAgeMs = 24 * 3_600_000
 
 type Kind = (nowMs: number) => Effect.Effect<void, unknown>
 
-/** Entries of a directory that were last changed before `beforeMs`. */
-const olderThan = (directory: string, beforeMs: number): ReadonlyArray<string> =>
+/** Entries of a directory that were last changed more than `ageMs` ago. */
+const olderThan = (directory: string, ageMs: number, nowMs: number): ReadonlyArray<string> =>
   fs
     .readdirSync(directory)
     .slice(0, entriesMax)
     .map((name) => path.join(directory, name))
-    .filter((file) => (fs.lstatSync(file, { throwIfNoEntry: false })?.mtimeMs ?? Number.POSITIVE_INFINITY) < beforeMs)
+    .filter((file) => hasPassed(fs.lstatSync(file, { throwIfNoEntry: false })?.mtimeMs ?? nowMs, ageMs, nowMs))
 
 /** True for a directory in which nothing is, or only temporary files that nobody will finish. */
 const holdsNothing = (directory: string, nowMs: number): boolean => {
@@ -88,7 +89,7 @@ export const sweepLeftovers = Effect.fn("Sweeper.leftovers")(function* (
     image_files: () => images.sweepStrays(entriesMax),
     run_directories: (now) =>
       Effect.forEach(
-        olderThan(paths.runs, now - runAgeMs),
+        olderThan(paths.runs, runAgeMs, now),
         (directory) =>
           Effect.gen(function* () {
             const id = Number(path.basename(directory))
@@ -102,7 +103,7 @@ export const sweepLeftovers = Effect.fn("Sweeper.leftovers")(function* (
       Effect.forEach(unbornMachines(paths, now), (name) => removeUnborn(db, paths, name), { discard: true }),
     machine_locks: (now) =>
       Effect.forEach(
-        olderThan(paths.locks, now - runAgeMs),
+        olderThan(paths.locks, runAgeMs, now),
         (file) => {
           const [, name] = /^machine-(.+)\.lock$/.exec(path.basename(file)) ?? []
           if (name === undefined || fs.existsSync(path.join(paths.sandboxes, name))) return Effect.void
@@ -112,7 +113,7 @@ export const sweepLeftovers = Effect.fn("Sweeper.leftovers")(function* (
         { discard: true }
       ),
     temporary_files: (now) =>
-      Effect.forEach(olderThan(paths.temporary, now - temporaryAgeMs), (file) => removeBelow(paths.temporary, file), {
+      Effect.forEach(olderThan(paths.temporary, temporaryAgeMs, now), (file) => removeBelow(paths.temporary, file), {
         discard: true
       }),
     models: () => sweepModels(db, paths)

@@ -55,7 +55,7 @@ export const makeHandles = Effect.fnUntraced(function* (
   }
   yield* Effect.addFinalizer(() => Effect.sync(() => [...handles.keys()].forEach(drop)))
   const closeIdle = Effect.map(Clock.currentTimeMillis, (now) => {
-    for (const [id, handle] of handles) if (now - handle.usedAt >= options.idleMs) drop(id)
+    for (const [id, handle] of handles) if (Math.abs(now - handle.usedAt) >= options.idleMs) drop(id)
   })
   const pause = Duration.millis(Math.max(1, Math.ceil(options.idleMs / 2)))
   yield* closeIdle.pipe(Effect.delay(pause), Effect.repeat(Schedule.forever), Effect.forkScoped)

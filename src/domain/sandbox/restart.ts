@@ -8,7 +8,8 @@ import type { RestartPolicy, TerminationReason } from "./sandbox.ts"
 
 /** Wait before the first attempt in a row, in milliseconds; it doubles with each. */
 const firstDelayMs = 500
-const delayMsMax = 10_000
+/** Longest wait before an attempt, in milliseconds. */
+export const delayMsMax = 10_000
 /** A run that lasted this long begins a new row of attempts, in milliseconds. */
 const steadyMs = 60_000
 

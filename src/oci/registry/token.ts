@@ -3,6 +3,7 @@
  * (docker/distribution token specification). Tokens live in memory only, per scope, until they expire.
  */
 import { Clock, Effect, Redacted, Schema, type Scope } from "effect"
+import { isAhead } from "../../domain/elapsed.ts"
 import { RegistryAuth, type RegistryUnavailable } from "../../domain/errors/image.ts"
 import { reach } from "../../domain/failpoint.ts"
 import type { Credential, CredentialSource } from "./credentials.ts"
@@ -80,7 +81,10 @@ export interface Authorizer {
 interface Held {
   readonly header: Redacted.Redacted<string>
   readonly expiresAtMs: number
+  readonly lifetimeMs: number
 }
+
+const forever = { expiresAtMs: Number.POSITIVE_INFINITY, lifetimeMs: Number.POSITIVE_INFINITY }
 
 const basicHeader = (credential: Credential & { kind: "basic" }): Redacted.Redacted<string> =>
   Redacted.make(
@@ -147,7 +151,11 @@ const fetchToken: (
     const token = decoded.token || decoded.access_token
     if (!token || /[^\x21-\x7e]/.test(token)) return yield* unavailable(realm.host, "its answer holds no token")
     const lifetime = Math.min(Math.max(decoded.expires_in ?? 0, defaultLifetimeSeconds), lifetimeSecondsMax)
-    return { header: bearerHeader(token), expiresAtMs: now + lifetime * 1000 - expiryMarginMs }
+    return {
+      header: bearerHeader(token),
+      expiresAtMs: now + lifetime * 1000 - expiryMarginMs,
+      lifetimeMs: lifetime * 1000
+    }
   }
 )
 
@@ -164,13 +172,13 @@ export const makeAuthorizer = (options: AuthorizerOptions): Authorizer => {
   return {
     header: Effect.map(Clock.currentTimeMillis, (now) => {
       const entry = current === undefined ? undefined : held.get(current)
-      return entry !== undefined && entry.expiresAtMs > now ? entry.header : undefined
+      return entry !== undefined && isAhead(entry.expiresAtMs, entry.lifetimeMs, now) ? entry.header : undefined
     }),
     answer: Effect.fnUntraced(function* (challenges) {
       const credential = yield* options.credentials.get(options.domain)
       if (credential?.kind === "bearer") {
         const header = bearerHeader(Redacted.value(credential.token))
-        return yield* keep("bearer", { header, expiresAtMs: Number.POSITIVE_INFINITY })
+        return yield* keep("bearer", { header, ...forever })
       }
       const bearer = challenges.find((challenge) => challenge.scheme === "bearer")
       if (bearer !== undefined) {
@@ -179,7 +187,7 @@ export const makeAuthorizer = (options: AuthorizerOptions): Authorizer => {
       }
       const basic = challenges.some((challenge) => challenge.scheme === "basic")
       if (!basic || credential?.kind !== "basic") return yield* refused
-      return yield* keep("basic", { header: basicHeader(credential), expiresAtMs: Number.POSITIVE_INFINITY })
+      return yield* keep("basic", { header: basicHeader(credential), ...forever })
     }, Effect.scoped)
   }
 }

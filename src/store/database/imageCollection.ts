@@ -8,7 +8,7 @@
 import { Effect, Result } from "effect"
 import { Failpoint, type Watcher } from "../../domain/failpoint.ts"
 import type { Digest } from "../../domain/image/digest.ts"
-import { isAbandoned } from "../processes/processToken.ts"
+import { isAbandoned, leaseMsMax } from "../processes/processToken.ts"
 import type { Service as Database, Transaction } from "./Database.ts"
 
 const unleased = (resource: string) =>
@@ -19,7 +19,8 @@ export const statements = {
   dropReference: "DELETE FROM image_ref WHERE reference = ?",
   usersOfReference:
     "SELECT s.name FROM image_ref i JOIN sandbox_rootfs f ON f.manifest_id = i.manifest_id JOIN sandbox s ON s.id = f.sandbox_id WHERE i.reference = ? ORDER BY s.name",
-  dropExpiredLeases: "DELETE FROM content_lease WHERE expires_at <= ?",
+  /** A lease whose end lies further ahead than any is long was written by a wrong clock. */
+  dropExpiredLeases: "DELETE FROM content_lease WHERE expires_at <= ? OR expires_at > ?",
   dropLease: "DELETE FROM content_lease WHERE token = ?",
   forgottenRoot:
     "SELECT f.manifest_id FROM sandbox_rootfs f WHERE f.sandbox_id = ? AND NOT EXISTS (SELECT 1 FROM image_ref i WHERE i.manifest_id = f.manifest_id)",
@@ -34,7 +35,7 @@ export const statements = {
 export const listingStatements = {
   named:
     "SELECT diff_id AS digest FROM layer UNION ALL SELECT digest FROM manifest UNION ALL SELECT resource FROM content_lease",
-  leases: "SELECT token, min(expires_at) AS first FROM content_lease GROUP BY token",
+  leases: "SELECT token, min(expires_at) AS first, max(expires_at) AS last FROM content_lease GROUP BY token",
   orphanManifests: `SELECT m.id AS id, m.digest AS resource FROM manifest m
     WHERE NOT EXISTS (SELECT 1 FROM image_ref i WHERE i.manifest_id = m.id)
       AND NOT EXISTS (SELECT 1 FROM sandbox_rootfs f WHERE f.manifest_id = m.id) AND ${unleased("m.digest")}`,
@@ -54,7 +55,7 @@ export interface Collected {
 
 /** Frees what nobody holds any more: leases that ran out, and those of processes that died. */
 const dropDeadLeases = (tx: Transaction, nowMs: number): void => {
-  tx.run(statements.dropExpiredLeases, [nowMs])
+  tx.run(statements.dropExpiredLeases, [nowMs, nowMs + leaseMsMax])
   for (const { token } of tx.all<{ readonly token: string }>(listingStatements.leases)) {
     if (isAbandoned(token)) tx.run(statements.dropLease, [token])
   }
@@ -62,8 +63,10 @@ const dropDeadLeases = (tx: Transaction, nowMs: number): void => {
 
 /** Frees the leases that nobody holds any more; writes nothing when there are none. */
 export const freeDeadLeases = Effect.fnUntraced(function* (db: Database, nowMs: number) {
-  const held = yield* db.all<{ readonly token: string; readonly first: number }>(listingStatements.leases)
-  if (held.some(({ first, token }) => first <= nowMs || isAbandoned(token)))
+  const held = yield* db.all<{ readonly token: string; readonly first: number; readonly last: number }>(
+    listingStatements.leases
+  )
+  if (held.some(({ first, last, token }) => first <= nowMs || last > nowMs + leaseMsMax || isAbandoned(token)))
     yield* db.transaction((tx) => Result.succeed(dropDeadLeases(tx, nowMs)))
 })
 

@@ -7,7 +7,9 @@ import init from "../../../migrations/0001_init.sql" with { type: "text" }
 import models from "../../../migrations/0002_models.sql" with { type: "text" }
 import machines from "../../../migrations/0003_machines.sql" with { type: "text" }
 import boot from "../../../migrations/0004_boot.sql" with { type: "text" }
+import { isAhead } from "../../domain/elapsed.ts"
 import { SandboxesActive, SchemaMismatch } from "../../domain/errors/store.ts"
+import { isAbandoned, leaseMsMax } from "../processes/processToken.ts"
 
 export interface Migration {
   /** 1, 2, 3 … without gaps. */
@@ -51,10 +53,11 @@ export const checksum = (text: string): string => new Bun.CryptoHasher("sha256")
 export const installDeadline = (target: Pick<MigrationTarget, "all">, nowMs: number): number | undefined => {
   const table = target.all("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'maintenance_lease'")
   if (table.length === 0) return undefined
-  const [row] = target.all<{ readonly lease_expires_at: number }>(
-    "SELECT lease_expires_at FROM maintenance_lease WHERE name = 'install_exclusive'"
+  const [row] = target.all<{ readonly lease_expires_at: number; readonly holder_token: string | null }>(
+    "SELECT lease_expires_at, holder_token FROM maintenance_lease WHERE name = 'install_exclusive'"
   )
-  return row !== undefined && row.lease_expires_at > nowMs ? row.lease_expires_at : undefined
+  if (row === undefined || !isAhead(row.lease_expires_at, leaseMsMax, nowMs)) return undefined
+  return row.holder_token !== null && isAbandoned(row.holder_token) ? undefined : row.lease_expires_at
 }
 
 interface Applied {

@@ -6,6 +6,7 @@
 import fs from "node:fs"
 import path from "node:path"
 import { Effect, Schedule } from "effect"
+import { hasPassed } from "../../domain/elapsed.ts"
 import { DiskFull, HomeUnusable, StoreFailed } from "../../domain/errors/store.ts"
 import { publishing } from "../../domain/failpoint.ts"
 import { punchHole } from "../../ffi/posix.ts"
@@ -113,7 +114,7 @@ const temporaryAgeMaxMs = 86_400_000
 export const isLeftover = (file: string, nowMs: number): boolean => {
   const stat = fs.lstatSync(file, { throwIfNoEntry: false })
   if (stat === undefined) return false
-  if (nowMs - stat.mtimeMs > temporaryAgeMaxMs) return true
+  if (hasPassed(stat.mtimeMs, temporaryAgeMaxMs, nowMs)) return true
   const made = temporaryPattern.exec(path.basename(file))
   if (made === null) return false
   const [pid, startTicks] = [Number.parseInt(made[1]!, 36), Number.parseInt(made[2]!, 36)]

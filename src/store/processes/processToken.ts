@@ -5,6 +5,9 @@
 import fs from "node:fs"
 import { currentBootId, identify, isAlive } from "./processes.ts"
 
+/** No lease is longer, in milliseconds. */
+export const leaseMsMax = 86_400_000
+
 /** Names this process's pid namespace, such as `pid:[4026531836]` (pid_namespaces(7)). */
 const pidNamespace = (): string => {
   try {
@@ -35,9 +38,11 @@ const unknownMs = 10_000
  */
 export const isLeft = (token: string | undefined, ageMs: number): boolean => {
   if (token !== undefined && isAbandoned(token)) return true
+  // An age below zero is of a clock that ran ahead.
+  const age = Math.abs(ageMs)
   const [, , , namespace, bootId] = tokenPattern.exec(token ?? "") ?? []
-  if (bootId !== currentBootId()) return ageMs > unknownMs
-  return namespace !== pidNamespace() && ageMs > strangerMs
+  if (bootId !== currentBootId()) return age > unknownMs
+  return namespace !== pidNamespace() && age > strangerMs
 }
 
 /** True when the holder is certainly dead. A token without a process, or of another boot or namespace, is not judged. */

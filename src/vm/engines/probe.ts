@@ -11,6 +11,7 @@ import fs from "node:fs"
 import os from "node:os"
 import path from "node:path"
 import { Deferred, Effect, Option, Stream } from "effect"
+import { isAhead } from "../../domain/elapsed.ts"
 import { readTail } from "../../store/files/boundedFile.ts"
 import { attemptFile } from "../../store/files/files.ts"
 import { currentBootId } from "../../store/processes/processes.ts"
@@ -38,6 +39,8 @@ export interface ProbeResult {
 const TIMEOUT_MS = { krun: 30_000, qemu: 120_000 } as const
 /** How long a probe that ran out of time is believed, in milliseconds. */
 const TIMEOUT_BELIEVED_MS = 10 * 60_000
+/** Results that are remembered of one engine. */
+const RESULTS_MAX = 16
 const MEMORY_MB = 128
 const CONSOLE_BYTES = 4096
 
@@ -50,7 +53,8 @@ export const probe = Effect.fn("Engines.probe")(function* (
   const refused = yield* Effect.flip(engine.available).pipe(Effect.option)
   if (Option.isSome(refused)) return { kind, ok: false, reason: refused.value.message, milliseconds: 0, cached: false }
   const key = yield* cacheKey(kind, options)
-  const file = path.join(options.bootCacheDir, `probe-${kind}.json`)
+  // A file for each: builds that take turns in one home know their own.
+  const file = path.join(options.bootCacheDir, `probe-${kind}-${key.slice(0, 16)}.json`)
   const known = readCache(file, key)
   if (known !== undefined) return { kind, ...known, cached: true }
 
@@ -69,12 +73,24 @@ export const probe = Effect.fn("Engines.probe")(function* (
   yield* Effect.sync(() => {
     try {
       publish(file, JSON.stringify({ key, until, ...result }))
+      forgetOldest(options.bootCacheDir, kind)
     } catch {
       // An unwritable cache costs the next run a probe; whatever made it so is reported when something has to be kept.
     }
   })
   return { kind, ...result, cached: false }
 })
+
+/** Keeps the newest results of an engine: each build that ever ran here would leave one. */
+const forgetOldest = (directory: string, kind: EngineKind): void => {
+  const files = fs
+    .readdirSync(directory)
+    .filter((name) => name.startsWith(`probe-${kind}-`) && name.endsWith(".json"))
+    .map((name) => path.join(directory, name))
+    .map((file) => ({ file, at: fs.statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0 }))
+    .toSorted((a, b) => b.at - a.at)
+  for (const { file } of files.slice(RESULTS_MAX)) fs.rmSync(file, { force: true })
+}
 
 /** Everything that decides whether a guest boots; a new value makes the old result void. */
 const cacheKey = (kind: EngineKind, options: EngineOptions): Effect.Effect<string> =>
@@ -91,7 +107,11 @@ type Known = Pick<ProbeResult, "ok" | "reason" | "milliseconds">
 const readCache = (file: string, key: string): Known | undefined => {
   try {
     const of = JSON.parse(fs.readFileSync(file, "utf8")) as Record<string, unknown>
-    if (of["key"] !== key || (typeof of["until"] === "number" && of["until"] < Date.now())) return undefined
+    if (
+      of["key"] !== key ||
+      (typeof of["until"] === "number" && !isAhead(of["until"], TIMEOUT_BELIEVED_MS, Date.now()))
+    )
+      return undefined
     if (typeof of["ok"] !== "boolean" || typeof of["reason"] !== "string" || typeof of["milliseconds"] !== "number")
       return undefined
     return { ok: of["ok"], reason: of["reason"], milliseconds: of["milliseconds"] }

@@ -1,6 +1,6 @@
 import { Database as Sqlite } from "bun:sqlite"
 import { describe, expect, setDefaultTimeout } from "bun:test"
-import { existsSync, readFileSync, statSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs"
 import path from "node:path"
 import { Effect, Layer, Logger, Stream } from "effect"
 import { ImageStore } from "../../../src/actors/images/ImageStore.ts"
@@ -227,20 +227,21 @@ describe.skipIf(!hasRegistryTools)("pulling", () => {
     }).pipe(Effect.provide(imageStoreOver(freshHome, seen)), Effect.scoped)
   })
 
-  it.live("a pull whose lease ran out, and whose layers were collected meanwhile, fetches them again", () =>
+  const collectedMeanwhile = (what: "rows" | "rows and files") =>
     Effect.gen(function* () {
       const registry = yield* startRegistry()
       const image = imageOf(Array.from({ length: 13 }, (_, n) => [tarFile(`f${n}`, String(n))]))
       yield* registry.push("team/four:1", layoutOf(image))
-      const { database } = yield* Paths
+      const paths = yield* Paths
       let collected = 0
       // The last layer is asked for when one of the first twelve is recorded: another process collects at that moment.
       const proxy = yield* startFaultProxy(registry.host, (request, earlier) => {
         if (request.path.endsWith(image.layers.at(-1)!.descriptor.digest) && earlier === 0) {
-          const other = new Sqlite(database)
+          const other = new Sqlite(paths.database)
           other.run("DELETE FROM content_lease")
           collected = other.query("DELETE FROM layer RETURNING id").all().length
           other.close()
+          if (what !== "rows") for (const file of readdirSync(paths.layers)) rmSync(path.join(paths.layers, file))
         }
         return undefined
       })
@@ -249,6 +250,12 @@ describe.skipIf(!hasRegistryTools)("pulling", () => {
       expect(doneOf(events).image.layerCount).toBe(13)
       expect(yield* problems).toEqual([])
     }).pipe(Effect.provide(imageStoreOver(freshHome)), Effect.scoped)
+
+  it.live("a pull whose lease ran out, and whose layers' rows were collected meanwhile, fetches them again", () =>
+    collectedMeanwhile("rows")
+  )
+  it.live("a pull whose lease ran out, and whose layers were collected with their files, fetches them again", () =>
+    collectedMeanwhile("rows and files")
   )
 
   it.live("an image of one layer twice fetches it once and keeps both places", () =>

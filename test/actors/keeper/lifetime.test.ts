@@ -27,6 +27,17 @@ describe("limits", () => {
     })
   )
 
+  it.effect("count from now when a clock that ran ahead has dated the start", () =>
+    Effect.gen(function* () {
+      const vm = yield* fakeVm({ maxDurationMs: 60_000 })
+      yield* Effect.forkChild(enforceLimits(vm, 365 * 86_400_000), { startImmediately: true })
+      yield* pass(59_999)
+      expect(yield* isUp(vm)).toBe(true)
+      yield* pass(1)
+      expect(yield* Deferred.await(vm.ended)).toMatchObject({ reason: "max_duration_exceeded" })
+    })
+  )
+
   it.effect("end one that does not listen by force", () =>
     Effect.gen(function* () {
       const vm = yield* fakeVm({ maxDurationMs: 1000 }, true)

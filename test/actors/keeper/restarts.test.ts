@@ -97,4 +97,15 @@ describe("restarts", () => {
       expect(yield* awaitRestart(box, 3000)).toBe(false)
     }).pipe(Effect.provide(freshHome))
   )
+
+  it.effect("come at once when a clock that ran ahead has dated them", () =>
+    Effect.gen(function* () {
+      const db = yield* Database
+      const id = yield* running({ policy: "always" }, 1000)
+      yield* end(id, "failed", 1000)
+      const year = 365 * 86_400_000
+      yield* db.run("UPDATE sandbox SET restart_at = ? WHERE id = ?", [year, id])
+      expect(yield* awaitRestart(box, year)).toBe(true)
+    }).pipe(Effect.provide(freshHome))
+  )
 })

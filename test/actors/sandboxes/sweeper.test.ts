@@ -490,6 +490,10 @@ describe("what is decided about a row", () => {
       expect(decision === undefined ? undefined : `${decision.to} ${decision.end.reason}`).toBe(expected as string)
     })
   }
+  test("starting, no run, since a time that is yet to come: crashed", () => {
+    expect(decide(row("starting", false, now + 10_001), false, now)?.to).toBe("crashed")
+    expect(decide(row("starting", false, now + 10_000), false, now)).toBeUndefined()
+  })
   test("starting, no run, just now: left as it is", () => {
     expect(decide(row("starting", false, now - 1), false, now)).toBeUndefined()
   })

@@ -97,6 +97,9 @@ describe("temporary files", () => {
         utimesSync(file, (now - dayMs) / 1000 - 1, (now - dayMs) / 1000 - 1)
         expect(isLeftover(file, now)).toBe(true)
       }
+      // Dated by a clock that ran ahead.
+      utimesSync(foreign, (now + dayMs) / 1000 + 1, (now + dayMs) / 1000 + 1)
+      expect(isLeftover(foreign, now)).toBe(true)
       expect(temporaryName(directory, "x")).not.toBe(temporaryName(directory, "x"))
     }).pipe(Effect.scoped)
   )

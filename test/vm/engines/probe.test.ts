@@ -32,12 +32,18 @@ describe.skipIf(missing !== undefined)(`probe of ${engineKind}`, () => {
         const first = yield* probe
         expect(first).toMatchObject({ kind: engineKind, ok: true, cached: false })
         expect(yield* probe).toEqual({ ...first, cached: true })
-        fs.writeFileSync(path.join(options.bootCacheDir, `probe-${engineKind}.json`), "{ torn")
+        fs.renameSync(agentPath, `${agentPath}.first`)
         fs.writeFileSync(agentPath, "no program")
         const broken = yield* probe
         expect(broken).toMatchObject({ ok: false, cached: false })
         expect(broken.reason).toContain("before its agent answered")
         expect(yield* probe).toEqual({ ...broken, cached: true })
+        // Each of two builds that take turns knows its own result.
+        fs.renameSync(`${agentPath}.first`, agentPath)
+        expect(yield* probe).toEqual({ ...first, cached: true })
+        for (const file of fs.readdirSync(options.bootCacheDir).filter((name) => name.startsWith("probe-")))
+          fs.writeFileSync(path.join(options.bootCacheDir, file), "{ torn")
+        expect(yield* probe).toMatchObject({ ok: true, cached: false })
       }),
     bootTimeoutMs * 2
   )

@@ -31,7 +31,7 @@ export const collectStatements = {
   countBlobs: "SELECT count(*) AS blobs FROM blob",
   /** One stretch of keys: the rows to delete are gathered before they go, so a stretch bounds the memory. */
   sweep:
-    "DELETE FROM blob WHERE id >= ?1 AND id < ?2 AND created_at <= ?3 AND NOT EXISTS (SELECT 1 FROM temp.live WHERE live.id = blob.id)",
+    "DELETE FROM blob WHERE id >= ?1 AND id < ?2 AND (created_at <= ?3 OR created_at > ?4) AND NOT EXISTS (SELECT 1 FROM temp.live WHERE live.id = blob.id)",
   clear: "DELETE FROM temp.live"
 } as const
 
@@ -57,7 +57,7 @@ export const collect = (
       yield* markArtifacts(file)
       if (head.checkpointRef !== null) yield* markCheckpoint(file, head.checkpointRef)
       const { live } = connection.get<{ readonly live: number }>(collectStatements.countLive)!
-      const deleted = sweep(connection, nowMs - graceMs)
+      const deleted = sweep(connection, nowMs - graceMs, nowMs + graceMs)
       const { blobs } = connection.get<{ readonly blobs: number }>(collectStatements.countBlobs)!
       connection.run(collectStatements.clear)
       return {
@@ -104,14 +104,15 @@ const markCheckpoint = (file: SessionFile, hash: BlobHash): Result.Result<void, 
   return Result.void
 }
 
-const sweep = (connection: Connection, cutoffMs: number): number => {
+/** Blobs from before the cutoff, and from so far ahead that a wrong clock dated them. */
+const sweep = (connection: Connection, cutoffMs: number, aheadMs: number): number => {
   const { page_count: pages } = connection.get<{ readonly page_count: number }>("PRAGMA page_count")!
   const stretches = Math.min(4096, Math.max(1, Math.ceil(pages / pagesPerStretch)))
   let deleted = 0
   for (let stretch = 0; stretch < stretches; stretch += 1) {
     const from = Math.floor((keysEnd / stretches) * stretch)
     const to = stretch === stretches - 1 ? keysEnd : Math.floor((keysEnd / stretches) * (stretch + 1))
-    deleted += connection.run(collectStatements.sweep, [from, to, cutoffMs])
+    deleted += connection.run(collectStatements.sweep, [from, to, cutoffMs, aheadMs])
   }
   return deleted
 }

@@ -295,6 +295,18 @@ describe("a collection", () => {
     )
   )
 
+  it.effect("does not spare what a clock that ran ahead has dated", () =>
+    withSession(
+      Effect.gen(function* () {
+        const store = yield* SessionStore
+        yield* TestClock.adjust("1 hours")
+        yield* store.PutBlob({ ...s, kind: "module", content: bytes("ahead") })
+        yield* TestClock.setTime(0)
+        expect(yield* store.Gc(s)).toMatchObject({ youngBlobCount: 0, deletedBlobCount: 1 })
+      })
+    )
+  )
+
   it.effect("spares the young, also those that were put again", () =>
     withSession(
       Effect.gen(function* () {
