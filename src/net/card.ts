@@ -27,7 +27,7 @@ export interface CardAddresses {
   readonly gateway6: Uint8Array
 }
 
-export const cardAddresses = (addresses: Addresses): CardAddresses => ({
+export const bytesOfAddresses = (addresses: Addresses): CardAddresses => ({
   guestMac: macBytes(addresses.guestMac),
   gatewayMac: macBytes(addresses.gatewayMac),
   guest4: parseAddress(addresses.guest4)!,

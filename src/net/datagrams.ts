@@ -54,6 +54,9 @@ interface Flow {
 export class DatagramService {
   private readonly flows = new Map<string, Flow>()
   private timer: ReturnType<typeof setTimeout> | undefined
+  /** Bytes of all flows since the start. */
+  bytesUp = 0
+  bytesDown = 0
 
   constructor(private readonly options: DatagramOptions) {}
 
@@ -102,8 +105,7 @@ export class DatagramService {
     if (flow === undefined) return undefined
     flow.usedAt = this.options.now()
     if (flow.upstream !== undefined) {
-      flow.bytesUp += body.length
-      flow.upstream.send(body)
+      this.toHost(flow, flow.upstream, body)
       return undefined
     }
     const held = flow.waiting.reduce((sum, each) => sum + each.length, 0)
@@ -191,10 +193,13 @@ export class DatagramService {
     if (!decision.allow) return this.refuse(flow)
     flow.opened = true
     events.tell({ kind: "opened", ...destination, guestPort: flow.guestPort })
-    for (const body of flow.waiting.splice(0)) {
-      flow.bytesUp += body.length
-      flow.upstream.send(body)
-    }
+    for (const body of flow.waiting.splice(0)) this.toHost(flow, flow.upstream, body)
+  }
+
+  private toHost(flow: Flow, upstream: UdpUpstream, body: Buffer): void {
+    flow.bytesUp += body.length
+    this.bytesUp += body.length
+    upstream.send(body)
   }
 
   private fromHost(flow: Flow, bytes: Buffer): void {
@@ -205,6 +210,7 @@ export class DatagramService {
     down.spend(bytes.length)
     flow.usedAt = now()
     flow.bytesDown += bytes.length
+    this.bytesDown += bytes.length
     const { destination, family, guestPort, remote } = flow
     if (destination.protocol === "udp") return void this.send(family, remote, destination.port, guestPort, bytes)
     if (bytes.length < headerBytes) return

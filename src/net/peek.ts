@@ -2,56 +2,17 @@
  * Reads the name that a client says at the start of a flow: SNI of a TLS ClientHello (RFC 6066), Host of an HTTP/1 request. It decides
  * nowhere where a flow goes; a rule that denies the name bites on it.
  */
+import { readClientHello } from "./tls/clientHello.ts"
 import type { Upstream, UpstreamHandler } from "./types.ts"
 
 /** A ClientHello or a request's head that is longer has no name that counts. */
-const peekBytesMax = 32_768
+const peekBytesMax = 65_536
 
 const recordHandshake = 22
-const clientHello = 1
-const extensionServerName = 0
 
-/** The name in the server name extension; undefined when there is none; "more" when the hello is not whole. */
 const sniOf = (bytes: Buffer): string | undefined | "more" => {
-  const parts: Array<Buffer> = []
-  for (let at = 0, have = 0, wanted = 4; have < wanted; ) {
-    if (at + 5 > bytes.length) return "more"
-    if (bytes[at] !== recordHandshake) return undefined
-    const length = bytes.readUInt16BE(at + 3)
-    const part = bytes.subarray(at + 5, at + 5 + length)
-    parts.push(part)
-    have += part.length
-    if (have >= 4) wanted = 4 + (Buffer.concat(parts).readUInt32BE(0) & 0xffffff)
-    if (part.length < length && have < wanted) return "more"
-    if (length === 0) return undefined
-    at += 5 + length
-  }
-  const hello = Buffer.concat(parts)
-  if (hello[0] !== clientHello) return undefined
-  return extensionName(hello)
-}
-
-/** Every length is checked against what is left: a wrong one reads as undefined. */
-const extensionName = (hello: Buffer): string | undefined => {
-  const byteAt = (at: number) => hello[at] ?? 0
-  const wordAt = (at: number) => byteAt(at) * 256 + byteAt(at + 1)
-  let at = 4 + 2 + 32
-  at += 1 + byteAt(at)
-  at += 2 + wordAt(at)
-  at += 1 + byteAt(at)
-  const end = Math.min(hello.length, at + 2 + wordAt(at))
-  at += 2
-  while (at + 4 <= end) {
-    const length = wordAt(at + 2)
-    if (wordAt(at) !== extensionServerName) {
-      at += 4 + length
-      continue
-    }
-    const nameBytes = wordAt(at + 7)
-    if (byteAt(at + 6) !== 0 || at + 9 + nameBytes > end) return undefined
-    return hello.toString("latin1", at + 9, at + 9 + nameBytes)
-  }
-  return undefined
+  const hello = readClientHello(bytes)
+  return hello === undefined ? "more" : hello?.serverName
 }
 
 const requestLine = /^[A-Z]{1,20} [^\r\n]* HTTP\/1\.[01]\r?\n/
@@ -68,7 +29,7 @@ const hostOf = (bytes: Buffer): string | undefined | "more" => {
 }
 
 /** The name in canonical form; undefined: none is said; "more": it is not known yet. */
-const peekName = (bytes: Buffer): string | undefined | "more" => {
+export const peekName = (bytes: Buffer): string | undefined | "more" => {
   if (bytes.length === 0) return "more"
   const said = bytes[0] === recordHandshake ? sniOf(bytes) : hostOf(bytes)
   if (said === "more") return bytes.length < peekBytesMax ? "more" : undefined

@@ -6,7 +6,7 @@
  */
 import { parseAddress } from "../domain/network/addressRanges.ts"
 import { Access } from "./access.ts"
-import { Card, cardAddresses, ethernetBytes } from "./card.ts"
+import { bytesOfAddresses, Card, ethernetBytes } from "./card.ts"
 import { DatagramService } from "./datagrams.ts"
 import { NameTable } from "./dns/names.ts"
 import { DnsServer } from "./dns/server.ts"
@@ -76,6 +76,9 @@ export interface StackStats {
   readonly tcpFlows: number
   readonly udpFlows: number
   readonly names: number
+  /** Bytes that flows carried since the start. */
+  readonly bytesUp: number
+  readonly bytesDown: number
   /** Bytes of flows that are held in memory. */
   readonly heldBytes: number
 }
@@ -110,7 +113,7 @@ class NetworkStack implements Stack {
     const limits = { ...defaultLimits, ...options.limits }
     const events = new Events(options.events)
     const access = new Access(policy)
-    const card = new Card(link, cardAddresses(addresses))
+    const card = new Card(link, bytesOfAddresses(addresses))
     const table = new NameTable(addresses.names6, limits.names, names?.initial ?? [], names?.added ?? (() => {}))
     const dns = new DnsServer(table, access, events, dialer)
     const now = () => performance.now()
@@ -226,6 +229,8 @@ class NetworkStack implements Stack {
       tcpFlows: this.tcp.open,
       udpFlows: this.datagrams.open,
       names: this.names.size,
+      bytesUp: this.tcp.bytes.up + this.datagrams.bytesUp,
+      bytesDown: this.tcp.bytes.down + this.datagrams.bytesDown,
       heldBytes: this.tcp.heldBytes
     }
   }

@@ -6,27 +6,12 @@ import fs from "node:fs"
 import os from "node:os"
 import path from "node:path"
 import { socketPair } from "../../src/ffi/posix.ts"
+import { cardAddresses } from "../../src/net/addresses.ts"
 import { makeDialer } from "../../src/net/dial/dialer.ts"
 import { openStreamLink } from "../../src/net/link.ts"
 import { makeStack, type Stack, type StackOptions } from "../../src/net/stack.ts"
-import type { Addresses, NetworkEvent, NetworkPolicy } from "../../src/net/types.ts"
-
-const addresses: Addresses = {
-  guestMac: "02:00:00:00:00:02",
-  gatewayMac: "02:00:00:00:00:01",
-  guest4: "198.19.255.2",
-  gateway4: "198.19.255.1",
-  guest6: "fd42:756e:6b72:1::2",
-  gateway6: "fd42:756e:6b72:1::1",
-  names6: "fd42:756e:6b72::"
-}
-
-/** Allows everything, loopback included. */
-const allowAll: NetworkPolicy = {
-  decideName: () => ({ allow: true }),
-  decideFlow: () => ({ allow: true }),
-  dnsTypes: () => false
-}
+import type { NetworkEvent } from "../../src/net/types.ts"
+import { allowAll } from "./frames.ts"
 
 const asRoot = process.getuid?.() === 0
 
@@ -84,11 +69,11 @@ export interface TapOptions extends Partial<Omit<StackOptions, "link" | "address
 /** Sets up the card; one line a step. */
 const setUp = (mtu: number): string => `
 ip link set lo up
-ip link set tap0 address ${addresses.guestMac} mtu ${mtu} up
-ip addr add ${addresses.guest4}/30 dev tap0
-ip route add default via ${addresses.gateway4}
-ip -6 addr add ${addresses.guest6}/64 dev tap0 nodad
-ip -6 route add default via ${addresses.gateway6}`
+ip link set tap0 address ${cardAddresses.guestMac} mtu ${mtu} up
+ip addr add ${cardAddresses.guest4}/30 dev tap0
+ip route add default via ${cardAddresses.gateway4}
+ip -6 addr add ${cardAddresses.guest6}/64 dev tap0 nodad
+ip -6 route add default via ${cardAddresses.gateway6}`
 
 /** The largest that a TAP device takes. */
 const mtu = 65_520
@@ -96,7 +81,7 @@ const mtu = 65_520
 export const makeTapWorld = async (options: TapOptions = {}): Promise<TapWorld> => {
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), "bunker-tap-"))
   const resolvConf = path.join(directory, "resolv.conf")
-  fs.writeFileSync(resolvConf, `nameserver ${addresses.gateway4}\n`)
+  fs.writeFileSync(resolvConf, `nameserver ${cardAddresses.gateway4}\n`)
   const [near, far] = socketPair()
   const { resolve, trouble, ...rest } = options
   const wear = trouble === undefined ? [] : [trouble.loss, trouble.reorder, trouble.duplicate, trouble.seed].map(String)
@@ -119,10 +104,10 @@ export const makeTapWorld = async (options: TapOptions = {}): Promise<TapWorld> 
   const set = Bun.spawnSync([...enter, "sh", "-ec", setUp(mtu)], { stderr: "pipe" })
   if (set.exitCode !== 0) throw new Error(set.stderr.toString())
   const events: Array<NetworkEvent> = []
-  const link = await openStreamLink({ fd: near, guestMac: addresses.guestMac })
+  const link = await openStreamLink({ fd: near, guestMac: cardAddresses.guestMac })
   const stack = makeStack({
     link,
-    addresses,
+    addresses: cardAddresses,
     policy: allowAll,
     dialer: makeDialer({ connectTimeoutMs: 5000, ...(resolve === undefined ? {} : { resolve }) }),
     events: (event) => void events.push(event),

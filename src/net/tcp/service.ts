@@ -56,6 +56,7 @@ export class TcpService {
   private readonly waiting = new Set<TcpFlow>()
   private readonly segment = emptySegment()
   private halfOpen = 0
+  private readonly finished = { up: 0, down: 0 }
   private readonly context: ConstructorParameters<typeof TcpFlow>[1]
   readonly output: Output
 
@@ -77,6 +78,16 @@ export class TcpService {
 
   get open(): number {
     return this.entries.size
+  }
+
+  /** Bytes of all flows since the start, those included that are open. */
+  get bytes(): { readonly up: number; readonly down: number } {
+    let { up, down } = this.finished
+    for (const { receiver, sender } of this.entries.keys()) {
+      up += receiver.bytes
+      down += sender.bytes
+    }
+    return { up, down }
   }
 
   get heldBytes(): number {
@@ -194,6 +205,8 @@ export class TcpService {
     const entry = this.entries.get(flow)
     if (entry !== undefined) {
       this.entries.delete(flow)
+      this.finished.up += flow.receiver.bytes
+      this.finished.down += flow.sender.bytes
       if (!entry.opened) this.halfOpen -= 1
       else if (!entry.local) {
         const bytes = { bytesUp: flow.receiver.bytes, bytesDown: flow.sender.bytes }
