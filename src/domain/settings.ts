@@ -13,6 +13,14 @@ export interface RegistryEnvironment {
   readonly dockerAuth: Redacted.Redacted<string> | undefined
 }
 
+/** Values of the variables that name upstream proxies; a value may hold a password. */
+export interface ProxySettings {
+  readonly http?: string
+  readonly https?: string
+  readonly all?: string
+  readonly no?: string
+}
+
 export interface Settings {
   /** Home directory: absolute path. `BUNKER_HOME`, default `~/.bunker`. */
   readonly home: string
@@ -40,6 +48,8 @@ export interface Settings {
   /** `BUNKER_AGENT_TIMEOUT`: how long the agent of a sandbox may be mute before the sandbox is ended, like `60s`, its default. */
   readonly agentTimeout: string | undefined
   readonly path: string
+  /** `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, or the same in lower case: through which sandboxes reach the network. */
+  readonly proxies: ProxySettings
   /** `BUN_JSC_…`: options of the JavaScript engine that this program runs on; none but for odd machines. */
   readonly runtime: Readonly<Record<string, string>>
 }
@@ -76,6 +86,16 @@ const readRegistry = (env: Environment): RegistryEnvironment => {
 }
 const isOn = (value: string | undefined): boolean => /^(1|true|yes|on)$/i.test(value ?? "")
 
+const proxyKinds = ["http", "https", "all", "no"] as const
+
+const readProxies = (env: Environment): ProxySettings =>
+  Object.fromEntries(
+    proxyKinds.flatMap((kind) => {
+      const value = given(env[`${kind}_proxy`]) ?? given(env[`${kind.toUpperCase()}_PROXY`])
+      return value === undefined ? [] : [[kind, value]]
+    })
+  )
+
 /** `fallbackHome` is the user's home directory for an environment that names none. */
 export const readSettings = (env: Environment, cwd: string, fallbackHome: string): Settings => {
   const userHome = given(env["HOME"]) ?? fallbackHome
@@ -95,6 +115,7 @@ export const readSettings = (env: Environment, cwd: string, fallbackHome: string
     images: given(env["BUNKER_IMAGES"]),
     engine: given(env["BUNKER_ENGINE"]),
     agentTimeout: given(env["BUNKER_AGENT_TIMEOUT"]),
+    proxies: readProxies(env),
     path: given(env["PATH"]) ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     runtime: Object.fromEntries(
       Object.entries(env).flatMap(([key, value]) =>
@@ -118,6 +139,7 @@ export const settingsEnvironment = (settings: Settings): Readonly<Record<string,
       BUNKER_AGENT_TIMEOUT: settings.agentTimeout,
       DOCKER_CONFIG: settings.dockerConfig,
       BUNKER_MODELS: settings.models,
+      ...Object.fromEntries(Object.entries(settings.proxies).map(([kind, value]) => [`${kind}_proxy`, value])),
       PATH: settings.path,
       HOME: "/",
       LC_ALL: "C.UTF-8"

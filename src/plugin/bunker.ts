@@ -138,7 +138,8 @@ const ownConfig = Effect.fnUntraced(function* (file: string, program: Program, o
 const networkLayer = (settings: Settings, program: Program) =>
   Layer.succeed(NetworkProgram, {
     command: [...program.command, "__net"],
-    environment: { ...settings.runtime, PATH: settings.path, HOME: "/", LC_ALL: "C.UTF-8" }
+    environment: { ...settings.runtime, PATH: settings.path, HOME: "/", LC_ALL: "C.UTF-8" },
+    proxies: settings.proxies
   })
 
 /** The engines alone: for what needs neither home nor database. */

@@ -9,6 +9,7 @@ import type { NetworkConfig } from "../../domain/network/config.ts"
 import type { NetworkEvent } from "../../domain/network/events.ts"
 import type { SandboxInfo } from "../../domain/sandbox/sandbox.ts"
 import { guestCard } from "../../net/addresses.ts"
+import type { ProxyVariables } from "../../net/dial/proxy.ts"
 import { NetSupervisor, type NetSupervisorOptions } from "../../net/process/netSupervisor.ts"
 import type { NetworkCounters } from "../../net/process/protocol.ts"
 import type { FileError } from "../../store/files/files.ts"
@@ -19,7 +20,9 @@ import { Paths } from "../../store/files/Paths.ts"
 export const NetworkProgram = Context.Reference<{
   readonly command: ReadonlyArray<string>
   readonly environment: Readonly<Record<string, string>>
-}>("bunker/NetworkProgram", { defaultValue: () => ({ command: [], environment: {} }) })
+  /** Upstream proxies of the host, by the values of their variables. */
+  readonly proxies: ProxyVariables
+}>("bunker/NetworkProgram", { defaultValue: () => ({ command: [], environment: {}, proxies: {} }) })
 
 /** Bytes after which a log of events starts a new file. */
 const eventLogBytesMax = 2 * 1024 * 1024

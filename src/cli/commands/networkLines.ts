@@ -12,18 +12,19 @@ const linesMax = 200
 const destinationOf = ({ kind, name, address, port, protocol, rule }: NetworkEvent): string =>
   [kind, name ?? address, name === null ? port : "", name === null ? protocol : "", rule].join(" ")
 
-/** Begins to say what there is to say; `rest` says what is left, and ends it. */
-export const sayNetworkEvents = Effect.fnUntraced(function* (name: string) {
+/** Begins to say what there is to say; `rest` says what is left, and ends it. `raw`: of a terminal that does not go back to the first column by itself. */
+export const sayNetworkEvents = Effect.fnUntraced(function* (name: string, raw: boolean) {
   const vms = yield* VmSupervisor
   const seen = new Set<string>()
+  const line = (text: string) => say(raw ? `${text}\r` : text)
   const one = (event: NetworkEvent) =>
     Effect.suspend(() => {
       const key = destinationOf(event)
       if (event.kind === "used" || seen.has(key) || seen.size > linesMax) return Effect.void
       seen.add(key)
       return seen.size > linesMax
-        ? say(`bunker: network: there is more; 'bunker network events ${name}' has all of it`)
-        : say(`bunker: ${harmless(formatEvent({ ...event, count: 1 }))}`)
+        ? line(`bunker: network: there is more; 'bunker network events ${name}' has all of it`)
+        : line(`bunker: ${harmless(formatEvent({ ...event, count: 1 }))}`)
     })
   const all = (follow: boolean) => Effect.ignore(Stream.runForEach(vms.NetworkEvents({ name, follow }), one))
   const following = yield* Effect.forkChild(all(true))

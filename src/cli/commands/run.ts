@@ -106,10 +106,10 @@ const removeIfEphemeral = (info: SandboxInfo) => (exit: Exit.Exit<unknown, unkno
 }
 
 /** Loaded by runs with a network alone. */
-const networkLines = (name: string) =>
+const networkLines = (name: string, tty: boolean) =>
   Effect.flatMap(
     Effect.promise(() => import("./networkLines.ts")),
-    ({ sayNetworkEvents }) => sayNetworkEvents(name)
+    ({ sayNetworkEvents }) => sayNetworkEvents(name, tty)
   )
 
 /** Exit code of a command whose sandbox a limit ended, as of timeout(1). */
@@ -176,7 +176,7 @@ export const run = Command.make(
       const code = yield* Effect.gen(function* () {
         yield* vms.Start({ name: info.name, detached: false })
         const { interactive, tty } = flags
-        const { rest } = config.network === undefined ? { rest: Effect.void } : yield* networkLines(info.name)
+        const { rest } = config.network === undefined ? { rest: Effect.void } : yield* networkLines(info.name, tty)
         const ending = yield* Effect.forkChild(vms.Wait({ name: info.name }))
         /** The end that came without us: it takes the record of an ephemeral sandbox along. */
         const ended = Effect.timeoutOption(Fiber.join(ending), endMsMax)

@@ -1,6 +1,7 @@
 /** Puts what the network stack tells into the words of domain/network/events.ts. Tells nobody (see eventTeller.ts). */
 import type { NetworkEvent } from "../../domain/network/events.ts"
 import { decideLookup, decideName, type NetworkPolicy } from "../../domain/network/policy.ts"
+import type { PreviousFlow } from "../stack.ts"
 import { decideTarget } from "../stackPolicy.ts"
 import type { NetworkEvent as StackEvent } from "../types.ts"
 import type { FlowKey } from "./protocol.ts"
@@ -42,7 +43,8 @@ export const eventOf = (policy: NetworkPolicy, event: StackEvent, at: number): N
     kind: kinds[event.kind],
     name,
     address,
-    port,
+    // That of DNS says nothing.
+    port: event.protocol === "dns" ? 0 : port,
     protocol: event.protocol === "link" ? "tcp" : event.protocol,
     rule,
     reason: why.slice(0, 512),
@@ -50,8 +52,14 @@ export const eventOf = (policy: NetworkPolicy, event: StackEvent, at: number): N
   }
 }
 
-/** A flow by what the guest knows of it; undefined for what is none. */
+/** A TCP flow by what the guest knows of it; undefined for what is none. */
 export const flowOf = ({ protocol, address, port, guestPort }: StackEvent): FlowKey | undefined =>
   protocol === "tcp" && address !== undefined && guestPort !== undefined
-    ? `${protocol} ${address} ${port ?? 0} ${guestPort}`
+    ? `${address} ${port ?? 0} ${guestPort}`
     : undefined
+
+/** The same, taken apart. */
+export const previousFlow = (key: FlowKey): PreviousFlow => {
+  const [address = "", port = "0", guestPort = "0"] = key.split(" ")
+  return { address, port: Number(port), guestPort: Number(guestPort) }
+}

@@ -5,6 +5,7 @@
  * Invariants: no frame is read before a policy is there; the process ends when the VM closes its end of the card.
  */
 import fs from "node:fs"
+import { formatGroups } from "../../domain/network/address.ts"
 import type { NetworkConfig } from "../../domain/network/config.ts"
 import { compilePolicy, type NetworkPolicy } from "../../domain/network/policy.ts"
 import {
@@ -18,11 +19,14 @@ import {
   setLimit
 } from "../../ffi/posix.ts"
 import { cardAddresses } from "../addresses.ts"
+import { makeDialer } from "../dial/dialer.ts"
+import { parseProxies } from "../dial/proxy.ts"
+import { resolveName } from "../dial/resolve.ts"
 import { openStreamLink } from "../link.ts"
 import { makeStack, type Stack } from "../stack.ts"
 import { stackPolicy } from "../stackPolicy.ts"
-import type { NetworkEvent as StackEvent } from "../types.ts"
-import { eventOf, flowOf } from "./eventOf.ts"
+import { defaultLimits, type NetworkEvent as StackEvent, type NetworkLimits as StackLimits } from "../types.ts"
+import { eventOf, flowOf, previousFlow } from "./eventOf.ts"
 import { EventTeller } from "./eventTeller.ts"
 import {
   type FlowKey,
@@ -62,14 +66,30 @@ const confine = (): void => {
 }
 
 /** Flows that are remembered for a successor. */
-const flowsMax = 4096
+const flowsMax = 65_536
+
+/** Bounds of a definition in the words of the stack. */
+const stackLimits = (limits: NetworkConfig["limits"] = {}): Partial<StackLimits> => {
+  const { flows, halfOpen, udpFlows, names, newFlowsPerSecond, bytesPerSecondUp, bytesPerSecondDown } = limits
+  const asked = {
+    tcpFlows: flows,
+    tcpHalfOpen: halfOpen,
+    udpFlows,
+    names,
+    newFlowsPerSecond,
+    bytesUpPerSecond: bytesPerSecondUp,
+    bytesDownPerSecond: bytesPerSecondDown
+  }
+  return Object.fromEntries(Object.entries(asked).filter(([, value]) => value !== undefined))
+}
 
 class NetProcess {
   private policy: NetworkPolicy | undefined
   private stack: Stack | undefined
-  private readonly flows = new Set<FlowKey>()
+  private flows = new Set<FlowKey>()
+  private names: Array<string> = []
   private readonly writers = new Set<LineWriter>()
-  private denied = 0
+  private readonly bytes = { up: 0, down: 0 }
   private readonly teller = new EventTeller((event) => this.send({ event }))
 
   listen(): void {
@@ -85,12 +105,8 @@ class NetProcess {
           )
           socket.data = { reader, writer }
           this.writers.add(writer)
-          writer.send({
-            hello: 1,
-            pid: process.pid,
-            started: this.policy !== undefined,
-            flows: [...this.flows]
-          })
+          const memory = { flows: [...this.flows], names: this.names }
+          writer.send({ hello: 1, pid: process.pid, started: this.policy !== undefined, memory })
         },
         data: (socket, bytes) => socket.data.reader.push(bytes),
         drain: (socket) => socket.data.writer.drain(),
@@ -118,16 +134,35 @@ class NetProcess {
     }
   }
 
-  private async start({ config, successor }: Extract<Request, { op: "start" }>): Promise<void> {
+  private async start({ config, memory, proxies, successor }: Extract<Request, { op: "start" }>): Promise<void> {
     this.policy = compilePolicy(config)
+    this.names = [...memory.names]
     const link = await openStreamLink({ fd: linkFd, guestMac: cardAddresses.guestMac, successor })
     this.stack = makeStack({
       link,
       addresses: cardAddresses,
       policy: stackPolicy(this.policy),
-      dialer: undefined as never,
-      events: (event) => this.hear(event)
+      dialer: makeDialer({
+        connectTimeoutMs: defaultLimits.connectTimeoutMs,
+        proxies: parseProxies(proxies),
+        resolve: (name) => this.resolve(name)
+      }),
+      events: (event) => this.hear(event),
+      limits: stackLimits(config.limits),
+      names: { initial: memory.names, added: (name) => this.addName(name) },
+      previous: memory.flows.map(previousFlow)
     })
+  }
+
+  /** A host entry takes the place of the host's own lookup. */
+  private async resolve(name: string): Promise<ReadonlyArray<string>> {
+    const entry = this.policy?.hosts.get(name)
+    return entry === undefined ? resolveName(name) : [formatGroups(entry)]
+  }
+
+  private addName(name: string): void {
+    this.names.push(name)
+    this.send({ named: name })
   }
 
   private setPolicy(config: NetworkConfig): void {
@@ -137,7 +172,7 @@ class NetProcess {
 
   private hear(event: StackEvent): void {
     // The VM has ended, or its card has: nothing is left to do.
-    if (event.kind === "link" && event.reason !== undefined) return void this.end()
+    if (event.kind === "link") return void this.end()
     const flow = flowOf(event)
     if (flow !== undefined && event.kind === "opened" && this.flows.size < flowsMax) {
       this.flows.add(flow)
@@ -145,7 +180,8 @@ class NetProcess {
     } else if (flow !== undefined && event.kind === "closed" && this.flows.delete(flow)) {
       this.send({ closed: flow })
     }
-    if (event.kind === "denied") this.denied += 1 + (event.suppressed ?? 0)
+    this.bytes.up += event.bytesUp ?? 0
+    this.bytes.down += event.bytesDown ?? 0
     const told = this.policy === undefined ? undefined : eventOf(this.policy, event, Date.now())
     if (told !== undefined) this.teller.add(told)
   }
@@ -158,12 +194,14 @@ class NetProcess {
   private counters(): NetworkCounters {
     const stats = this.stack?.stats()
     return {
-      denied: this.denied,
+      denied: stats?.events.denied ?? 0,
+      limited: stats?.events.limit ?? 0,
+      bytesUp: this.bytes.up,
+      bytesDown: this.bytes.down,
       framesIn: stats?.framesIn ?? 0,
       framesOut: stats?.framesOut ?? 0,
-      bytesUp: 0,
-      bytesDown: 0,
-      flows: this.flows.size
+      tcpFlows: stats?.tcpFlows ?? 0,
+      udpFlows: stats?.udpFlows ?? 0
     }
   }
 }

@@ -10,6 +10,7 @@ import path from "node:path"
 import type { NetworkConfig } from "../../domain/network/config.ts"
 import type { NetworkEvent } from "../../domain/network/events.ts"
 import { isHungUp, pidfdGetDescriptor, pidfdOpen, socketPair } from "../../ffi/posix.ts"
+import type { ProxyVariables } from "../dial/proxy.ts"
 import {
   type FlowKey,
   LineReader,
@@ -27,6 +28,8 @@ export interface NetSupervisorOptions {
   /** The run directory of the VM, mode 0700. */
   readonly directory: string
   readonly config: NetworkConfig
+  /** Upstream proxies of the host; their values may hold a password. */
+  readonly proxies: ProxyVariables
   readonly onEvent: (event: NetworkEvent) => void
   /** The card can not be served any more: the VM's process may spin, and has to be ended. */
   readonly onLost: (reason: string) => void
@@ -54,6 +57,7 @@ const described = (reason: string): NetworkEvent => ({
 export class NetSupervisor {
   private config: NetworkConfig
   private flows = new Set<FlowKey>()
+  private names: Array<string> = []
   private writer: LineWriter | undefined
   private readonly answers = new Map<number, (message: Extract<Message, { re: number }>) => void>()
   private sequence = 0
@@ -89,7 +93,8 @@ export class NetSupervisor {
     const supervisor = new NetSupervisor(options, -1)
     try {
       const hello = await supervisor.connect()
-      supervisor.flows = new Set(hello.flows)
+      supervisor.flows = new Set(hello.memory.flows)
+      supervisor.names = [...hello.memory.names]
       supervisor.link = copyOf(hello.pid)
       if (hello.started) await supervisor.ask({ op: "policy", config: options.config })
       else supervisor.begin(false)
@@ -140,7 +145,8 @@ export class NetSupervisor {
   }
 
   private begin(successor: boolean): void {
-    this.writer?.send({ op: "start", config: this.config, successor, flows: [...this.flows] })
+    const memory = { flows: [...this.flows], names: this.names }
+    this.writer?.send({ op: "start", config: this.config, successor, memory, proxies: this.options.proxies })
     this.flows = new Set()
   }
 
@@ -176,6 +182,7 @@ export class NetSupervisor {
   private hear(message: Exclude<Message, { hello: 1 }>): void {
     if ("event" in message) return void this.options.onEvent(message.event)
     if ("opened" in message) return void this.flows.add(message.opened)
+    if ("named" in message) return void this.names.push(message.named)
     if ("closed" in message) return void this.flows.delete(message.closed)
     this.answers.get(message.re)?.(message)
   }

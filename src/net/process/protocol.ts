@@ -4,6 +4,7 @@
  */
 import type { NetworkConfig } from "../../domain/network/config.ts"
 import type { NetworkEvent } from "../../domain/network/events.ts"
+import type { ProxyVariables } from "../dial/proxy.ts"
 
 /** Name of the socket, in the run directory, that the network process listens on. */
 export const socketName = "net.sock"
@@ -14,8 +15,15 @@ export const readyLine = "listening\n"
 /** Longest line, in bytes: more than the longest definition of a sandbox. */
 const lineBytesMax = 2 * 1024 * 1024
 
-/** What outlives a network process that was killed: flows of which the guest still knows, as `protocol address port guest-port`. */
+/** A TCP flow of which the guest still knows when the network process was killed: `address port guest-port`. */
 export type FlowKey = string
+
+/** What outlives a network process: it is told to the one that takes its place. */
+export interface Memory {
+  readonly flows: ReadonlyArray<FlowKey>
+  /** Names that were given addresses, in that order. */
+  readonly names: ReadonlyArray<string>
+}
 
 export type Request =
   /** Begins; everything else before it is refused. `successor`: another process has used the card before. */
@@ -23,7 +31,8 @@ export type Request =
       readonly op: "start"
       readonly config: NetworkConfig
       readonly successor: boolean
-      readonly flows: ReadonlyArray<FlowKey>
+      readonly memory: Memory
+      readonly proxies: ProxyVariables
     }
   /** Swaps the policy; answered once it holds. */
   | { readonly op: "policy"; readonly id: number; readonly config: NetworkConfig }
@@ -32,19 +41,24 @@ export type Request =
 /** What was counted since the process started; bytes and frames as the guest sees them. */
 export interface NetworkCounters {
   readonly denied: number
-  readonly framesIn: number
-  readonly framesOut: number
+  /** Bytes of flows that have ended. */
   readonly bytesUp: number
   readonly bytesDown: number
-  /** Flows that are open now. */
-  readonly flows: number
+  readonly framesIn: number
+  readonly framesOut: number
+  /** Open now. */
+  readonly tcpFlows: number
+  readonly udpFlows: number
+  /** Refused since a bound was met. */
+  readonly limited: number
 }
 
 export type Message =
   /** First on each connection. `started`: the policy is there, from an earlier keeper. */
-  | { readonly hello: 1; readonly pid: number; readonly started: boolean; readonly flows: ReadonlyArray<FlowKey> }
+  | { readonly hello: 1; readonly pid: number; readonly started: boolean; readonly memory: Memory }
   | { readonly event: NetworkEvent }
   | { readonly opened: FlowKey }
+  | { readonly named: string }
   | { readonly closed: FlowKey }
   | { readonly re: number; readonly counters?: NetworkCounters; readonly error?: string }
 
