@@ -16,7 +16,7 @@ import { harmless } from "../domain/terminalText.ts"
 import { enginesLayer, type Program, readConfig } from "../plugin/bunker.ts"
 import { Database } from "../store/database/Database.ts"
 import { builtIn } from "../store/database/migrations.ts"
-import { machineProblems } from "../store/database/syncDefinitions.ts"
+import { machineProblems, recordProblems } from "../store/database/syncDefinitions.ts"
 import { foreignFile } from "../store/files/ownership.ts"
 import { Paths } from "../store/files/Paths.ts"
 import { Engines } from "../vm/engines/Engine.ts"
@@ -89,7 +89,17 @@ const maintenanceLine = (settings: Settings): Effect.Effect<ReadonlyArray<Findin
             detail: `${last}${held}, ${stale} left by crashes`,
             fix: "bunker sweep"
           }
-    return [finding]
+    const unread = yield* recordProblems(db, yield* Paths)
+    return [
+      finding,
+      ...unread.map(
+        ({ name, path: file, reason }): Finding => ({
+          what: `sandbox ${harmless(name)}`,
+          state: "broken",
+          detail: harmless(`${file}: ${reason}`)
+        })
+      )
+    ]
   }).pipe(
     Effect.provide(
       Sweeper.layer().pipe(

@@ -279,6 +279,11 @@ const make = (options: KeeperOptions) =>
         Effect.catchIf(
           (error) => force && error._tag === "MachineConfigInvalid",
           () => Effect.as(records.removeBroken(name), Option.none())
+        ),
+        Effect.catchTag(["DatabaseFailed", "SandboxNotFound"], (error) =>
+          Effect.flatMap(force ? records.removeUnreadable(name) : Effect.succeed(false), (removed) =>
+            removed ? Effect.succeedNone : Effect.fail(error)
+          )
         )
       )
       if (Option.isNone(found)) return

@@ -5,18 +5,23 @@
  * Invariants: a failed create leaves nothing; a definition that is there, even one that can not be understood, is never overwritten.
  */
 import fs from "node:fs"
-import { Clock, Effect } from "effect"
+import { Clock, Effect, Schema } from "effect"
 import { StoreFailed } from "../../domain/errors/store.ts"
 import { AlreadyExists, ImageMoved, InvalidSpec, SandboxNotFound } from "../../domain/errors/vm.ts"
 import { canonicalReference, parseReference } from "../../domain/image/reference.ts"
-import type { SafeName } from "../../domain/name.ts"
-import { parseName } from "../../domain/name.ts"
+import { parseName, SafeName } from "../../domain/name.ts"
 import { isTerminal, type SandboxConfig, type SandboxInfo } from "../../domain/sandbox/sandbox.ts"
 import { sandboxProblem } from "../../domain/sandbox/validation.ts"
 import { Database } from "../../store/database/Database.ts"
 import { hasForgottenRoot } from "../../store/database/imageCollection.ts"
 import { rootManifest } from "../../store/database/images.ts"
-import { deleteSandbox, insertSandbox, linkRootfs } from "../../store/database/sandboxes.ts"
+import {
+  deleteSandbox,
+  forgetSandbox,
+  insertSandbox,
+  linkRootfs,
+  unreadableSandboxes
+} from "../../store/database/sandboxes.ts"
 import { findMachine } from "../../store/database/syncDefinitions.ts"
 import {
   loadMachine,
@@ -27,6 +32,7 @@ import {
 } from "../../store/files/definitions.ts"
 import { attemptFile, ensureDirectory, removeBelow } from "../../store/files/files.ts"
 import { Paths } from "../../store/files/Paths.ts"
+import { isAlive, signalProcess } from "../../store/processes/processes.ts"
 import { leaseToken } from "../../store/processes/processToken.ts"
 import { makeImageFiles } from "../images/cacheFiles.ts"
 import { ImageStore } from "../images/ImageStore.ts"
@@ -35,6 +41,9 @@ import { settleMounts } from "../keeper/resolveMounts.ts"
 import { LeaseManager } from "../leases/LeaseManager.ts"
 import { leaseImage } from "../leases/leaseImage.ts"
 import { removeDirectories } from "./Sweeper.ts"
+
+const SIGKILL = 9
+const isName = Schema.is(SafeName)
 
 export interface CreateRequest {
   readonly name?: string
@@ -222,5 +231,19 @@ export const makeRecords = Effect.gen(function* () {
   const removeBroken = (name: SafeName) =>
     removeMachine(paths, name, removeBelow(paths.sandboxes, paths.sandbox(name).directory))
 
-  return { find, check, create, root, remove, removeBroken }
+  /**
+   * Takes away a sandbox whose row can not be read, by its name or number, with its VM and its directories. False when there is no
+   * such row.
+   */
+  const removeUnreadable = Effect.fnUntraced(function* (text: string) {
+    const row = (yield* unreadableSandboxes(db)).find(({ id, name }) => name === text || String(id) === text)
+    if (row === undefined) return false
+    if (row.process !== undefined && isAlive(row.process)) signalProcess(row.process, SIGKILL)
+    yield* removeBelow(paths.runs, paths.run(row.id).directory)
+    if (isName(row.name)) yield* removeBroken(row.name)
+    yield* forgetSandbox(db, row.id)
+    return true
+  })
+
+  return { find, check, create, root, remove, removeBroken, removeUnreadable }
 })

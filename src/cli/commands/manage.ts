@@ -134,14 +134,21 @@ export const remove = Command.make(
 
 const SandboxInfos = Schema.Array(SandboxInfo)
 
+/** Sandboxes that a list names on a line each, since it can not show them. */
+const recordsNamedMax = 16
+
 /** Says, where nothing parses it, that the list may lack something. */
-const hintAtProblems = (problems: ReadonlyArray<MachineProblem>) => {
-  const [first, ...more] = problems.filter(({ kind }) => kind !== "unknown_keys")
-  if (first === undefined) return Effect.void
+const hintAtProblems = Effect.fnUntraced(function* (problems: ReadonlyArray<MachineProblem>) {
+  const records = problems.filter(({ kind }) => kind === "record")
+  for (const { reason } of records.slice(0, recordsNamedMax)) yield* say(harmless(`bunker: ${reason}`))
+  if (records.length > recordsNamedMax)
+    yield* say(`bunker: and ${records.length - recordsNamedMax} more; see 'bunker doctor'`)
+  const [first, ...more] = problems.filter(({ kind }) => kind !== "unknown_keys" && kind !== "record")
+  if (first === undefined) return
   const others = more.length === 0 ? "" : ` and ${more.length} more`
   const what = `${first.path}${first.line === null ? "" : `:${first.line}`}: ${first.reason}`
-  return say(harmless(`bunker: ${what}${others}; 'bunker doctor' shows what is wrong with definitions`))
-}
+  yield* say(harmless(`bunker: ${what}${others}; 'bunker doctor' shows what is wrong with definitions`))
+})
 
 const commandOf = (info: SandboxInfo): string =>
   harmless([...(info.config.entrypoint ?? []), ...(info.config.command ?? [])].join(" "))

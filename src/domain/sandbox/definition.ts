@@ -249,9 +249,10 @@ export class MachineProblem extends Schema.Class<MachineProblem>("MachineProblem
   path: Schema.String,
   /**
    * `broken`: it can not be used. `name`: it says another name. `unknown_keys`: it has keys that mean nothing to Bunker.
-   * `unheeded`: it asks for what there is not. `refused`: a start refuses what it says.
+   * `unheeded`: it asks for what there is not. `refused`: a start refuses what it says. `record`: its row of the database can not be
+   * read.
    */
-  kind: Schema.Literals(["broken", "name", "unknown_keys", "unheeded", "refused"]),
+  kind: Schema.Literals(["broken", "name", "unknown_keys", "unheeded", "refused", "record"]),
   /** Where, 1 for the first line. */
   line: Schema.NullOr(Schema.Int),
   reason: Schema.String

@@ -4,7 +4,7 @@
  * Invariant: every change of a status is conditional on the status that allows it (see domain/sandbox/sandbox.ts), so two processes
  * never overwrite each other's transition.
  */
-import { Effect, Result, Schema } from "effect"
+import { Cause, Effect, Exit, Option, Result, Schema } from "effect"
 import { DatabaseFailed } from "../../domain/errors/store.ts"
 import { AlreadyExists } from "../../domain/errors/vm.ts"
 import type { SafeName } from "../../domain/name.ts"
@@ -63,7 +63,8 @@ export const statements = {
   byStatus: `SELECT ${columns} FROM sandbox s ${newestRun} WHERE s.status = ? AND s.id > ? ORDER BY s.id LIMIT ?`,
   ephemeralByStatus: `SELECT ${columns} FROM sandbox s ${newestRun} WHERE s.ephemeral = 1 AND s.status = ? AND s.id > ? ORDER BY s.id LIMIT ?`,
   active: activeSandboxesSql,
-  exists: "SELECT 1 AS found FROM sandbox WHERE id = ?"
+  exists: "SELECT 1 AS found FROM sandbox WHERE id = ?",
+  forget: "DELETE FROM sandbox WHERE id = ?"
 } as const
 
 interface Row {
@@ -103,9 +104,11 @@ export interface SandboxRecord {
 }
 
 const decodeConfig = Schema.decodeUnknownSync(Schema.fromJsonString(SandboxConfig))
+const readConfig = Schema.decodeUnknownOption(Schema.fromJsonString(SandboxConfig))
 const encodeConfig = Schema.encodeSync(Schema.fromJsonString(SandboxConfig))
 
-const decodePhases = Schema.decodeUnknownSync(Schema.fromJsonString(BootPhases))
+/** Nothing depends on how long a boot took. */
+const decodePhases = Schema.decodeUnknownOption(Schema.fromJsonString(BootPhases))
 const encodePhases = Schema.encodeSync(Schema.fromJsonString(BootPhases))
 
 const toRecord = (row: Row): SandboxRecord => {
@@ -125,7 +128,7 @@ const toRecord = (row: Row): SandboxRecord => {
       pid: running ? row.pid : null,
       engine: row.engine,
       startedAt: row.started_at,
-      boot: row.phases === null ? null : decodePhases(row.phases),
+      boot: row.phases === null ? null : Option.getOrNull(decodePhases(row.phases)),
       terminatedAt: row.terminated_at,
       exitCode: row.exit_code,
       exitSignal: row.exit_signal,
@@ -152,19 +155,53 @@ export const findSandbox = Effect.fnUntraced(function* (db: Database, name: Safe
   return row === undefined ? undefined : yield* decodeRow(row)
 })
 
-export const listSandboxes = Effect.fnUntraced(function* (db: Database) {
-  return yield* Effect.forEach(yield* db.all<Row>(statements.all), decodeRow)
-})
-
-/** A record, or why its row can not be read; either way the row's id. */
+/** A record, or why its row can not be read; either way the row's id and name. */
 export interface Found {
   readonly id: number
+  readonly name: string
   readonly record: Result.Result<SandboxRecord, DatabaseFailed>
 }
 
+/** A row that can not be read, with the process that it names. */
+export interface Unreadable {
+  readonly id: number
+  readonly name: string
+  readonly reason: string
+  readonly process: ProcessIdentity | undefined
+}
+
+const unreadable = (row: Row): Unreadable => {
+  const { id, name, pid, pid_started_at: startTicks, boot_id: bootId } = row
+  const decoded = Effect.runSyncExit(decodeRow(row))
+  return {
+    id,
+    name: String(name),
+    reason: Exit.isFailure(decoded) ? reasonOf(decoded.cause) : "it can be read",
+    process: pid === null || startTicks === null || bootId === null ? undefined : { pid, startTicks, bootId }
+  }
+}
+
+const reasonOf = (cause: Cause.Cause<DatabaseFailed>): string =>
+  Option.match(Cause.findErrorOption(cause), { onNone: () => "unknown", onSome: ({ reason }) => reason.slice(0, 300) })
+
+/** The records that can be read, newest first: one that can not takes away none of the others. */
+export const listSandboxes = Effect.fnUntraced(function* (db: Database) {
+  const all = yield* found(yield* db.all<Row>(statements.all))
+  return all.flatMap(({ record }) => (Result.isSuccess(record) ? [record.success] : []))
+})
+
+/** The rows that can not be read. */
+export const unreadableSandboxes = Effect.fnUntraced(function* (db: Database) {
+  const rows = yield* db.all<Row>(statements.all)
+  return rows.filter((row) => Exit.isFailure(Effect.runSyncExit(decodeRow(row)))).map(unreadable)
+})
+
+/** Deletes a row whatever it says. */
+export const forgetSandbox = (db: Database, id: number) => Effect.asVoid(db.run(statements.forget, [id]))
+
 const found = Effect.fnUntraced(function* (rows: ReadonlyArray<Row>) {
   return yield* Effect.forEach(rows, (row) =>
-    Effect.map(Effect.result(decodeRow(row)), (record): Found => ({ id: row.id, record }))
+    Effect.map(Effect.result(decodeRow(row)), (record): Found => ({ id: row.id, name: String(row.name), record }))
   )
 })
 
@@ -309,10 +346,13 @@ interface EndingRow {
   readonly started_at: number | null
 }
 
+/** An end is recorded whatever a config says. */
+const policyOf = (config: string) => Option.getOrUndefined(readConfig(config))?.restart
+
 /** What the restart policy of a sandbox makes of its end. */
 const planOf = (row: EndingRow, reason: TerminationReason, nowMs: number): RestartPlan =>
   planRestart({
-    policy: row.ephemeral === 1 ? undefined : decodeConfig(row.config).restart,
+    policy: row.ephemeral === 1 ? undefined : policyOf(row.config),
     reason,
     count: row.restart_count,
     upMs: reason === "boot_failed" || row.started_at === null ? undefined : nowMs - row.started_at

@@ -6,10 +6,10 @@
  * no row; a row goes with its directory, unless its VM lives.
  */
 import fs from "node:fs"
-import { Clock, Effect, Option, Result } from "effect"
+import { Clock, Effect, Option, Result, Schema } from "effect"
 import type { AlreadyExists, MachineConfigInvalid, SandboxNotFound } from "../../domain/errors/vm.ts"
 import { canonicalReference, parseReference } from "../../domain/image/reference.ts"
-import type { SafeName } from "../../domain/name.ts"
+import { SafeName } from "../../domain/name.ts"
 import { type Machine, MachineProblem, persistedState } from "../../domain/sandbox/definition.ts"
 import { planRestart } from "../../domain/sandbox/restart.ts"
 import { isLive, type SandboxConfig } from "../../domain/sandbox/sandbox.ts"
@@ -40,6 +40,8 @@ import {
   setMachine,
   setStamp,
   transition,
+  type Unreadable,
+  unreadableSandboxes,
   vmIdOwner
 } from "./sandboxes.ts"
 
@@ -182,7 +184,12 @@ export const findMachine = Effect.fn("Machines.find")(function* (
   home: Home,
   name: SafeName
 ): Effect.fn.Return<SandboxRecord | undefined, MachineConfigInvalid | IndexError> {
-  const record = yield* findSandbox(db, name)
+  const record = yield* findSandbox(db, name).pipe(
+    Effect.catchIf(
+      (error) => error._tag === "DatabaseFailed" && error.operation.startsWith("read sandbox "),
+      () => Effect.andThen(mendRows(db, home), findSandbox(db, name))
+    )
+  )
   if (isFresh(home, name, record)) return record
   const settled = yield* Effect.result(settleMachine(db, home, name))
   if (Result.isFailure(settled) && !(record !== undefined && settled.failure._tag === "MachineConfigInvalid")) {
@@ -202,6 +209,37 @@ export const settleMachine = (db: Database, home: Home, name: SafeName) =>
     )
   )
 
+const unreadProblem = (home: Home, { id, name, reason }: Unreadable): MachineProblem =>
+  new MachineProblem({
+    name,
+    path: home.database,
+    kind: "record",
+    line: null,
+    reason: `the record of "${name}", number ${id}, can not be read (${reason}); 'bunker rm -f ${isName(name) ? name : id}' removes it`
+  })
+
+const isName = Schema.is(SafeName)
+
+/** Writes rows that can not be read anew from their definitions; says which stay so. */
+const mendRows = Effect.fn("Machines.mend")(function* (db: Database, home: Home) {
+  const left: Array<MachineProblem> = []
+  for (const row of yield* unreadableSandboxes(db)) {
+    const loaded = isName(row.name) ? yield* Effect.option(loadMachine(home, row.name)) : Option.none<LoadedMachine>()
+    if (Option.isSome(loaded)) {
+      const { machine, stamp: configStamp } = loaded.value
+      const config = yield* canonical(machine.config)
+      yield* setMachine(db, row.id, { config, vmId: machine.vmId, configStamp, imageChanged: false })
+    }
+    const still = yield* unreadableSandboxes(db)
+    if (still.some(({ id }) => id === row.id)) left.push(unreadProblem(home, row))
+  }
+  return left
+})
+
+/** The rows that can not be read and have no definition to be mended from. */
+export const recordProblems = (db: Database, home: Home) =>
+  Effect.map(unreadableSandboxes(db), (rows) => rows.map((row) => unreadProblem(home, row)))
+
 export interface Indexed {
   readonly records: ReadonlyArray<SandboxRecord>
   readonly problems: ReadonlyArray<MachineProblem>
@@ -212,11 +250,13 @@ export const indexMachines = Effect.fn("Machines.index")(function* (
   db: Database,
   home: Home
 ): Effect.fn.Return<Indexed, IndexError> {
+  const lost = yield* mendRows(db, home)
   const before = yield* listSandboxes(db)
   const byName = new Map(before.map((record) => [record.info.name, record]))
-  const names = new Set([...(yield* listMachines(home)), ...byName.keys()])
+  const unread = new Set(lost.map(({ name }) => name))
+  const names = new Set([...(yield* listMachines(home)).filter((name) => !unread.has(name)), ...byName.keys()])
   const stale = [...names].filter((name) => !isFresh(home, name, byName.get(name)))
-  if (stale.length === 0) return { records: before, problems: [] }
+  if (stale.length === 0) return { records: before, problems: lost }
   // Those whose VM lives first: they have ids to keep.
   const ordered = stale.toSorted(
     (a, b) => Number(livingProcess(home, a) === undefined) - Number(livingProcess(home, b) === undefined)
@@ -226,7 +266,7 @@ export const indexMachines = Effect.fn("Machines.index")(function* (
       Effect.catchTag("MachineConfigInvalid", (error) => Effect.succeed([MachineProblem.broken(error)]))
     )
   )
-  return { records: yield* listSandboxes(db), problems: problems.flat() }
+  return { records: yield* listSandboxes(db), problems: [...lost, ...problems.flat()] }
 })
 
 /** What a person should look at in any definition, read anew. */
