@@ -16,8 +16,9 @@ export const interceptFlow = async (
     const [near, far] = socketPair()
     const upstream = await adoptUpstream(near, { handler })
     const socket = new net.Socket({ allowHalfOpen: true })
-    // Bun connects a socket to a descriptor, which its types do not name.
-    socket.connect({ fd: far } as unknown as net.SocketConnectOpts, () => take(socket))
+    // Bun connects a socket to a descriptor, which its types do not name; it is connected at once and says nothing of it.
+    socket.connect({ fd: far } as unknown as net.SocketConnectOpts)
+    take(socket)
     return { _tag: "connected", upstream }
   } catch (cause) {
     return { _tag: "unreachable", reason: (cause as NodeJS.ErrnoException).code ?? (cause as Error).message }

@@ -19,6 +19,11 @@ const asRoot = process.getuid?.() === 0
 export const missingForTap = (): string | undefined => {
   if (Bun.which("gcc") === null && Bun.which("musl-gcc") === null) return "a C compiler (apt-get install gcc libc6-dev)"
   if (Bun.which("ip") === null) return "ip (apt-get install iproute2)"
+  for (const [tool, name] of [
+    ["curl", "curl"],
+    ["dig", "dnsutils"]
+  ] as const)
+    if (Bun.which(tool) === null) return `${tool} (apt-get install ${name})`
   const tried = Bun.spawnSync(
     ["unshare", ...(asRoot ? ["-n"] : ["-Urn"]), "ip", "tuntap", "add", "dev", "tried", "mode", "tap"],
     { stdout: "ignore", stderr: "ignore" }
