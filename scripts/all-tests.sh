@@ -25,7 +25,7 @@ need htpasswd apache2-utils; need openssl openssl; need buildah buildah; need tm
 # Sanitizers and the fuzzer for what is in C; the order of system calls.
 need strace strace
 # The network stack: its guest is a namespace of this machine.
-need ip iproute2; need curl curl; need dig dnsutils
+need ip iproute2; need curl curl; need dig dnsutils; need ping iputils-ping
 # Debian's clang only recommends the sanitizers' runtime, and recommended packages are not installed: what counts is a link that works.
 sanitizers_link() { have clang && echo 'int main(void) { return 0; }' | clang -fsanitize=address,undefined,fuzzer-no-link -x c -o /dev/null - >/dev/null 2>&1; }
 sanitizers_link || packages="$packages clang libclang-rt-14-dev"

@@ -9,7 +9,7 @@
 import { dlopen, FFIType, type Pointer, ptr, read } from "bun:ffi"
 import { CallFailed, errnoName } from "./errno.ts"
 
-const { i32, i64, u64, ptr: pointer } = FFIType
+const { i32, i64, u32, u64, ptr: pointer } = FFIType
 
 let loaded: ReturnType<typeof load> | undefined
 
@@ -27,6 +27,9 @@ const load = () =>
     fallocate: { args: [i32, i32, i64, i64], returns: i32 },
     dup2: { args: [i32, i32], returns: i32 },
     socketpair: { args: [i32, i32, i32, pointer], returns: i32 },
+    socket: { args: [i32, i32, i32], returns: i32 },
+    connect: { args: [i32, pointer, u32], returns: i32 },
+    close: { args: [i32], returns: i32 },
     kill: { args: [i32, i32], returns: i32 },
     poll: { args: [pointer, u64, i32], returns: i32 },
     sigaction: { args: [i32, pointer, pointer], returns: i32 },
@@ -138,6 +141,34 @@ export const socketPair = (): readonly [number, number] => {
   const pair = new Int32Array(2)
   check("socketpair", "AF_UNIX", libc().socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ptr(pair)))
   return [pair[0]!, pair[1]!]
+}
+
+const AF_INET = 2
+const AF_INET6 = 10
+const SOCK_DGRAM = 2
+const SOCK_NONBLOCK = 0o4000
+const IPPROTO_ICMP = 1
+const IPPROTO_ICMPV6 = 58
+
+/**
+ * A non-blocking socket for ICMP echo messages to and from one address (4 or 16 bytes); the caller closes it. EACCES where the system
+ * lets its users have none (net.ipv4.ping_group_range). Borrows an address structure for the call.
+ */
+export const openEchoSocket = (address: Uint8Array): number => {
+  const four = address.length === 4
+  const kind = SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK
+  const created = libc().socket(four ? AF_INET : AF_INET6, kind, four ? IPPROTO_ICMP : IPPROTO_ICMPV6)
+  const fd = check("socket", "ICMP", created)
+  const name = new Uint8Array(four ? 16 : 28)
+  name[0] = four ? AF_INET : AF_INET6
+  name.set(address, four ? 4 : 8)
+  try {
+    check("connect", "ICMP", libc().connect(fd, ptr(name), name.length))
+  } catch (cause) {
+    libc().close(fd)
+    throw cause
+  }
+  return fd
 }
 
 const POLLOUT = 4

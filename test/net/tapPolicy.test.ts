@@ -193,13 +193,13 @@ describe.skipIf(missing !== undefined)("through a proxy of the host", () => {
         })
         server.on("error", () => client.destroy())
       }
-      client.once("data", (first) => {
+      client.once("data", (first: Buffer) => {
         if (kind === "http") {
           asked.push(first.toString("latin1").split("\r\n")[0]!)
           return join(Buffer.from("HTTP/1.1 200 Connected\r\n\r\n"))
         }
         client.write(Buffer.from([5, 0]))
-        client.once("data", (request) => {
+        client.once("data", (request: Buffer) => {
           asked.push(request.toString("latin1", 5, 5 + request[4]!))
           join(Buffer.from([5, 0, 0, 1, 0, 0, 0, 0, 0, 0]))
         })

@@ -6,6 +6,7 @@
  */
 import { formatAddress, parseAddress, unmapped } from "../../domain/network/addressRanges.ts"
 import type { Allow, Destination, Dialed, Dialer, DialFailure, Upstream, UpstreamHandler } from "../types.ts"
+import { connectEcho } from "./hostEcho.ts"
 import { connectTcp, type Ends } from "./hostTcp.ts"
 import { connectUdp } from "./hostUdp.ts"
 import { handshakeWith, noProxies, type Proxies, type Proxy, proxyFor } from "./proxy.ts"
@@ -190,6 +191,14 @@ export const makeDialer = ({
       ? { _tag: "unreachable", reason: upstream }
       : { _tag: "connected", upstream, address }
   },
-  icmp: async () => ({ _tag: "unreachable", reason: "echo is not carried" }),
+  icmp: async (to, allow, handler) => {
+    const addresses = await candidates(to, allow, resolve)
+    if ("_tag" in addresses) return addresses
+    const [address = ""] = addresses
+    const upstream = await connectEcho(address, handler)
+    return typeof upstream === "string"
+      ? { _tag: "unreachable", reason: upstream }
+      : { _tag: "connected", upstream, address }
+  },
   records: resolveRecords
 })
