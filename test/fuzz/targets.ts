@@ -21,6 +21,7 @@ import { convert, sha256 } from "../support/layers.ts"
 import { Model } from "../support/model.ts"
 import { fsck, have } from "../support/mount.ts"
 import { mutateBytes, mutateErofs, mutateJson, mutateLayer, type Random } from "./mutate.ts"
+import { netTargets } from "./netTargets.ts"
 
 export interface Target {
   readonly name: string
@@ -214,4 +215,4 @@ const archive: Target = {
   }
 }
 
-export const targets: ReadonlyArray<Target> = [layer, erofs, documents, archive]
+export const targets: ReadonlyArray<Target> = [layer, erofs, documents, archive, ...netTargets]

@@ -2,7 +2,17 @@ import { describe, expect, test } from "bun:test"
 import { cardAddresses } from "../../src/net/addresses.ts"
 import type { DropReason } from "../../src/net/packet.ts"
 import type { NetworkPolicy } from "../../src/net/types.ts"
-import { allowAll, type ByHand, ethernet, ip, makeByHand, question, type Seen, tcp, udp } from "../support/frames.ts"
+import {
+  allowAll,
+  type ByHand,
+  checksumsRight,
+  ethernet,
+  ip,
+  makeByHand,
+  question,
+  tcp,
+  udp
+} from "../support/frames.ts"
 
 const [FIN, SYN, RST, ACK] = [1, 2, 4, 16]
 const far = "93.184.216.34"
@@ -25,22 +35,6 @@ const open = async (
   const { options: _, ...rest } = more
   await hand.give(tcp(far, 80, { flags: ACK, sequence: 1000, acknowledgement: answer.sequence + 1, ...rest }))
   return { mine: 1000, theirs: (answer.sequence + 1) | 0, upstream: hand.upstreams.at(-1)! }
-}
-
-/** True when the checksums of a TCP or UDP frame over IPv4 or IPv6 are right. */
-const checksumsRight = ({ frame, protocol }: Seen): boolean => {
-  const four = frame.readUInt16BE(12) === 0x0800
-  const sum = (bytes: Buffer): number => {
-    let total = 0
-    for (let at = 0; at < bytes.length; at += 2) total += bytes[at]! * 256 + (bytes[at + 1] ?? 0)
-    while (total > 0xffff) total = (total & 0xffff) + (total >>> 16)
-    return total
-  }
-  const addresses = four ? frame.subarray(26, 34) : frame.subarray(22, 54)
-  const body = frame.subarray(four ? 34 : 54)
-  const rest = Buffer.from([0, protocol, body.length >> 8, body.length & 255])
-  const transport = sum(Buffer.concat([addresses, rest, body]))
-  return transport === 0xffff && (!four || sum(frame.subarray(14, 34)) === 0xffff)
 }
 
 describe("frames that nothing good comes of are dropped and counted", () => {

@@ -112,6 +112,22 @@ export const seen = (frame: Buffer): Seen => {
   }
 }
 
+/** True when the checksums of a TCP or UDP frame over IPv4 or IPv6 are right. */
+export const checksumsRight = ({ frame, protocol }: Seen): boolean => {
+  const four = frame.readUInt16BE(12) === 0x0800
+  const sum = (bytes: Buffer): number => {
+    let total = 0
+    for (let at = 0; at < bytes.length; at += 2) total += bytes[at]! * 256 + (bytes[at + 1] ?? 0)
+    while (total > 0xffff) total = (total & 0xffff) + (total >>> 16)
+    return total
+  }
+  const addresses = four ? frame.subarray(26, 34) : frame.subarray(22, 54)
+  const body = frame.subarray(four ? 34 : 54)
+  const rest = Buffer.from([0, protocol, body.length >> 8, body.length & 255])
+  const transport = sum(Buffer.concat([addresses, rest, body]))
+  return transport === 0xffff && (!four || sum(frame.subarray(14, 34)) === 0xffff)
+}
+
 /** An upstream that keeps what it gets and takes what it is told to. */
 export class FakeUpstream implements Upstream {
   got = Buffer.alloc(0)
