@@ -324,3 +324,29 @@ int main(void) {
   if (strcmp(kind, "krun") == 0) enter_krun(start);
   enter_qemu(start);
 }
+
+/* Binds the launcher to symbols that glibc 2.28 has, though it is linked with a newer one: the same file runs on either. Four of them
+ * have a newer version since libdl became part of libc (2.34), the entry point of crt1.o among them, so that it has its own here. */
+#if defined(__x86_64__) && defined(__GLIBC__)
+__asm__(".symver dlopen,dlopen@GLIBC_2.2.5\n"
+        ".symver dlsym,dlsym@GLIBC_2.2.5\n"
+        ".symver dlerror,dlerror@GLIBC_2.2.5\n"
+        ".symver __libc_start_main,__libc_start_main@GLIBC_2.2.5\n");
+/* System V ABI, 3.4.1: argc is on the stack, argv above it, rdx has what to call at exit. No constructors: both of their arguments are 0. */
+__asm__(".text\n"
+        ".globl _start\n"
+        ".type _start, @function\n"
+        "_start:\n"
+        "  xor %ebp, %ebp\n"
+        "  mov %rdx, %r9\n"
+        "  pop %rsi\n"
+        "  mov %rsp, %rdx\n"
+        "  and $-16, %rsp\n"
+        "  push %rax\n"
+        "  push %rsp\n"
+        "  xor %r8d, %r8d\n"
+        "  xor %ecx, %ecx\n"
+        "  lea main(%rip), %rdi\n"
+        "  call *__libc_start_main@GOTPCREL(%rip)\n"
+        "  hlt\n");
+#endif

@@ -28,6 +28,8 @@ export interface Settings {
   readonly libkrun: string | undefined
   /** `BUNKER_LIBKRUNFW`: the kernel bundle to use instead of a search. */
   readonly libkrunfw: string | undefined
+  /** `BUNKER_NATIVE`: directory of agent, launcher and libraries, instead of those that come with this build. */
+  readonly native: string | undefined
   /** `BUNKER_QEMU`: the emulator to use instead of a search. */
   readonly qemu: string | undefined
   /** `BUNKER_AGENT`: the guest agent to use instead of the one that comes with this build. */
@@ -108,6 +110,7 @@ export const readSettings = (env: Environment, cwd: string, fallbackHome: string
     hubOffline: isOn(env["HF_HUB_OFFLINE"]),
     libkrun: given(env["BUNKER_LIBKRUN"]),
     libkrunfw: given(env["BUNKER_LIBKRUNFW"]),
+    native: given(env["BUNKER_NATIVE"]),
     qemu: given(env["BUNKER_QEMU"]),
     agent: given(env["BUNKER_AGENT"]),
     dockerConfig: given(env["DOCKER_CONFIG"]) ?? `${userHome}/.docker`,
@@ -133,6 +136,7 @@ export const settingsEnvironment = (settings: Settings): Readonly<Record<string,
       BUNKER_HOME: settings.home,
       BUNKER_LIBKRUN: settings.libkrun,
       BUNKER_LIBKRUNFW: settings.libkrunfw,
+      BUNKER_NATIVE: settings.native,
       BUNKER_QEMU: settings.qemu,
       BUNKER_AGENT: settings.agent,
       BUNKER_IMAGES: settings.images,

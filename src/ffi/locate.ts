@@ -1,7 +1,8 @@
 /**
  * Finds libkrun and libkrunfw on this machine and tells every place looked at on the way.
- * Order: the path the user named, the system loader's directories, the npm package `libkrun-linux-x64` in a node_modules
- * above this module or above the executable. Loads nothing and reads no environment variable.
+ * Order: the path the user named, the directory of native files that was named, the system loader's directories, the executable's own
+ * directory, the npm packages `bunker-sandbox-linux-x64` and `libkrun-linux-x64` in a node_modules above this module or above the
+ * executable. Loads nothing and reads no environment variable.
  */
 import fs from "node:fs"
 import path from "node:path"
@@ -16,13 +17,18 @@ export interface Located {
 export interface LocateOptions {
   /** A path that the user named; when it is given, nothing else is tried. */
   readonly explicit?: string | undefined
+  /** The directory of native files that the user named, or that the program unpacked. */
+  readonly native?: string | undefined
   /** Directories below which a node_modules is looked for, and in all their parents. Default: of this module, of the executable. */
   readonly from?: ReadonlyArray<string>
   /** Directories of the system loader. Default: ld.so's configuration and built-in ones. */
   readonly loader?: ReadonlyArray<string>
 }
 
-const NPM_RUNTIME = path.join("node_modules", "libkrun-linux-x64", "runtime")
+const NPM_DIRECTORIES = [
+  path.join("node_modules", "bunker-sandbox-linux-x64", "native"),
+  path.join("node_modules", "libkrun-linux-x64", "runtime")
+]
 
 /** Finds libkrun with the stable interface 1. */
 export const locateLibkrun = (options: LocateOptions = {}): Located => locate("libkrun.so.1", "BUNKER_LIBKRUN", options)
@@ -31,12 +37,6 @@ export const locateLibkrun = (options: LocateOptions = {}): Located => locate("l
 export const locateLibkrunfw = (options: LocateOptions = {}): Located =>
   locate("libkrunfw.so.5", "BUNKER_LIBKRUNFW", options)
 
-/** Where a file of the package's runtime directory may be, best first; none is checked. */
-export const packageFiles = (name: string): ReadonlyArray<string> =>
-  [...packageDirectories([import.meta.dirname, path.dirname(process.execPath)])].map((directory) =>
-    path.join(directory, name)
-  )
-
 const locate = (soname: string, variable: string, options: LocateOptions): Located => {
   if (options.explicit !== undefined) {
     const problem = unusable(options.explicit)
@@ -44,6 +44,13 @@ const locate = (soname: string, variable: string, options: LocateOptions): Locat
     return { path: undefined, looked: [`${options.explicit} (named by ${variable}: ${problem})`] }
   }
   const looked: Array<string> = []
+  const named = options.native === undefined ? [] : [options.native]
+  for (const directory of named) {
+    const file = versioned(directory, soname)
+    const problem = file === undefined ? "missing" : unusable(file)
+    if (file !== undefined && problem === undefined) return { path: fs.realpathSync(file), looked }
+    looked.push(file === undefined ? path.join(directory, `${soname}*`) : `${file} (${problem})`)
+  }
   for (const directory of options.loader ?? loaderDirectories()) {
     const file = path.join(directory, soname)
     const problem = unusable(file)
@@ -62,8 +69,8 @@ const locate = (soname: string, variable: string, options: LocateOptions): Locat
   return { path: undefined, looked }
 }
 
-/** Places where another file of the npm package may be, nearest first; nothing says that it is there. */
-export const packageFile = (name: string): ReadonlyArray<string> =>
+/** Places where another file that comes with the libraries may be, best first; nothing says that it is there. */
+export const packageFiles = (name: string): ReadonlyArray<string> =>
   [...packageDirectories(defaultStarts())].map((directory) => path.join(directory, name))
 
 const defaultStarts = (): ReadonlyArray<string> => [import.meta.dirname, path.dirname(process.execPath)]
@@ -102,14 +109,14 @@ const versioned = (directory: string, soname: string): string | undefined => {
   }
 }
 
-/** `node_modules/libkrun-linux-x64/runtime` beside each start and each of its parents; each place once. */
+/** The executable's own directory, and those of the packages beside each start and each of its parents; each place once. */
 const packageDirectories = (starts: ReadonlyArray<string>): ReadonlySet<string> => {
-  const places = new Set<string>()
+  const places = new Set<string>([path.dirname(process.execPath)])
   for (const start of starts) {
     // A compiled executable's modules live in /$bunfs, which has no parents on a disk.
     if (start.startsWith("/$bunfs")) continue
     for (let at = path.resolve(start); ; at = path.dirname(at)) {
-      places.add(path.join(at, NPM_RUNTIME))
+      for (const directory of NPM_DIRECTORIES) places.add(path.join(at, directory))
       if (path.dirname(at) === at) break
     }
   }

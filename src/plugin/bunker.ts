@@ -149,6 +149,7 @@ export const enginesLayer = (settings: Settings, program: Program) =>
     libkrun: settings.libkrun,
     libkrunfw: settings.libkrunfw,
     qemu: settings.qemu,
+    native: settings.native,
     agentPath: settings.agent ?? program.agentPath,
     mountHelperPath: program.mountHelperPath,
     launcherPath: program.launcherPath,

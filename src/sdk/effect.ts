@@ -1,8 +1,8 @@
 /** Offers Bunker to Effect programs: the actors' addresses, their errors, and one layer that provides them. Adds nothing. */
 import os from "node:os"
-import path from "node:path"
-import { readSettings } from "../domain/settings.ts"
-import { bunkerLayer, type Program } from "../plugin/bunker.ts"
+import { Effect, Layer } from "effect"
+import { readSettings, type Settings } from "../domain/settings.ts"
+import { bunkerLayer } from "../plugin/bunker.ts"
 
 export { ImageStore } from "../actors/images/ImageStore.ts"
 export { LeaseManager } from "../actors/leases/LeaseManager.ts"
@@ -33,24 +33,26 @@ export {
   VacuumReport
 } from "../domain/session/session.ts"
 
-/** This checkout as the program that runners and keepers are started from. */
-const program: Program = {
-  ignoresConfig: true,
-  command: [process.execPath, path.join(import.meta.dirname, "../cli/main.ts")],
-  agentPath: path.join(import.meta.dirname, "../../native/guest/build/agent"),
-  mountHelperPath: path.join(import.meta.dirname, "../../native/mount-helper/build/mount-helper"),
-  launcherPath: path.join(import.meta.dirname, "../../native/launcher/build/launcher")
-}
-
 export interface LayerOptions {
   /** Home directory; default: `BUNKER_HOME`, else `~/.bunker`. */
   readonly home?: string
+  /**
+   * Directory with the files of `bunker-sandbox-linux-x64` (agent, launcher, libraries), for programs that bring them along in a way of
+   * their own. Default: `BUNKER_NATIVE`, else the installed package, or what a compiled program has embedded.
+   */
+  readonly nativeDir?: string
 }
 
-const settingsOf = (options: LayerOptions) => {
-  const env = options.home === undefined ? process.env : { ...process.env, BUNKER_HOME: options.home }
-  return readSettings(env, process.cwd(), os.homedir())
-}
+const settingsOf = ({ home, nativeDir }: LayerOptions): Settings =>
+  readSettings(
+    {
+      ...process.env,
+      ...(home === undefined ? {} : { BUNKER_HOME: home }),
+      ...(nativeDir === undefined ? {} : { BUNKER_NATIVE: nativeDir })
+    },
+    process.cwd(),
+    os.homedir()
+  )
 
 /** The home directory that options and environment name. */
 export const homeOf = (options: LayerOptions): string => settingsOf(options).home
@@ -59,4 +61,11 @@ export const homeOf = (options: LayerOptions): string => settingsOf(options).hom
  * Provides every actor over one home directory. Sandboxes that it starts without `detached` end when it closes. What is logged goes to the
  * program's own loggers.
  */
-export const layer = (options: LayerOptions = {}) => bunkerLayer(settingsOf(options), program)
+export const layer = (options: LayerOptions = {}) =>
+  Layer.unwrap(
+    Effect.gen(function* () {
+      const { programOf } = yield* Effect.promise(() => import("#program"))
+      const [program, settings] = yield* Effect.promise(() => programOf(settingsOf(options)))
+      return bunkerLayer(settings, { ...program, ignoresConfig: true })
+    })
+  )

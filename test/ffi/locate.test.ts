@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, it } from "bun:test"
 import fs from "node:fs"
 import os from "node:os"
 import path from "node:path"
-import { locateLibkrun, locateLibkrunfw, packageFile } from "../../src/ffi/locate.ts"
+import { locateLibkrun, locateLibkrunfw, packageFiles } from "../../src/ffi/locate.ts"
 
 let scratch = ""
 beforeEach(() => {
@@ -25,7 +25,7 @@ describe("locate", () => {
   it("finds the packaged library in a checkout", () => {
     expect(locateLibkrun({ loader: [] }).path).toContain("node_modules/libkrun-linux-x64/runtime/libkrun.so.1")
     expect(locateLibkrunfw({ loader: [] }).path).toContain("libkrunfw.so.5")
-    expect(packageFile("mke2fs").some((file) => fs.existsSync(file))).toBe(true)
+    expect(packageFiles("mke2fs").some((file) => fs.existsSync(file))).toBe(true)
   })
 
   it("takes a named path and nothing else", () => {

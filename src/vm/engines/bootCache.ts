@@ -42,7 +42,8 @@ export const slotSockets = (runDir: string, count: number = SLOTS_MAX): Readonly
 /** The file that holds `pid start-ticks` of the VM's process. */
 const pidFile = (runDir: string): string => path.join(runDir, "pid")
 
-const INSTALL = "install libkrun, or the npm package libkrun-linux-x64; 'bunker doctor' shows what is missing"
+const INSTALL =
+  "install libkrun, or the npm package bunker-sandbox-linux-x64 (in a checkout: libkrun-linux-x64); 'bunker doctor' shows what is missing"
 
 const found = (library: string, located: Located): Effect.Effect<string, LibraryNotFound> =>
   located.path === undefined
@@ -50,10 +51,12 @@ const found = (library: string, located: Located): Effect.Effect<string, Library
     : Effect.succeed(located.path)
 
 export const findLibkrun = (options: EngineOptions): Effect.Effect<string, LibraryNotFound> =>
-  Effect.suspend(() => found("libkrun.so.1", locateLibkrun({ explicit: options.libkrun })))
+  Effect.suspend(() => found("libkrun.so.1", locateLibkrun({ explicit: options.libkrun, native: options.native })))
 
 export const findLibkrunfw = (options: EngineOptions): Effect.Effect<string, LibraryNotFound> =>
-  Effect.suspend(() => found("libkrunfw.so.5", locateLibkrunfw({ explicit: options.libkrunfw })))
+  Effect.suspend(() =>
+    found("libkrunfw.so.5", locateLibkrunfw({ explicit: options.libkrunfw, native: options.native }))
+  )
 
 /** Builds or finds something in the boot cache; what goes wrong is a typed failure that names the cache. */
 export const fromBootCache = <A>(
@@ -96,7 +99,7 @@ export const checkAgent = (kind: EngineKind, options: EngineOptions): Effect.Eff
         new EngineUnavailable({
           engine: kind,
           reason: `the guest agent ${options.agentPath} is missing`,
-          advice: "build it with native/guest/build.sh (needs a C compiler)"
+          advice: "install the npm package bunker-sandbox-linux-x64, or build it in a checkout with native/guest/build.sh"
         })
       )
 

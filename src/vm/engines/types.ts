@@ -79,6 +79,8 @@ export interface EngineOptions {
   readonly libkrun?: string | undefined
   readonly libkrunfw?: string | undefined
   readonly qemu?: string | undefined
+  /** Directory with the libraries and mke2fs, which is looked into first. */
+  readonly native?: string | undefined
   /** The static guest agent. */
   readonly agentPath: string
   /** The static program that mounts shares. */
