@@ -3,8 +3,6 @@ import path from "node:path"
 
 const root = path.join(import.meta.dirname, "..")
 const tool = (name: string): string => path.join(root, "node_modules/.bin", name)
-/** Not that of `.bin`, where the JavaScript compiler that scripts/package uses has the same name. */
-const tsc = path.join(root, "node_modules/typescript/bin/tsc")
 
 interface Outcome {
   readonly ok: boolean
@@ -26,7 +24,7 @@ const run = async (command: ReadonlyArray<string>): Promise<Outcome> => {
  * An unpatched compiler passes code that breaks the rules, so it is patched here, and refused when that changes nothing.
  */
 const types = async (): Promise<Outcome> => {
-  const patched = async () => (await run([tsc, "--version"])).output.includes("effect-tsgo")
+  const patched = async () => (await run([tool("tsc"), "--version"])).output.includes("effect-tsgo")
   if (!(await patched())) {
     const { output } = await run([tool("effect-tsgo"), "patch"])
     if (!(await patched())) {
@@ -36,7 +34,7 @@ const types = async (): Promise<Outcome> => {
       }
     }
   }
-  const { ok, output } = await run([tsc, "--pretty", "false", "-p", "."])
+  const { ok, output } = await run([tool("tsc"), "--pretty", "false", "-p", "."])
   // Suggestions are for editors; warnings count.
   const findings = output.split(/\n(?=\S)/).filter((finding) => !/: suggestion TS/.test(finding))
   return { ok: ok && !findings.some((finding) => /: (error|warning) TS/.test(finding)), output: findings.join("\n") }

@@ -15,7 +15,8 @@ const words = process.argv.slice(2)
 const out = words.includes("--out")
   ? path.resolve(words[words.indexOf("--out") + 1] ?? "")
   : path.join(root, "dist/packages")
-const work = `${out}.${process.pid}`
+// Below the checkout, whose packages the declarations refer to.
+const work = path.join(root, `dist/.package.${process.pid}`)
 const { version } = (await Bun.file(path.join(root, "package.json")).json()) as { readonly version: string }
 
 const step = async <A>(what: string, make: () => A | Promise<A>): Promise<A> => {
@@ -33,8 +34,7 @@ const newest = (place: string): number => {
   return Math.max(0, ...names.map((name) => newest(path.join(place, name))))
 }
 
-const sources =
-  "src native migrations scripts/package package.json README.md CHANGELOG.md LICENSE".split(" ")
+const sources = "src native migrations scripts/package package.json README.md CHANGELOG.md LICENSE".split(" ")
 const builtAt = fs.statSync(path.join(out, "SHA256SUMS"), { throwIfNoEntry: false })?.mtimeMs ?? 0
 const isFresh = builtAt >= Math.max(...sources.map((source) => newest(path.join(root, source))))
 if (words.includes("--if-stale") && isFresh) process.exit(0)

@@ -105,8 +105,10 @@ const declarations = (root: string, dist: string, work: string): void => {
   )
   output([process.execPath, path.join(root, "node_modules/typescript/bin/tsc"), "-p", path.join(work, "tsconfig.json")])
   const types = path.join(work, "types/src")
-  const typeRoots = path.join(root, "node_modules/@types")
-  fs.writeFileSync(path.join(dist, "index.d.ts"), rollUpTypes(path.join(types, "sdk/index.d.ts"), types, typeRoots))
+  fs.writeFileSync(
+    path.join(dist, "index.d.ts"),
+    rollUpTypes(path.join(types, "sdk/index.d.ts"), types, path.join(root, "node_modules"))
+  )
   copyTypes(types, path.join(dist, "shared/types"), ["sdk/effect.d.ts", "plugin/api.d.ts"])
 }
 

@@ -2,11 +2,11 @@
  * Writes the declarations of an entry point as one file that imports nothing: classes and interfaces as they are written, what is a
  * type of Effect's spelled out. So a program is checked without `effect`, and an editor shows plain fields.
  *
- * Reads the declarations that the compiler emitted, by the JavaScript interface that TypeScript 6 still has. Fails, with the name,
+ * Reads the declarations that the compiler emitted, by the JavaScript interface that TypeScript had before it became a native program. Fails, with the name,
  * where a public declaration can not be said without Effect.
  */
 import path from "node:path"
-import ts from "typescript-js"
+import { ts } from "@ts-morph/common"
 
 /** Members that every error of Effect has, which nobody needs to see. */
 const inherited: ReadonlySet<string> = new Set(
@@ -373,8 +373,8 @@ class Rollup {
 }
 
 /** Declarations of `entry`, a `.d.ts` below `root` where the compiler put those of all sources. */
-export const rollUpTypes = (entry: string, root: string, typeRoots: string): string => {
-  const program = ts.createProgram([entry], {
+export const rollUpTypes = (entry: string, root: string, modules: string): string => {
+  const options: ts.CompilerOptions = {
     strict: true,
     exactOptionalPropertyTypes: true,
     target: ts.ScriptTarget.ESNext,
@@ -385,7 +385,12 @@ export const rollUpTypes = (entry: string, root: string, typeRoots: string): str
     noEmit: true,
     skipLibCheck: true,
     types: ["bun"],
-    typeRoots: [typeRoots]
-  })
+    typeRoots: [path.join(modules, "@types")]
+  }
+  const host = ts.createCompilerHost(options)
+  // The interface comes without the language's own declarations; those of the compiler are the same.
+  host.getDefaultLibLocation = () => path.join(modules, "@typescript/typescript-linux-x64/lib")
+  host.getDefaultLibFileName = () => path.join(modules, "@typescript/typescript-linux-x64/lib/lib.esnext.d.ts")
+  const program = ts.createProgram([entry], options, host)
   return new Rollup(program, path.resolve(root)).rollup(entry)
 }

@@ -76,7 +76,7 @@ try {
 }
 `
       )
-      for (const compiler of ["typescript", "typescript-js"]) {
+      for (const compiler of ["typescript"]) {
         for (const [module, moduleResolution] of [
           ["esnext", "bundler"],
           ["nodenext", "nodenext"]
