@@ -99,7 +99,8 @@ export const checkAgent = (kind: EngineKind, options: EngineOptions): Effect.Eff
         new EngineUnavailable({
           engine: kind,
           reason: `the guest agent ${options.agentPath} is missing`,
-          advice: "install the npm package bunker-sandbox-linux-x64, or build it in a checkout with native/guest/build.sh"
+          advice:
+            "install the npm package bunker-sandbox-linux-x64, or build it in a checkout with native/guest/build.sh"
         })
       )
 
