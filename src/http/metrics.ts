@@ -69,8 +69,21 @@ const perSandbox: ReadonlyArray<Family> = [
   ["memory_bytes", "gauge", "Resident memory of the VM on the host.", (s) => s["host_memory"]],
   ["disk_bytes", "gauge", "Host disk under the sandbox.", (s) => s["host_disk"]],
   ["commands", "gauge", "Commands that run in it.", (s) => s["commands"]],
-  ["network_receive_bytes_total", "counter", "Bytes that its ports brought to it.", (s) => s["network_received"]],
-  ["network_transmit_bytes_total", "counter", "Bytes that its ports brought from it.", (s) => s["network_sent"]]
+  [
+    "network_receive_bytes_total",
+    "counter",
+    "Bytes that ports and ended flows brought to it.",
+    (s) => s["network_received"]
+  ],
+  [
+    "network_transmit_bytes_total",
+    "counter",
+    "Bytes that ports and ended flows brought from it.",
+    (s) => s["network_sent"]
+  ],
+  ["network_denied_total", "counter", "Names and connections that its rules denied.", (s) => s["network_denied"]],
+  ["network_limited_total", "counter", "Connections and names refused by a bound.", (s) => s["network_limited"]],
+  ["network_flows", "gauge", "Connections and UDP flows that are open.", (s) => s["network_flows"]]
 ]
 
 /** One line for each kind of a list, those that have none included. */
@@ -99,7 +112,11 @@ export const renderMetrics = Effect.fn("Http.metrics")(function* (host: Host, re
       counted("bunker_sandboxes", "status", statuses, sandboxes)
     ),
     ...perSandbox.map(([name, type, help, value]) => {
-      const lines = sampled.map((sample) => `bunker_sandbox_${name}{name="${sample["name"]}"} ${value(sample)}`)
+      // A sandbox without a network has no numbers of one.
+      const lines = sampled.flatMap((sample) => {
+        const measured = value(sample)
+        return measured === undefined ? [] : [`bunker_sandbox_${name}{name="${sample["name"]}"} ${measured}`]
+      })
       return family(`bunker_sandbox_${name}`, type, help, lines)
     }),
     family(

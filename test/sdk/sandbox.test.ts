@@ -8,6 +8,8 @@ import {
   ExecFailed,
   FileFailed,
   FileNotFound,
+  InvalidSpec,
+  type NetworkEvent,
   type Process,
   Sandbox,
   SandboxNotFound,
@@ -56,6 +58,7 @@ describe.skipIf(missing.length > 0).each(doors)("Sandbox %s", (door) => {
       maxDurationMs: 7_200_000,
       mounts,
       tmpfs,
+      network: { allow: ["a.example"] },
       command: ["sh", "-c", "echo of main; while read line; do echo main got $line; done; exit 3"],
       openStdin: true
     })
@@ -77,6 +80,24 @@ describe.skipIf(missing.length > 0).each(doors)("Sandbox %s", (door) => {
     for await (const { data } of main) said += new TextDecoder().decode(data)
     return said
   }
+
+  test(
+    "takes other rules for its network while it runs, and tells what was denied",
+    async () => {
+      const look = () => box.exec(["busybox", "nslookup", "b.example"])
+      expect((await look()).stdout).toContain("REFUSED")
+      const events: Array<NetworkEvent> = []
+      for await (const event of box.network.events()) events.push(event)
+      expect(events[0]).toMatchObject({ kind: "denied", name: "b.example", protocol: "dns", rule: null })
+      expect((await box.network.suggest()).allow).toEqual(["b.example"])
+      expect(await box.network.update({ allow: ["b.example"] })).toEqual({ allow: ["a.example", "b.example"] })
+      expect((await look()).stdout).toContain("198.18.")
+      expect((await box.stats()).networkDenied).toBeGreaterThan(0)
+      const refused = await box.network.update({ allow: ["a..b"] }).catch((error) => error)
+      expect(refused).toBeInstanceOf(InvalidSpec)
+    },
+    timeoutMs
+  )
 
   test(
     "answers output and exit code",

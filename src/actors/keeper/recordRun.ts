@@ -109,7 +109,8 @@ export const keepRecords = Effect.fnUntraced(function* (
       pid: vm.identity.pid,
       directory: paths.sandbox(info.name).directory,
       guest: pausing.stats,
-      traffic
+      traffic,
+      network: vm.network.counters
     }
   }
 })

@@ -9,6 +9,7 @@ import { ExecErrors, type ReachError, ReachErrors } from "../../domain/errors/gr
 import { type GuestChannelFailed, SupervisorUnreachable } from "../../domain/errors/vm.ts"
 import { type Status, up } from "../../domain/sandbox/sandbox.ts"
 import { SandboxStats } from "../../domain/sandbox/stats.ts"
+import type { NetworkCounters } from "../../net/process/protocol.ts"
 import { diskUsage } from "../../store/files/files.ts"
 import type { GuestStats } from "../../vm/guest/messages.ts"
 import type { Traffic } from "../keeper/publishedPorts.ts"
@@ -38,6 +39,8 @@ export interface Measured {
   /** The guest's own numbers. */
   readonly guest: Effect.Effect<GuestStats, GuestChannelFailed>
   readonly traffic: Traffic
+  /** What its network process counts; undefined for a sandbox without a network. */
+  readonly network: Effect.Effect<NetworkCounters | undefined>
 }
 
 /** Clock ticks of /proc/PID/stat: USER_HZ is 100 on every Linux that libkrun runs on. */
@@ -67,6 +70,7 @@ const hostMemory = (pid: number): number => {
 export const sampleStats = Effect.fn("Keeper.sample")(function* (measured: Measured, commands: number) {
   const { name, cpus, pid, directory } = measured
   const guest = yield* measured.guest
+  const network = yield* measured.network
   const tickMs = 1000 / (guest.ticks_per_second ?? 100)
   const busy = [
     guest.cpu_user,
@@ -90,8 +94,15 @@ export const sampleStats = Effect.fn("Keeper.sample")(function* (measured: Measu
     guestDiskUsed: disk - (guest.disk_free ?? 0),
     guestDiskTotal: disk,
     hostDisk: diskUsage(directory),
-    networkReceived: measured.traffic.received,
-    networkSent: measured.traffic.sent,
+    networkReceived: measured.traffic.received + (network?.bytesDown ?? 0),
+    networkSent: measured.traffic.sent + (network?.bytesUp ?? 0),
+    ...(network === undefined
+      ? {}
+      : {
+          networkDenied: network.denied,
+          networkLimited: network.limited,
+          networkFlows: network.tcpFlows + network.udpFlows
+        }),
     commands
   }
 })

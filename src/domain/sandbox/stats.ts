@@ -23,10 +23,16 @@ export const SandboxStats = Schema.Struct({
   guestDiskTotal: Schema.Int,
   /** Blocks of the host's disk under it: the writable disk and the logs. */
   hostDisk: Schema.Int,
-  /** Payload bytes that published ports brought to the guest since its keeper looks after it: a sandbox has no other network. */
+  /** Payload bytes that published ports, and connections of its own that have ended, brought to the guest since its keeper looks after it. */
   networkReceived: Schema.Int,
   /** The same of what came from the guest. */
   networkSent: Schema.Int,
+  /** Names and connections that its network's rules denied; absent without a network, as are the next two. */
+  networkDenied: Schema.optionalKey(Schema.Int),
+  /** Connections and names that a bound of its network refused. */
+  networkLimited: Schema.optionalKey(Schema.Int),
+  /** Connections and UDP flows of its own that are open. */
+  networkFlows: Schema.optionalKey(Schema.Int),
   /** Commands that run in it, the main command included. */
   commands: Schema.Int
 })
