@@ -9,6 +9,8 @@ const rtoFirstMs = 1000
 /** Above the guest's delayed acknowledgement (40 to 200 ms). */
 const rtoMinMs = 250
 const rtoMaxMs = 60_000
+/** Above the shortest delay of an acknowledgement. */
+const hurryMinMs = 50
 const duplicatesMax = 3
 const unlimited = 2 ** 30
 const windowMax = 4_194_304
@@ -74,6 +76,20 @@ export class Congestion {
     this.recover = sentUpTo
     this.recovering = true
     return true
+  }
+
+  /** After so long without an acknowledgement one segment is sent again. */
+  get hurryMs(): number {
+    return this.smoothMs === 0 ? this.rtoMs : Math.min(this.rtoMs, Math.max(hurryMinMs, 2 * this.smoothMs))
+  }
+
+  /** A segment counts as lost before its time: those behind it are looked after one by one. */
+  hurried(flight: number, segmentBytes: number, sentUpTo: number): void {
+    if (this.recovering) return
+    this.threshold = Math.max(flight / 2, 2 * segmentBytes)
+    this.window = this.threshold
+    this.recover = sentUpTo
+    this.recovering = true
   }
 
   /** Nothing was acknowledged in time. */

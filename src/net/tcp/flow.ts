@@ -10,7 +10,7 @@ import type { Upstream, UpstreamHandler } from "../types.ts"
 import { ownScale, Receiver } from "./receiver.ts"
 import { ACK, distance, FIN, PSH, RST, type Segment, SYN } from "./segment.ts"
 import { Sender } from "./sender.ts"
-import { type FlowKey, sendReset, writeSegment } from "./writer.ts"
+import { type FlowKey, rangesMax, sendReset, writeSegment } from "./writer.ts"
 
 const synRetriesMax = 5
 const retriesMax = 12
@@ -254,14 +254,13 @@ export class TcpFlow implements UpstreamHandler, Waiter {
     if (this.state !== "open" && this.state !== "timeWait") return "done"
     const size = withData ? sender.sendable() : -1
     if (size < 0) {
-      if (!this.ackNeeded) return "done"
-      return this.write(ACK, sender.nxt, 0, 0) ? "done" : "blocked"
+      return !this.ackNeeded || this.write(ACK, sender.nxt, 0, 0) ? "done" : "blocked"
     }
     const next = sender.next(size)
     const flags = ACK | (next.last ? PSH : 0) | (next.ends ? FIN : 0)
     if (!this.write(flags, next.sequence, next.offset, size)) return "blocked"
     if (sender.sent(next, this.context.now())) this.restartTimer()
-    return sender.sendable() >= 0 ? "more" : "done"
+    return sender.sendable() < 0 ? "done" : "more"
   }
 
   private emitSyn(): Emitted {
@@ -282,7 +281,9 @@ export class TcpFlow implements UpstreamHandler, Waiter {
       sequence,
       acknowledgement: receiver.received,
       window: receiver.advertise(syn || !scaled ? 0 : ownScale),
-      scale: scaled ? ownScale : -1
+      scale: scaled ? ownScale : -1,
+      sack: sender.sack || this.state === "synSent",
+      ranges: sender.sack && !syn && size === 0 ? receiver.ranges(rangesMax) : []
     }
     if (!writeSegment(this.context.card, this.key, this.addressesSum, fields, sender.queue, offset, size)) return false
     this.ackNeeded = false
@@ -307,11 +308,14 @@ export class TcpFlow implements UpstreamHandler, Waiter {
   private nextDeadline(now: number): number {
     if (this.state === "closed" || this.state === "dialing") return Number.POSITIVE_INFINITY
     if (this.state === "timeWait") return now + timeWaitMs
-    if (this.state !== "open" || this.sender.outstanding > 0 || this.sender.stuck) {
-      return now + this.sender.congestion.rtoMs
+    const { context, sender } = this
+    if (this.state !== "open" || sender.outstanding > 0 || sender.stuck) {
+      const { hurryMs, rtoMs } = sender.congestion
+      return now + (this.state !== "open" || sender.stuck || sender.hurried ? rtoMs : hurryMs)
     }
-    const { keepAliveMs } = this.context
-    return this.retries > 0 ? now + Math.min(probeGapMs, keepAliveMs) : Math.max(now, this.lastHeard) + keepAliveMs
+    return this.retries > 0
+      ? now + Math.min(probeGapMs, context.keepAliveMs)
+      : Math.max(now, this.lastHeard) + context.keepAliveMs
   }
 
   /** The deadline has come. */
@@ -335,6 +339,8 @@ export class TcpFlow implements UpstreamHandler, Waiter {
         return
       }
       sender.probe()
+    } else if (sender.outstanding > 0 && !sender.hurried) {
+      sender.hurry()
     } else if (sender.outstanding > 0) {
       if (++this.retries > retriesMax) {
         this.reset()
@@ -386,9 +392,8 @@ export class TcpFlow implements UpstreamHandler, Waiter {
     if (this.state === "closed") return
     const waited = this.state === "timeWait"
     this.state = "closed"
-    const { upstream } = this
+    if (reset && !waited) this.upstream?.reset()
     this.upstream = undefined
-    if (reset && !waited) upstream?.reset()
     this.release()
     this.deadline = Number.POSITIVE_INFINITY
     this.context.gone(this, false)

@@ -128,9 +128,25 @@ interface Piece {
 export class Reassembly {
   bytes = 0
   private pieces: Array<Piece> = []
+  /** Start of what came last. */
+  private latest = 0
+
+  /** Ranges that are here, as start and end, `max` at most; the one that came last is the first (RFC 2018, 4). */
+  ranges(max: number): ReadonlyArray<readonly [start: number, end: number]> {
+    const found: Array<[number, number]> = []
+    for (const { bytes, sequence } of this.pieces) {
+      const last = found.at(-1)
+      const end = (sequence + bytes.length) | 0
+      if (last !== undefined && last[1] === sequence) last[1] = end
+      else found.push([sequence, end])
+    }
+    const at = found.findIndex(([start, end]) => !before(this.latest, start) && before(this.latest, end))
+    return at > 0 ? [found[at]!, ...found.toSpliced(at, 1)].slice(0, max) : found.slice(0, max)
+  }
 
   /** Keeps a copy of what is not there yet; the bytes that came first stay. */
   add(sequence: number, bytes: Buffer, start: number, length: number): void {
+    this.latest = sequence
     let from = sequence
     const end = (sequence + length) | 0
     let index = 0

@@ -11,7 +11,7 @@ import { after, distance, FIN, type Segment } from "./segment.ts"
 const windowBytes = 1_048_576
 /** Announced with a SYN. */
 export const ownScale = 7
-const reassemblyBytesMax = 262_144
+const reassemblyBytesMax = 1_048_576
 
 /** Takes what it can, as `Upstream.write`; undefined when there is nobody any more. */
 type Sink = (bytes: Buffer, at: number, length: number) => number | undefined
@@ -50,6 +50,11 @@ export class Receiver implements Waiter {
   /** Everything that came in order was taken. */
   get empty(): boolean {
     return this.pending.length === 0
+  }
+
+  /** What came out of order, for a selective acknowledgement. */
+  ranges(max: number): ReadonlyArray<readonly [start: number, end: number]> {
+    return this.reassembly.bytes === 0 ? [] : this.reassembly.ranges(max)
   }
 
   take(segment: Segment, bytes: Buffer): Received {

@@ -22,6 +22,8 @@ export interface Segment {
   /** Options of a SYN: 0 and -1 when absent. */
   mss: number
   scale: number
+  /** Selective acknowledgements are understood (RFC 2018). */
+  sack: boolean
 }
 
 export const emptySegment = (): Segment => ({
@@ -34,7 +36,8 @@ export const emptySegment = (): Segment => ({
   at: 0,
   length: 0,
   mss: 0,
-  scale: -1
+  scale: -1,
+  sack: false
 })
 
 /** False for what is no segment. */
@@ -58,6 +61,7 @@ const optionEnd = 0
 const optionNothing = 1
 const optionMss = 2
 const optionScale = 3
+const optionSack = 4
 /** RFC 7323, 2.3. */
 const scaleMax = 14
 
@@ -65,6 +69,7 @@ const scaleMax = 14
 const readOptions = (segment: Segment, bytes: Buffer, start: number, end: number): void => {
   segment.mss = 0
   segment.scale = -1
+  segment.sack = false
   let at = start
   while (at < end && bytes[at] !== optionEnd) {
     if (bytes[at] === optionNothing) {
@@ -75,6 +80,7 @@ const readOptions = (segment: Segment, bytes: Buffer, start: number, end: number
     if (length < 2 || at + length > end) return
     if (bytes[at] === optionMss && length === 4) segment.mss = bytes.readUInt16BE(at + 2)
     if (bytes[at] === optionScale && length === 3) segment.scale = Math.min(bytes[at + 2]!, scaleMax)
+    if (bytes[at] === optionSack && length === 2) segment.sack = true
     at += length
   }
 }

@@ -46,6 +46,10 @@ export class Sender {
   /** The oldest segment goes once more. */
   again = false
   scaled = false
+  /** The guest understands selective acknowledgements. */
+  sack = false
+  /** The oldest segment was sent again before its time had run out. */
+  hurried = false
   private scale = 0
   private mss: number
   private windowMax = 0
@@ -66,6 +70,7 @@ export class Sender {
     if (segment.mss > 0) this.mss = Math.max(mssMin, segment.mss)
     this.scaled = segment.scale >= 0
     this.scale = Math.max(0, segment.scale)
+    this.sack = segment.sack
     this.window = this.windowMax = segment.window
     this.windowSequence = segment.sequence
     this.windowAck = this.first
@@ -120,6 +125,7 @@ export class Sender {
     this.una = acknowledgement
     if (before(this.nxt, this.una)) this.nxt = this.una
     this.probing = false
+    this.hurried = false
     if (this.timed === undefined) this.congestion.answered()
     else if (!after(this.timed, acknowledgement)) {
       this.congestion.measured(now - this.timedAt)
@@ -194,6 +200,14 @@ export class Sender {
     }
     this.nxt = upTo
     return idle
+  }
+
+  /** Long for an acknowledgement on this link: the oldest segment goes once more before all do (after RFC 8985, 7). */
+  hurry(): void {
+    this.hurried = true
+    this.again = true
+    this.timed = undefined
+    this.congestion.hurried(this.outstanding, this.segmentBytes(), this.max)
   }
 
   /** Nothing was acknowledged in time: all of it goes again. */

@@ -20,11 +20,20 @@ export interface Fields {
   readonly window: number
   /** Of a SYN: the window scale that is announced; -1: none. */
   readonly scale: number
+  /** Of a SYN: selective acknowledgements are understood. */
+  readonly sack: boolean
+  /** Of a segment without data: what came out of order. */
+  readonly ranges: ReadonlyArray<readonly [start: number, end: number]>
 }
+
+/** Ranges that fit beside nothing else in the options. */
+export const rangesMax = 4
 
 const headerBytes = 20
 const mssOption = 0x02040000
 const scaleOption = 0x01030300
+const sackPermittedOption = 0x01010402
+const sackOption = 0x01010500
 /** What a frame to us can hold. */
 const mtu = 65_535
 
@@ -33,27 +42,42 @@ export const writeSegment = (
   card: Card,
   { family, guestPort, remote, remotePort }: FlowKey,
   addressesSum: number,
-  { acknowledgement, flags, scale, sequence, window }: Fields,
+  fields: Fields,
   queue: ByteQueue,
   offset: number,
   size: number
 ): boolean => {
-  const syn = (flags & SYN) !== 0
-  const header = headerBytes + (syn ? (scale < 0 ? 4 : 8) : 0)
+  const { flags } = fields
+  const header = headerBytes + optionBytes(fields)
   const at = card.begin(family, protocolTcp, remote, header + size)
   if (at < 0) return false
   const { out } = card
   out.writeUInt32BE(remotePort * 0x10000 + guestPort, at)
-  out.writeInt32BE(sequence | 0, at + 4)
-  out.writeInt32BE(flags & ACK ? acknowledgement : 0, at + 8)
-  out.writeUInt32BE((header / 4) * 0x10000000 + flags * 0x10000 + window, at + 12)
+  out.writeInt32BE(fields.sequence | 0, at + 4)
+  out.writeInt32BE(flags & ACK ? fields.acknowledgement : 0, at + 8)
+  out.writeUInt32BE((header / 4) * 0x10000000 + flags * 0x10000 + fields.window, at + 12)
   out.writeUInt32BE(0, at + 16)
-  if (syn) {
-    out.writeUInt32BE(mssOption + mtu - (family === 4 ? 40 : 60), at + 20)
-    if (scale >= 0) out.writeUInt32BE(scaleOption + scale, at + 24)
-  } else if (size > 0) queue.copyTo(offset, size, out, at + header)
+  if (header > headerBytes) writeOptions(out, at + headerBytes, fields, family)
+  if (size > 0) queue.copyTo(offset, size, out, at + header)
   out.writeUInt16BE(card.transportChecksum(protocolTcp, addressesSum, at, header + size), at + 16)
   return true
+}
+
+const optionBytes = ({ flags, ranges, sack, scale }: Fields): number => {
+  if (flags & SYN) return 4 + (scale < 0 ? 0 : 4) + (sack ? 4 : 0)
+  return ranges.length === 0 ? 0 : 4 + ranges.length * 8
+}
+
+const writeOptions = (out: Buffer, start: number, { flags, ranges, sack, scale }: Fields, family: 4 | 6): void => {
+  let at = start
+  if (flags & SYN) {
+    at = out.writeUInt32BE(mssOption + mtu - (family === 4 ? 40 : 60), at)
+    if (scale >= 0) at = out.writeUInt32BE(scaleOption + scale, at)
+    if (sack) out.writeUInt32BE(sackPermittedOption, at)
+    return
+  }
+  at = out.writeUInt32BE(sackOption + 2 + ranges.length * 8, at)
+  for (const [first, end] of ranges) at = out.writeInt32BE(end, out.writeInt32BE(first, at))
 }
 
 /** Queues a RST; `acknowledgement` undefined: the segment carries none. False when there is no room for it. */
