@@ -166,13 +166,12 @@ describe.skipIf(missing !== undefined)("a guest with Linux's TCP", () => {
       `const s = Array.from({ length: 40 }, () => require("node:net").connect(${port}, "slow.test", function () { this.pause() }))
        setTimeout(() => {}, 60_000)`
     ])
-    while (world.stack.stats().tcpFlows < 40) await Bun.sleep(10)
+    while (world.stack.stats().heldBytes <= 1_048_576) await Bun.sleep(10)
     let held = -1
     while (held !== world.stack.stats().heldBytes) {
       held = world.stack.stats().heldBytes
       await Bun.sleep(300)
     }
-    expect(held).toBeGreaterThan(1_048_576)
     expect(held).toBeLessThan(48 * 1_048_576)
     guest.kill("SIGKILL")
     await guest.exited

@@ -146,11 +146,8 @@ export class TcpFlow implements UpstreamHandler, Waiter {
 
   private inputAnswer(segment: Segment): void {
     if (!(segment.flags & ACK) || distance(segment.acknowledgement, this.sender.first) !== 1) return
-    if (segment.flags & RST) {
-      this.finish(true)
-      return
-    }
-    if (!(segment.flags & SYN)) return
+    if (segment.flags & RST) this.finish(true)
+    if (!(segment.flags & SYN) || this.state !== "synSent") return
     this.asked(segment)
     this.state = "open"
     this.sender.opened()
