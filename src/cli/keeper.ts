@@ -60,5 +60,5 @@ const toStartError = (name: string, cause: Cause.Cause<unknown>): StartError => 
   const error = Option.getOrUndefined(Cause.findErrorOption(cause))
   if (isStartError(error)) return error
   const reason = error instanceof Error ? error.message : Cause.pretty(cause)
-  return new SupervisorUnreachable({ name, reason: reason.slice(0, 1000) })
+  return new SupervisorUnreachable({ sandbox: name, reason: reason.slice(0, 1000) })
 }

@@ -28,7 +28,7 @@ export const pluginCommands = Effect.fnUntraced(function* (first: string, ours: 
     const taken = found.find(({ command }) => ours.has(command.name))
     if (taken !== undefined) {
       const reason = `its command "${taken.command.name}" is one of Bunker's own; rename it`
-      return yield* new PluginInvalid({ name: taken.plugin.name, reason })
+      return yield* new PluginInvalid({ plugin: taken.plugin.name, reason })
     }
     return found.map(({ plugin, command }) => toCommand(plugin, command))
   })

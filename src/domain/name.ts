@@ -22,5 +22,5 @@ const reasonAgainst = (name: string): string | undefined => {
 /** Parses a name at the door. Fails with `InvalidName`, which says what is wrong with it. */
 export const parseName = (name: string): Effect.Effect<SafeName, InvalidName> => {
   const reason = reasonAgainst(name)
-  return reason === undefined ? Effect.succeed(name as SafeName) : Effect.fail(new InvalidName({ name, reason }))
+  return reason === undefined ? Effect.succeed(name as SafeName) : Effect.fail(new InvalidName({ given: name, reason }))
 }

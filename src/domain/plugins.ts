@@ -11,7 +11,7 @@ export interface Node {
 export const sortByDeps = <P extends Node>(plugins: ReadonlyArray<P>): Result.Result<ReadonlyArray<P>, PluginError> => {
   const byName = new Map<string, P>()
   for (const plugin of plugins) {
-    if (byName.has(plugin.name)) return Result.fail(new PluginDuplicate({ name: plugin.name }))
+    if (byName.has(plugin.name)) return Result.fail(new PluginDuplicate({ plugin: plugin.name }))
     byName.set(plugin.name, plugin)
   }
   const sorted: Array<P> = []
@@ -22,7 +22,7 @@ export const sortByDeps = <P extends Node>(plugins: ReadonlyArray<P>): Result.Re
     if (again >= 0) return new PluginCycle({ names: [...trail.slice(again), plugin.name] })
     for (const dep of plugin.deps) {
       const needed = byName.get(dep)
-      if (needed === undefined) return new PluginMissing({ name: dep, neededBy: plugin.name })
+      if (needed === undefined) return new PluginMissing({ plugin: dep, neededBy: plugin.name })
       const error = visit(needed, [...trail, plugin.name])
       if (error !== undefined) return error
     }

@@ -7,6 +7,9 @@ import { Cause, Effect, Exit, Option, Stream } from "effect"
 import { type Context, Hono, type MiddlewareHandler } from "hono"
 import { bodyLimit } from "hono/body-limit"
 import { type SSEStreamingApi, streamSSE } from "hono/streaming"
+import { saidBy } from "../domain/errors/terms.ts"
+import { OutputTooLarge } from "../domain/errors/vm.ts"
+import { outputBytesMax } from "../domain/sandbox/exec.ts"
 import { snakeCase } from "../domain/wire.ts"
 import type { PluginRoute } from "../plugin/Plugin.ts"
 import type { PluginHost, Reply } from "../plugin/PluginHost.ts"
@@ -43,7 +46,7 @@ const describe = (cause: Cause.Cause<unknown>, options: HttpOptions): readonly [
   if (typeof error?.["_tag"] === "string") {
     const { _tag: tag, message } = error
     const shown = typeof message === "string" && message !== "" ? message : tag
-    return [failure(tag, shown, detailsOf(error)), statusOf(tag)]
+    return [failure(tag, saidBy("http", shown), detailsOf(error)), statusOf(tag)]
   }
   // Interrupted: the client is gone and sees none of this.
   if (!Cause.hasInterruptsOnly(cause)) options.report(cause)
@@ -153,14 +156,27 @@ const lastEvent = async (c: Context, values: Values, options: HttpOptions): Prom
   return c.json(last)
 }
 
-/** All events at the end, as one array. */
+/** Bytes that an event is counted with: those of its output, which is base64, else those of its text. */
+const bytesOf = (event: unknown, text: string): number => {
+  const { data } = Object(event) as { readonly data?: unknown }
+  return typeof data === "string" ? Buffer.byteLength(data, "base64") : Buffer.byteLength(text)
+}
+
+/** All events at the end, as one array of at most `outputBytesMax` bytes; what has more is ended. */
 const collectEvents = async (c: Context, values: Values, options: HttpOptions): Promise<Response> => {
-  const all = Stream.runCollect(Stream.take(values, eventsMax + 1))
-  const exit = await options.run(all, c.req.raw.signal)
+  const advice = "ask for them as they come, with 'Accept: text/event-stream'"
+  const texts: Array<string> = []
+  let bytes = 0
+  const take = (event: unknown) => {
+    const text = JSON.stringify(event)
+    bytes += bytesOf(event, text)
+    if (bytes > outputBytesMax) return Effect.fail(new OutputTooLarge({ bytesMax: outputBytesMax, advice }))
+    return Effect.sync(() => void texts.push(text))
+  }
+  const exit = await options.run(Stream.runForEach(Stream.take(values, eventsMax + 1), take), c.req.raw.signal)
   if (Exit.isFailure(exit)) return toResponse(c, exit.cause, options)
-  if (exit.value.length <= eventsMax) return c.json(exit.value as ReadonlyArray<object>)
-  const reason = `there are more than ${eventsMax} events; ask for them with 'Accept: text/event-stream'`
-  return c.json(failure("TooManyEvents", reason), 422)
+  if (texts.length <= eventsMax) return c.body(`[${texts.join(",")}]`, 200, { "content-type": "application/json" })
+  return c.json(failure("TooManyEvents", `there are more than ${eventsMax} events; ${advice}`), 422)
 }
 
 /** RFC 8259 and RFC 6839; not lines of JSON. */

@@ -34,6 +34,7 @@ const statuses: Statuses = {
   SessionFileInvalid: 422,
   GraphTooLarge: 422,
   BlobTooLarge: 413,
+  OutputTooLarge: 422,
   ImageNotFound: 404,
   ImageNotCached: 404,
   PlatformNotFound: 404,

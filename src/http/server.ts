@@ -7,6 +7,7 @@ import fs from "node:fs"
 import path from "node:path"
 import { Cause, Effect, Exit, Option, Redacted } from "effect"
 import { AlreadyServing, StoreFailed } from "../domain/errors/store.ts"
+import { saidBy } from "../domain/errors/terms.ts"
 import { harmless, harmlessLines } from "../domain/terminalText.ts"
 import { PluginHost } from "../plugin/PluginHost.ts"
 import { ensureDirectory, fileError } from "../store/files/files.ts"
@@ -70,7 +71,7 @@ const describeFailure = (exit: Exit.Exit<unknown, unknown>) => {
   const error = Option.getOrUndefined(Exit.findErrorOption(exit))
   const tag = (error as { readonly _tag?: unknown } | undefined)?._tag
   return error instanceof Error && typeof tag === "string"
-    ? { code: tag, error: error.message }
+    ? { code: tag, error: saidBy("http", error.message) }
     : { code: "InternalError", error: "internal error; see the server's log" }
 }
 

@@ -36,7 +36,7 @@ export const artifactSource = Effect.fn("Models.artifact")(function* (
 ): Effect.fn.Return<ModelSource, ModelSourceInvalid> {
   const reference = yield* parseReference(wanted.source.slice("oci:".length)).pipe(
     Effect.mapError(
-      (error) => new ModelSourceInvalid({ name: wanted.name, source: wanted.source, reason: error.message })
+      (error) => new ModelSourceInvalid({ model: wanted.name, source: wanted.source, reason: error.message })
     )
   )
   const { retry, registryCredentials: credentials } = options

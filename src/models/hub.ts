@@ -51,7 +51,7 @@ export const hubSource = Effect.fn("Models.hub")(function* (
   wanted: Wanted,
   options: HubOptions
 ): Effect.fn.Return<ModelSource, ModelSourceInvalid> {
-  const invalid = (reason: string) => new ModelSourceInvalid({ name: wanted.name, source: wanted.source, reason })
+  const invalid = (reason: string) => new ModelSourceInvalid({ model: wanted.name, source: wanted.source, reason })
   if (options.hubOffline) return yield* invalid("HF_HUB_OFFLINE is set; unset it")
   const endpoint = URL.parse(options.hubEndpoint)
   if (endpoint === null || !/^https?:$/.test(endpoint.protocol)) {

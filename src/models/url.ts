@@ -24,7 +24,7 @@ export const urlSource = Effect.fn("Models.url")(function* (
   wanted: Wanted,
   options: { readonly retry?: Partial<Http.RetryPolicy> }
 ): Effect.fn.Return<ModelSource, ModelSourceInvalid> {
-  const invalid = (reason: string) => new ModelSourceInvalid({ name: wanted.name, source: wanted.source, reason })
+  const invalid = (reason: string) => new ModelSourceInvalid({ model: wanted.name, source: wanted.source, reason })
   const url = URL.parse(wanted.source)
   if (url === null || !Http.mayAsk(url, false)) return yield* invalid("it is no https:// address")
   if (url.username !== "" || url.password !== "") return yield* invalid("it carries a user name or password")

@@ -101,7 +101,7 @@ const checkDoors = (plugins: ReadonlyArray<Plugin>): Effect.Effect<void, PluginI
     for (const door of doors) {
       const owner = owners.get(door)
       if (owner !== undefined) {
-        return Effect.fail(new PluginInvalid({ name, reason: `its ${door} is taken by plugin "${owner}"` }))
+        return Effect.fail(new PluginInvalid({ plugin: name, reason: `its ${door} is taken by plugin "${owner}"` }))
       }
       owners.set(door, name)
     }
@@ -116,7 +116,7 @@ const decodeOptions = (plugin: Plugin, given: unknown): Effect.Effect<ErasedLaye
   Schema.decodeUnknownEffect(plugin.options as Schema.Codec<unknown>)(given === undefined ? {} : given, {
     onExcessProperty: "error"
   }).pipe(
-    Effect.mapError((error) => new PluginInvalid({ name: plugin.name, reason: `its options: ${error.message}` })),
+    Effect.mapError((error) => new PluginInvalid({ plugin: plugin.name, reason: `its options: ${error.message}` })),
     Effect.map(plugin.layer)
   )
 

@@ -24,7 +24,7 @@ const isModelName = Schema.is(ModelName)
 /** A bad name in a pull's path comes first, then secrets in plain text, at any depth. */
 const guard: PluginGuard = (payload, message) => {
   const { name } = payload
-  if (message === "Pull" && typeof name === "string" && !isModelName(name)) return new InvalidModelName({ name })
+  if (message === "Pull" && typeof name === "string" && !isModelName(name)) return new InvalidModelName({ model: name })
   const field = plaintextCredential(payload)
   return field === undefined ? undefined : new PlaintextCredential({ field })
 }

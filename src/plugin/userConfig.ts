@@ -70,7 +70,7 @@ export const loadConfig = Effect.fn("UserConfig.load")(function* (
   file: string,
   modules?: () => Promise<SharedModules>
 ): Effect.fn.Return<LoadedConfig, PluginInvalid> {
-  const invalid = (reason: string) => new PluginInvalid({ name: file, reason: reason.replace(/\s+/g, " ") })
+  const invalid = (reason: string) => new PluginInvalid({ plugin: file, reason: reason.replace(/\s+/g, " ") })
   const wrong = foreignConfig(file)
   if (wrong !== undefined) return yield* invalid(`${wrong}: it would run with your rights`)
   const module = yield* Effect.tryPromise({

@@ -3,6 +3,7 @@ import os from "node:os"
 import { Effect, Layer } from "effect"
 import { readSettings, type Settings } from "../domain/settings.ts"
 import { bunkerLayer } from "../plugin/bunker.ts"
+import { heldEventLoop } from "./eventLoop.ts"
 
 export { ImageStore } from "../actors/images/ImageStore.ts"
 export { LeaseManager } from "../actors/leases/LeaseManager.ts"
@@ -57,11 +58,8 @@ const settingsOf = ({ home, nativeDir }: LayerOptions): Settings =>
 /** The home directory that options and environment name. */
 export const homeOf = (options: LayerOptions): string => settingsOf(options).home
 
-/**
- * Provides every actor over one home directory. Sandboxes that it starts without `detached` end when it closes. What is logged goes to the
- * program's own loggers.
- */
-export const layer = (options: LayerOptions = {}) =>
+/** @internal The actors over one home directory, whose layer holds no event loop (see eventLoop.ts). */
+export const actorsOf = (options: LayerOptions) =>
   Layer.unwrap(
     Effect.gen(function* () {
       const { programOf } = yield* Effect.promise(() => import("#program"))
@@ -69,3 +67,9 @@ export const layer = (options: LayerOptions = {}) =>
       return bunkerLayer(settings, { ...program, ignoresConfig: true })
     })
   )
+
+/**
+ * Provides every actor over one home directory. Sandboxes that it starts without `detached` end when it closes; until then the program
+ * goes on. What is logged goes to the program's own loggers.
+ */
+export const layer = (options: LayerOptions = {}) => Layer.merge(actorsOf(options), heldEventLoop)

@@ -25,6 +25,15 @@ export interface ExecOptions {
   readonly signal?: AbortSignal
 }
 
+/** Options of a command whose output is collected. */
+export interface CollectOptions extends ExecOptions {
+  /**
+   * Most bytes of stdout and stderr together; default 16 MiB. A command that says more is ended, and the call rejects with
+   * `OutputTooLarge`: see `execStream` and `spawn`.
+   */
+  readonly outputBytesMax?: number
+}
+
 export interface SpawnOptions extends ExecOptions {
   /** Gives it a terminal of this size: all its output is stdout. */
   readonly tty?: { readonly cols: number; readonly rows: number }

@@ -5,6 +5,7 @@ import { Effect, Stream } from "effect"
 import type * as Trees from "../actors/copying/copyTree.ts"
 import { type FileTarget, readGuestFile, writeGuestFile } from "../actors/copying/fileTransfer.ts"
 import { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
+import { OutputTooLarge } from "../domain/errors/vm.ts"
 import type { GuestFile } from "../domain/sandbox/guestFiles.ts"
 import { type PutFile, RemoteFiles } from "./remote.ts"
 import { iterate, type Runtime, run } from "./runtime.ts"
@@ -12,6 +13,11 @@ import { iterate, type Runtime, run } from "./runtime.ts"
 export interface FileOptions {
   /** User of the guest whose rights count: `name`, `uid`, `name:group` or `uid:gid`; default: root. */
   readonly user?: string
+}
+
+export interface ReadFileOptions extends FileOptions {
+  /** Most bytes that are held; default 256 MiB. */
+  readonly bytesMax?: number
 }
 
 export interface WriteFileOptions extends FileOptions {
@@ -43,6 +49,11 @@ export interface CopyTreeOptions extends FileOptions {
   readonly followLink?: boolean
 }
 
+/** Bytes of a file that are held in memory unless more are asked for. */
+const readBytesMax = 256 * 1024 * 1024
+
+const reading = "read it as it comes with files.readStream(), or allow more with bytesMax"
+
 /** Files of one running sandbox. Paths are absolute; every failure is one of the tagged errors, like `FileNotFound`. */
 export class Files {
   constructor(
@@ -50,10 +61,19 @@ export class Files {
     private readonly name: string
   ) {}
 
-  /** The bytes of a file, in memory as a whole; see `readStream`. */
-  async read(path: string, options: FileOptions = {}): Promise<Uint8Array> {
+  /** The bytes of a file, in memory as a whole. Rejects with `OutputTooLarge` for one with more than `bytesMax`: see `readStream`. */
+  async read(path: string, options: ReadFileOptions = {}): Promise<Uint8Array> {
     const { name } = this
-    return Buffer.concat(await run(this.runtime, Stream.runCollect(readGuestFile({ name, path, ...options }))))
+    const { bytesMax = readBytesMax, ...how } = options
+    const pieces: Array<Uint8Array> = []
+    let bytes = 0
+    const take = (piece: Uint8Array) => {
+      bytes += piece.length
+      if (bytes > bytesMax) return Effect.fail(new OutputTooLarge({ bytesMax, advice: reading }))
+      return Effect.sync(() => void pieces.push(piece))
+    }
+    await run(this.runtime, Stream.runForEach(readGuestFile({ name, path, ...how }), take))
+    return Buffer.concat(pieces)
   }
 
   /** The bytes of a file as they come; leaving the loop ends the reading. */

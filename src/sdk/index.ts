@@ -14,12 +14,13 @@ export type { GuestFile } from "../domain/sandbox/guestFiles.ts"
 export type { LogLine } from "../domain/sandbox/logs.ts"
 export type { SandboxInfo } from "../domain/sandbox/sandbox.ts"
 export type { SandboxStats } from "../domain/sandbox/stats.ts"
-export type { ExecOptions, Rlimit, SpawnOptions } from "./execOptions.ts"
+export type { CollectOptions, ExecOptions, Rlimit, SpawnOptions } from "./execOptions.ts"
 export type {
   CopyTreeOptions,
   FileOptions,
   Files,
   MkdirOptions,
+  ReadFileOptions,
   RemoveOptions,
   StatOptions,
   WriteFileOptions

@@ -1,8 +1,10 @@
 /** Runs effects of the embedding as promises, over the actors of this process or of a server. Starts nothing by itself. */
 import { Cause, type Effect, Exit, Layer, ManagedRuntime, Option, Stream } from "effect"
-import { type LayerOptions, layer } from "./effect.ts"
+import { actorsOf, type LayerOptions } from "./effect.ts"
+import { holding, idleSleeps } from "./eventLoop.ts"
 import { type Logged, logging } from "./logging.ts"
 import { type Actors, remoteLayer, type ServerOptions } from "./remote.ts"
+import { thrown } from "./thrown.ts"
 
 /** Which Bunker a program uses. */
 export interface PlaceOptions extends LayerOptions, Logged {
@@ -13,9 +15,9 @@ export interface PlaceOptions extends LayerOptions, Logged {
 export type Runtime = ManagedRuntime.ManagedRuntime<Actors, unknown>
 
 export const runtimeOf = ({ home, server, log }: PlaceOptions): Runtime => {
-  const heard = logging(log)
+  const heard = Layer.merge(logging(log), idleSleeps)
   return server === undefined
-    ? ManagedRuntime.make(Layer.provideMerge(layer(home === undefined ? {} : { home }), heard))
+    ? ManagedRuntime.make(Layer.provideMerge(actorsOf(home === undefined ? {} : { home }), heard))
     : ManagedRuntime.make(Layer.provideMerge(remoteLayer(server), heard))
 }
 
@@ -26,10 +28,14 @@ export const run = async <A, E>(
   signal?: AbortSignal
 ): Promise<A> => {
   signal?.throwIfAborted()
-  const exit = await runtime.runPromiseExit(effect, signal === undefined ? {} : { signal })
+  const exit = await holding(runtime.runPromiseExit(effect, signal === undefined ? {} : { signal }))
   if (Exit.isSuccess(exit)) return exit.value
   if (signal?.aborted === true && Cause.hasInterruptsOnly(exit.cause)) throw signal.reason
-  throw Option.getOrElse(Cause.findErrorOption(exit.cause), () => Cause.squash(exit.cause))
+  throw thrown(Option.getOrElse(Cause.findErrorOption(exit.cause), () => Cause.squash(exit.cause)))
+}
+
+const rethrow = (error: unknown): never => {
+  throw thrown(error)
 }
 
 /** The values of a stream, taken at the pace of the loop; leaving it, or the signal, ends the stream. */
@@ -38,7 +44,7 @@ export async function* iterate<A, E>(
   stream: Stream.Stream<A, E, Actors>,
   signal?: AbortSignal
 ): AsyncGenerator<A, void, void> {
-  const context = await runtime.context()
+  const context = await holding(runtime.context())
   signal?.throwIfAborted()
   const values = Stream.toAsyncIterableWith(stream, context)[Symbol.asyncIterator]()
   const aborted = Promise.withResolvers<never>()
@@ -47,12 +53,12 @@ export async function* iterate<A, E>(
   signal?.addEventListener("abort", abort, { once: true })
   try {
     while (true) {
-      const next = await Promise.race([values.next(), aborted.promise])
+      const next = await holding(Promise.race([values.next().catch(rethrow), aborted.promise]))
       if (next.done === true) return
       yield next.value
     }
   } finally {
     signal?.removeEventListener("abort", abort)
-    await values.return?.()
+    await holding(Promise.resolve(values.return?.()))
   }
 }

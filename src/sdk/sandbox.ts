@@ -6,19 +6,22 @@ import { Effect, Stream } from "effect"
 import type { RunEnd } from "../actors/keeper/Keeper.ts"
 import { Sweeper, type SweepReport } from "../actors/sandboxes/Sweeper.ts"
 import { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
-import { ExecFailed } from "../domain/errors/vm.ts"
+import { ExecFailed, OutputTooLarge } from "../domain/errors/vm.ts"
 import type { MachineProblem } from "../domain/sandbox/definition.ts"
+import { outputBytesMax } from "../domain/sandbox/exec.ts"
 import type { LogLine, LogRequest } from "../domain/sandbox/logs.ts"
 import type { SandboxInfo } from "../domain/sandbox/sandbox.ts"
 import type { SandboxStats } from "../domain/sandbox/stats.ts"
 import { makeSandbox } from "./boot.ts"
-import { type ExecOptions, requestOf, type SpawnOptions } from "./execOptions.ts"
+import { holding } from "./eventLoop.ts"
+import { type CollectOptions, type ExecOptions, requestOf, type SpawnOptions } from "./execOptions.ts"
 import { Files } from "./files.ts"
 import { Network } from "./network.ts"
 import { type Ended, type Output, Process } from "./process.ts"
 import type { Actors, ServerOptions } from "./remote.ts"
 import { iterate, type PlaceOptions, type Runtime, run, runtimeOf } from "./runtime.ts"
 import type { SandboxOptions } from "./sandboxOptions.ts"
+import { thrown } from "./thrown.ts"
 
 export interface ExecResult extends Ended {
   readonly stdout: string
@@ -27,6 +30,8 @@ export interface ExecResult extends Ended {
 
 /** What to show of the logs; default: all that the main command said so far. */
 export type LogOptions = Partial<LogRequest> & { readonly signal?: AbortSignal }
+
+const streaming = "read it as it comes with execStream() or spawn(), or allow more with outputBytesMax"
 
 /** Time for a sandbox to end in order, in milliseconds. */
 const stopMs = 10_000
@@ -48,6 +53,7 @@ export class Sandbox implements AsyncDisposable {
   ) {
     this.files = new Files(runtime, name)
     this.network = new Network(runtime, name)
+    if (own) endWithProgram(this)
   }
 
   /** Pulls the image if it is missing, boots a sandbox from it and answers when it takes commands. What fails leaves no sandbox. */
@@ -124,14 +130,22 @@ export class Sandbox implements AsyncDisposable {
     }
   }
 
-  /** Runs a command to its end and answers what it said. Rejects with `ExecFailed` when the guest can not start it. */
-  async exec(argv: ReadonlyArray<string>, options: ExecOptions = {}): Promise<ExecResult> {
-    const text = { stdout: new TextDecoder(), stderr: new TextDecoder() }
-    const said = { stdout: "", stderr: "" }
-    const process = await this.spawn(argv, options)
-    for await (const { stream, data } of process) said[stream] += text[stream].decode(data, { stream: true })
-    const ended = await process.wait()
-    return { ...ended, stdout: said.stdout + text.stdout.decode(), stderr: said.stderr + text.stderr.decode() }
+  /**
+   * Runs a command to its end; resolves with what it said. Rejects with `ExecFailed` when the guest cannot start it, and with
+   * `OutputTooLarge` when it says more than is collected.
+   */
+  async exec(argv: ReadonlyArray<string>, options: CollectOptions = {}): Promise<ExecResult> {
+    const { outputBytesMax: bytesMax = outputBytesMax, ...rest } = options
+    await using process = await this.spawn(argv, rest)
+    const said = { stdout: [] as Array<Uint8Array>, stderr: [] as Array<Uint8Array> }
+    let bytes = 0
+    for await (const { stream, data } of process) {
+      bytes += data.length
+      if (bytes > bytesMax) throw thrown(new OutputTooLarge({ bytesMax, advice: streaming }))
+      said[stream].push(data)
+    }
+    const text = (pieces: ReadonlyArray<Uint8Array>) => new TextDecoder().decode(Buffer.concat(pieces))
+    return { ...(await process.wait()), stdout: text(said.stdout), stderr: text(said.stderr) }
   }
 
   /** Runs a command and yields its output as it comes; leaving the loop ends the command. Its exit code is the return value. */
@@ -243,12 +257,11 @@ export class Sandbox implements AsyncDisposable {
 
   /** Ends a sandbox that was made here and is not persistent, and removes all that it wrote; leaves another alone. A second call does nothing. */
   async dispose(): Promise<void> {
+    undisposed.delete(this)
     if (this.own) {
-      await this.runtime
-        .runPromise(VmSupervisor.use((vms) => Effect.ignore(vms.Remove({ name: this.name, force: true }))))
-        .catch(() => undefined)
+      await this.ask((vms) => vms.Remove({ name: this.name, force: true })).catch(() => undefined)
     }
-    await this.runtime.dispose()
+    await holding(this.runtime.dispose())
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -261,6 +274,21 @@ export class Sandbox implements AsyncDisposable {
   ): Promise<A> {
     return run(this.runtime, VmSupervisor.use(message), signal)
   }
+}
+
+/** Sandboxes that this program made for itself and did not dispose of yet. */
+const undisposed = new Set<Sandbox>()
+
+const disposeAll = (): void => {
+  for (const sandbox of undisposed) void sandbox.dispose()
+}
+
+/** A program that comes to its end disposes of what it forgot; of one that is ended from outside the kernel ends the VMs. */
+const endWithProgram = (sandbox: Sandbox): void => {
+  if (undisposed.size === 0 && !process.listeners("beforeExit").includes(disposeAll)) {
+    process.on("beforeExit", disposeAll)
+  }
+  undisposed.add(sandbox)
 }
 
 /** The sandboxes of a server; see `Sandbox`. */

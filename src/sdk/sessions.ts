@@ -21,6 +21,7 @@ import { homeOf } from "./effect.ts"
 import { logging } from "./logging.ts"
 import { RemoteBlobs, remoteLayer } from "./remote.ts"
 import type { PlaceOptions } from "./runtime.ts"
+import { thrown } from "./thrown.ts"
 
 export type { SessionOptions } from "../actors/sessions/SessionStore.ts"
 
@@ -160,6 +161,6 @@ export class Sessions implements AsyncDisposable {
   private async run<A, E>(effect: Effect.Effect<A, E, SessionStore>): Promise<A> {
     const exit = await this.runtime.runPromiseExit(effect)
     if (Exit.isSuccess(exit)) return exit.value
-    throw Option.getOrElse(Cause.findErrorOption(exit.cause), () => Cause.squash(exit.cause))
+    throw thrown(Option.getOrElse(Cause.findErrorOption(exit.cause), () => Cause.squash(exit.cause)))
   }
 }

@@ -1,5 +1,9 @@
 /** Every error says what to do next. */
 import { expect, test } from "bun:test"
+import fs from "node:fs"
+import path from "node:path"
+import { Schema } from "effect"
+import { type FrontEnd, inTermsOf, parted, saidBy } from "../../src/domain/errors/terms.ts"
 import * as Errors from "../../src/domain/errors.ts"
 
 /** A field of any error, plain enough to say by itself nothing of what to do. */
@@ -33,6 +37,7 @@ const fields = {
 
 /** Values of a field with few of them; every one has its own words. */
 const variants: Readonly<Record<string, ReadonlyArray<Readonly<Record<string, unknown>>>>> = {
+  OutputTooLarge: [{ advice: "read it as it comes" }],
   AlreadyRunning: [{ starting: true }, {}],
   BootFailed: [{ console: "" }, { console: "a line\n" }],
   SandboxCrashed: [{}, { ephemeral: false }, { console: [] }],
@@ -55,7 +60,7 @@ const variants: Readonly<Record<string, ReadonlyArray<Readonly<Record<string, un
 const byReason = new Set(["InvalidSpec", "InvalidInput"])
 
 const imperative =
-  /'bunker [a-z]|\b(see|use|set|put|give|choose|check|pull|run|stop|remove|start|allow|add|write|try|mend|free|install|get|load|cut|send|ask|change|rename|break|reach|export|leave|pass|commit|restore|append|wait|makes it larger|have it built|must say|must have|needs an id)\b/
+  /'bunker [a-z]|\b(see|use|set|put|give|choose|check|pull|run|stop|remove|start|allow|add|write|try|mend|free|install|get|load|cut|send|ask|change|rename|break|reach|export|leave|pass|commit|restore|append|wait|makes it larger|have it built|must say|must have|needs an id|read it)\b/
 
 interface ErrorClass {
   readonly prototype: object
@@ -93,4 +98,63 @@ test("a reason that says what to do is not followed by more advice", () => {
   expect(new Errors.MountRefused({ source: "/a", reason: "EACCES" }).message).toBe(
     "can not mount /a: EACCES; give another path of this machine, or put that right"
   )
+})
+
+const samples = classes.flatMap(([name, error]) =>
+  (variants[name] ?? [{}]).map((own) => ({ name, message: messageOf(error, own) }))
+)
+
+/** A command of the CLI that has a counterpart elsewhere, or a flag. */
+const ofTheCli = /'bunker (?!doctor|serve)|(?<=^|[\s(])--?[a-z](?![a-z]*: )/
+
+for (const frontEnd of ["program", "http"] as const satisfies ReadonlyArray<FrontEnd>) {
+  test(`no suggestion to ${frontEnd} is a command or a flag of the CLI`, () => {
+    const wrong = samples
+      .map(({ name, message }) => `${name}: ${parted(saidBy(frontEnd, message))[1]}`)
+      .filter((text) => ofTheCli.test(text.replace("ulimit -n", "")))
+    expect(wrong).toEqual([])
+  })
+
+  test(`every command that a message names is known to ${frontEnd}`, () => {
+    const root = path.join(import.meta.dir, "../../src")
+    const unknown = [...new Bun.Glob("{domain,actors,vm,oci,models,store,net,plugin}/**/*.ts").scanSync(root)]
+      .filter((file) => !file.endsWith("errors/terms.ts"))
+      .flatMap((file) =>
+        (fs.readFileSync(path.join(root, file), "utf8").match(/'bunker [^'`"]*'/g) ?? [])
+          .map((command) => command.replace(/\$\{[^}]*\}/g, "NAME"))
+          .filter((command) => !/^'bunker (doctor|serve)/.test(command) && inTermsOf(frontEnd, command) === command)
+          .map((command) => `${file}: ${command}`)
+      )
+    expect(unknown).toEqual([])
+  })
+}
+
+test("a suggestion is in the words of its reader", () => {
+  const message = `a sandbox "box" exists; choose another --name, or 'bunker rm box' first`
+  expect(saidBy("cli", message)).toBe(message)
+  expect(saidBy("program", message)).toBe('a sandbox "box" exists; choose another name, or Sandbox.remove("box") first')
+  expect(saidBy("http", message)).toBe('a sandbox "box" exists; choose another name, or DELETE /v1/sandboxes/box first')
+  // Before the suggestion stand the words of others.
+  expect(saidBy("program", "the guest says 'bunker rm -f x' --name; check it")).toContain("'bunker rm -f x' --name")
+})
+
+test("an error is what its class is called, and its JSON says what it says", () => {
+  for (const [name, error] of classes) {
+    const given = Object.keys(error.fields).filter((field) =>
+      ["name", "message", "stack", "cause", "line", "column"].includes(field)
+    )
+    expect({ name, given }).toEqual({ name, given: [] })
+  }
+  const error = new Errors.AlreadyExists({ sandbox: "box" })
+  expect(error).toBeInstanceOf(Error)
+  expect([error.name, error.tag, error._tag]).toEqual(["AlreadyExists", "AlreadyExists", "AlreadyExists"])
+  expect(error.suggestion).toBe('choose another name, or Sandbox.remove("box") first')
+  expect(error.docs).toBe("docs/errors.md#alreadyexists")
+  expect(JSON.parse(JSON.stringify(error))).toEqual({
+    _tag: "AlreadyExists",
+    sandbox: "box",
+    message: error.message,
+    suggestion: error.suggestion
+  })
+  expect(Schema.encodeUnknownSync(Errors.AlreadyExists)(error)).toEqual({ _tag: "AlreadyExists", sandbox: "box" })
 })

@@ -18,6 +18,12 @@ const Work = RpcGroup.make(
   Rpc.make("Wait", {}),
   Rpc.make("Ticks", { success: Schema.Struct({ tickNumber: Schema.Int }), stream: true }),
   Rpc.make("Many", { success: Schema.Int, stream: true }),
+  /** So many bytes of output in pieces. */
+  Rpc.make("Output", {
+    payload: { bytes: Schema.Int },
+    success: Schema.Struct({ data: Schema.Uint8Array }),
+    stream: true
+  }),
   Rpc.make("Fill", { error: DiskFull }),
   Rpc.make("Break", {}),
   Rpc.make("Keep", {
@@ -42,7 +48,7 @@ const setUp = async () => {
     options: Schema.Struct({}),
     address: Worker,
     protocol: Work,
-    permissions: { Wait: "w:a", Ticks: "w:a", Many: "w:a", Fill: "w:a", Break: "w:a", Keep: "w:a" },
+    permissions: { Wait: "w:a", Ticks: "w:a", Many: "w:a", Output: "w:a", Fill: "w:a", Break: "w:a", Keep: "w:a" },
     layer: () =>
       layerLocal(
         Worker,
@@ -53,6 +59,12 @@ const setUp = async () => {
             Ticks: () =>
               Rpc.fork(Stream.concat(Stream.succeed({ tickNumber: 1 }), Stream.fromEffect(endless("ticks")))),
             Many: () => Rpc.fork(Stream.range(1, 20_000)),
+            Output: ({ bytes }) => {
+              const pieces = Array.from({ length: Math.ceil(bytes / 65_536) }, (_, at) => ({
+                data: new Uint8Array(Math.min(65_536, bytes - at * 65_536))
+              }))
+              return Rpc.fork(Stream.fromIterable(pieces))
+            },
             Fill: () => Effect.fail(new DiskFull({ path: "/x", neededBytes: 7 })),
             Break: () => Effect.die(new Error("secret")),
             Keep: ({ sandboxName, sizes }) =>
@@ -64,6 +76,7 @@ const setUp = async () => {
       { method: "POST", path: "/w/wait", message: "Wait" },
       { method: "GET", path: "/w/ticks", message: "Ticks" },
       { method: "GET", path: "/w/many", message: "Many" },
+      { method: "GET", path: "/w/output", message: "Output" },
       { method: "POST", path: "/w/fill", message: "Fill" },
       { method: "POST", path: "/w/break", message: "Break" },
       {
@@ -193,6 +206,26 @@ describe("HTTP", () => {
       expect(events.body).toBe("event: message\ndata: 1\n\nevent: message\ndata: 2\n\nevent: end\ndata: {}\n\n")
       expect(await ask("GET", "/x/greeter/count?to=3")).toEqual({ status: 200, body: [1, 2, 3] })
       expect(await ask("GET", "/w/many")).toMatchObject({ status: 422, body: { code: "TooManyEvents" } })
+    })
+  )
+
+  test(
+    "output that is collected has at most 16 MiB; more ends what makes it, and is not held",
+    withApp(async ({ app, ask }) => {
+      const most = 16 * 1024 * 1024
+      for (const bytes of [most - 1, most]) {
+        const answer = await app.request(`/w/output?bytes=${bytes}`)
+        const events = (await answer.json()) as ReadonlyArray<{ readonly data: string }>
+        expect([answer.status, answer.headers.get("content-type")]).toEqual([200, "application/json"])
+        expect(events.reduce((sum, { data }) => sum + Buffer.byteLength(data, "base64"), 0)).toBe(bytes)
+      }
+      const { status, body } = await ask("GET", `/w/output?bytes=${most + 1}`)
+      expect({ status, code: body.code, details: body.details.bytes_max }).toEqual({
+        status: 422,
+        code: "OutputTooLarge",
+        details: most
+      })
+      expect(body.error).toContain("'Accept: text/event-stream'")
     })
   )
 

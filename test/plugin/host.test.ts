@@ -19,8 +19,8 @@ describe("plugin order", () => {
   test("refuses missing, duplicate and cyclic plugins by name", () => {
     const failure = (...plugins: Parameters<typeof sortByDeps>[0]) =>
       Result.getOrThrow(Result.flip(sortByDeps(plugins)))
-    expect(failure(node("a", "ghost"))).toMatchObject({ _tag: "PluginMissing", name: "ghost", neededBy: "a" })
-    expect(failure(node("a"), node("a"))).toMatchObject({ _tag: "PluginDuplicate", name: "a" })
+    expect(failure(node("a", "ghost"))).toMatchObject({ _tag: "PluginMissing", plugin: "ghost", neededBy: "a" })
+    expect(failure(node("a"), node("a"))).toMatchObject({ _tag: "PluginDuplicate", plugin: "a" })
     expect(failure(node("z"), node("a", "b"), node("b", "c"), node("c", "a"))).toMatchObject({
       _tag: "PluginCycle",
       names: ["a", "b", "c", "a"]
@@ -74,7 +74,7 @@ describe("PluginHost", () => {
         value: { text: "moin, Ada" }
       })
       const error = yield* Effect.flip(Effect.scoped(Layer.build(host({ options: { greeter: { shout: true } } }))))
-      expect(error).toMatchObject({ _tag: "PluginInvalid", name: "greeter" })
+      expect(error).toMatchObject({ _tag: "PluginInvalid", plugin: "greeter" })
     }).pipe(Effect.provide(host({ options: { greeter: { greeting: "moin" } } })))
   )
 

@@ -27,7 +27,7 @@ test("every way in which it does not start is told", async () => {
 })
 
 test("of one that does not start nothing is left, persistent or not", async () => {
-  const failed = new BootFailed({ name: "box", reason: "no kernel", console: "" })
+  const failed = new BootFailed({ sandbox: "box", reason: "no kernel", console: "" })
   for (const persistent of [true, false]) {
     const asked: Array<unknown> = []
     const vms = {

@@ -10,6 +10,7 @@ import {
   FileNotFound,
   InvalidSpec,
   type NetworkEvent,
+  OutputTooLarge,
   type Process,
   Sandbox,
   SandboxNotFound,
@@ -237,6 +238,28 @@ describe.skipIf(missing.length > 0).each(doors)("Sandbox %s", (door) => {
       }
       expect(bytes).toBe(megabytes * 1024 * 1024)
       expect((await box.files.stat("/tmp/flood")).size).toBe(5)
+    },
+    timeoutMs
+  )
+
+  test(
+    "collects output within bounds, and ends a command that says more",
+    async () => {
+      const say = (bytes: number) => ["sh", "-c", `head -c ${bytes} /dev/zero; exec sleep 985`]
+      for (const [bytes, outputBytesMax] of [
+        [99, 100],
+        [100, 100]
+      ] as const) {
+        const { stdout } = await box.exec(["head", "-c", String(bytes), "/dev/zero"], { outputBytesMax })
+        expect(stdout.length).toBe(bytes)
+      }
+      const error = await box.exec(say(101), { outputBytesMax: 100 }).catch((cause: unknown) => cause as OutputTooLarge)
+      expect(error).toBeInstanceOf(OutputTooLarge)
+      expect(error).toMatchObject({ bytesMax: 100, suggestion: expect.stringContaining("execStream()") })
+      await gone("sleep 985")
+      await box.files.write("/tmp/large", new Uint8Array(101))
+      expect((await box.files.read("/tmp/large", { bytesMax: 101 })).length).toBe(101)
+      await expect(box.files.read("/tmp/large", { bytesMax: 100 })).rejects.toBeInstanceOf(OutputTooLarge)
     },
     timeoutMs
   )

@@ -184,7 +184,7 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (image: RunDefaults, 
           Effect.gen(function* () {
             const reason = `its agent did not answer for ${formatDuration(timeoutMs)}`
             yield* endMute(info, process, reason)
-            return yield* new SupervisorUnreachable({ name: info.name, reason })
+            return yield* new SupervisorUnreachable({ sandbox: info.name, reason })
           })
       })
     )
@@ -239,9 +239,9 @@ const statusNow = Effect.fnUntraced(function* (info: SandboxInfo) {
 })
 
 const startRefused = (status: Status, { name }: SandboxInfo, advice: string): AlreadyRunning | WrongState => {
-  if (status === "running") return new AlreadyRunning({ name })
-  if (status === "starting") return new AlreadyRunning({ name, starting: true })
-  return new WrongState({ name, status, operation: "start", advice })
+  if (status === "running") return new AlreadyRunning({ sandbox: name })
+  if (status === "starting") return new AlreadyRunning({ sandbox: name, starting: true })
+  return new WrongState({ sandbox: name, status, operation: "start", advice })
 }
 
 const chooseEngine = Effect.fnUntraced(function* (info: SandboxInfo) {
@@ -254,7 +254,7 @@ const chooseEngine = Effect.fnUntraced(function* (info: SandboxInfo) {
       return yield* new EngineUnavailable({
         engine: "krun",
         reason,
-        advice: "use --engine qemu, or a machine whose /dev/kvm boots guests; 'bunker doctor' says more"
+        advice: "use --engine qemu, or a machine whose /dev/kvm boots guests, and 'bunker doctor' says more"
       })
     }
   }
@@ -329,7 +329,7 @@ const explain = <E>(
   consoleLog: string,
   upper = ""
 ) => {
-  const failed = (reason: string) => new BootFailed({ name: info.name, reason, console: consoleTail(consoleLog) })
+  const failed = (reason: string) => new BootFailed({ sandbox: info.name, reason, console: consoleTail(consoleLog) })
   if (error instanceof DiedEarly) {
     const { exit } = error
     const how = exit.signal === undefined ? `with code ${exit.code ?? "unknown"}` : `by ${exit.signal}`

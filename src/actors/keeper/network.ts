@@ -52,7 +52,7 @@ export const noNetwork = (name: string): VmNetwork => ({
   update: () =>
     Effect.fail(
       new WrongState({
-        name,
+        sandbox: name,
         status: "running without a network",
         operation: "change the network of",
         advice: `stop it and start it again, which gives it one`
@@ -62,7 +62,7 @@ export const noNetwork = (name: string): VmNetwork => ({
 })
 
 const failed = (name: string) => (cause: unknown) =>
-  new NetworkFailed({ name, reason: cause instanceof Error ? cause.message : String(cause) })
+  new NetworkFailed({ sandbox: name, reason: cause instanceof Error ? cause.message : String(cause) })
 
 /** Writes events into the sandbox's log of them. */
 const recorder = Effect.fnUntraced(function* (

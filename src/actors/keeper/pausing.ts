@@ -77,7 +77,7 @@ export const makePausing = Effect.fn("Keeper.pausing")(function* (
   }
 
   const refuse = (operation: string, status: string, advice: string) =>
-    Effect.fail(new WrongState({ name: info.name, status, operation, advice }))
+    Effect.fail(new WrongState({ sandbox: info.name, status, operation, advice }))
 
   /** In its turn, and to its end, whoever goes away meanwhile. */
   const whole = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>

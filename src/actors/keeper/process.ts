@@ -126,7 +126,7 @@ export const keepSandbox = Effect.fn("Keeper.process")(function* (
   if (what === "restart") yield* report()
   else {
     const record = yield* findSandbox(db, name)
-    if (record === undefined) return yield* new SandboxNotFound({ name })
+    if (record === undefined) return yield* new SandboxNotFound({ sandbox: name })
     const { info } = record
     yield* keepRun(info, { adopt: what === "adopt" }, { up: report(), leave }).pipe(
       Effect.catchTag("SupervisorUnreachable", (error) =>

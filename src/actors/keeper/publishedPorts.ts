@@ -104,6 +104,7 @@ const listen = Effect.fnUntraced(function* (port: PublishedPort) {
       server.once("error", (error: NodeJS.ErrnoException) => resume(Effect.fail(error)))
       server.listen({ host: port.hostIp, port: port.hostPort, exclusive: true }, () => {
         server.on("error", () => {})
+        server.unref()
         resume(Effect.succeed(server))
       })
     }),
@@ -152,6 +153,7 @@ export const publishPorts = Effect.fn("Ports.publish")(function* (info: SandboxI
   for (const [index, server] of servers.entries()) {
     server.on("connection", (socket) => {
       socket.on("error", () => {})
+      socket.unref()
       take(socket, ports[index]!)
     })
   }

@@ -1,10 +1,13 @@
 /**
  * Carries messages between processes of this machine: serves an actor on a unix socket, and gives an address over one. Loaded by
  * whoever has something to do with another process.
+ *
+ * Invariant: no socket of this keeps the process alive: what awaits an answer does that, or the main of a process of ours.
  */
+import net from "node:net"
 import * as NodeSocket from "@effect/platform-node-shared/NodeSocket"
-import * as NodeSocketServer from "@effect/platform-node-shared/NodeSocketServer"
-import { Effect, Layer, Scope } from "effect"
+import { Effect, Exit, Fiber, Layer, Scope } from "effect"
+import { unixPathAddress } from "effect/net/NetAddress"
 import { type Rpc, RpcClient, type RpcGroup, RpcServer } from "effect/rpc"
 import * as RpcSerialization from "effect/rpc/RpcSerialization"
 import { Socket, SocketServer } from "effect/socket"
@@ -36,13 +39,46 @@ export const serveUnix = <Rpcs extends Rpc.Any>(
 }
 
 /** Listens; a sender that goes without reading what it was told (ECONNRESET) has ended its connection, and that is no error. */
-const listen = (socketPath: string) =>
-  Effect.map(NodeSocketServer.make({ path: socketPath }), (server) =>
-    SocketServer.SocketServer.of({
-      ...server,
-      run: (handler) => server.run((socket) => handler({ ...socket, reader: Effect.map(socket.reader, endWhenReset) }))
-    })
+const listen = Effect.fnUntraced(function* (socketPath: string) {
+  const waiting: Array<net.Socket> = []
+  let take = (socket: net.Socket): void => void waiting.push(socket)
+  const server = net.createServer({ pauseOnConnect: true })
+  server.on("connection", (socket) => {
+    socket.unref()
+    // Heard by whoever reads; unheard it would end the process.
+    socket.on("error", () => {})
+    take(socket)
+  })
+  yield* Effect.acquireRelease(
+    Effect.callback<void, SocketServer.SocketServerError>((resume) => {
+      server.once("error", (cause) => {
+        const reason = new SocketServer.SocketServerOpenError({ cause })
+        resume(Effect.fail(new SocketServer.SocketServerError({ reason })))
+      })
+      server.listen(socketPath, () => resume(Effect.void))
+    }),
+    () =>
+      Effect.sync(() => {
+        for (const socket of waiting.splice(0)) socket.destroy()
+        server.close()
+      })
   )
+  server.unref()
+  const run = Effect.fnUntraced(function* <R, E, A>(handler: (socket: Socket.Socket) => Effect.Effect<A, E, R>) {
+    const scope = yield* Scope.make()
+    const start = Effect.runForkWith(yield* Effect.context<R>())
+    take = (conn) => {
+      const open = Effect.acquireRelease(Effect.succeed(conn), () => Effect.sync(() => conn.destroySoon()))
+      const answered = Effect.flatMap(NodeSocket.fromDuplex(open, { tlsServer: true }), (socket) =>
+        handler({ ...socket, reader: Effect.map(socket.reader, endWhenReset) })
+      )
+      Fiber.runIn(start(Effect.ignoreCause(answered)), scope)
+    }
+    for (const socket of waiting.splice(0)) take(socket)
+    return yield* Effect.onExit(Effect.never, () => Scope.close(scope, Exit.void))
+  })
+  return SocketServer.SocketServer.of({ address: unixPathAddress(socketPath), run })
+})
 
 const endWhenReset = (reader: Socket.Reader): Socket.Reader => ({
   ...reader,
@@ -71,11 +107,28 @@ export const connectUnix = <Rpcs extends Rpc.Any>(protocol: RpcGroup.RpcGroup<Rp
  */
 const pingInterval = "20 days"
 
+const dial = (socketPath: string) =>
+  NodeSocket.fromDuplex(
+    Effect.acquireRelease(
+      Effect.callback<net.Socket, Socket.SocketError>((resume) => {
+        const socket = net.connect(socketPath)
+        socket.unref()
+        socket.once("connect", () => resume(Effect.succeed(socket)))
+        socket.on("error", (cause) => {
+          const reason = new Socket.SocketOpenError({ kind: "Unknown", cause })
+          resume(Effect.fail(new Socket.SocketError({ reason })))
+        })
+        return Effect.sync(() => socket.destroy())
+      }),
+      (socket) => Effect.sync(() => socket.destroySoon())
+    )
+  )
+
 const connection = <Rpcs extends Rpc.Any>(protocol: RpcGroup.RpcGroup<Rpcs>, socketPath: string) =>
   Effect.gen(function* () {
     const context = yield* Layer.build(
       RpcClient.layerProtocolSocket({ retryTransientErrors: false, pingInterval }).pipe(
-        Layer.provide([wire, NodeSocket.layerNet({ path: socketPath })])
+        Layer.provide([wire, Layer.effect(Socket.Socket, dial(socketPath))])
       )
     )
     const client = yield* RpcClient.make(protocol).pipe(Effect.provideContext(context))

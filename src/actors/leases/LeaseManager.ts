@@ -150,7 +150,7 @@ const behaviour = Effect.gen(function* () {
     const now = yield* Clock.currentTimeMillis
     const expiresAt = now + durationMs
     if ((yield* db.run(statements.renew, [expiresAt, lease.name, lease.token, now])) !== 1) {
-      return yield* new LeaseLost({ name: lease.name })
+      return yield* new LeaseLost({ lease: lease.name })
     }
     return new Lease({ ...lease, expiresAt })
   })
@@ -158,7 +158,7 @@ const behaviour = Effect.gen(function* () {
   const complete = Effect.fn("LeaseManager.complete")(function* (lease: Lease) {
     const now = yield* Clock.currentTimeMillis
     if ((yield* db.run(statements.complete, [now, lease.name, lease.token, now])) !== 1) {
-      return yield* new LeaseLost({ name: lease.name })
+      return yield* new LeaseLost({ lease: lease.name })
     }
   })
 
@@ -173,7 +173,7 @@ const behaviour = Effect.gen(function* () {
   const exactly = Effect.fnUntraced(function* (lease: Lease, sql: string, before: ReadonlyArray<number>) {
     const now = yield* Clock.currentTimeMillis
     const changed = yield* db.run(sql, [...before, installExclusive, lease.token, lease.expiresAt, now])
-    if (changed !== 1) return yield* new LeaseLost({ name: installExclusive })
+    if (changed !== 1) return yield* new LeaseLost({ lease: installExclusive })
   })
 
   const installRenew = Effect.fn("LeaseManager.installRenew")(function* (lease: Lease, durationMs: number) {

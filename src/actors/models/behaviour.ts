@@ -54,7 +54,7 @@ export const modelBehaviour = (sources: ModelSources) =>
     const get = Effect.fnUntraced(function* (text: string) {
       const name = yield* parseModelName(text)
       const entry = yield* findModel(db, name)
-      return entry ?? (yield* new ModelNotFound({ name }))
+      return entry ?? (yield* new ModelNotFound({ model: name }))
     })
 
     /** Runs as the only one who changes the model. */
@@ -68,12 +68,12 @@ export const modelBehaviour = (sources: ModelSources) =>
 
     const replace = Effect.fn("ModelCache.replace")(function* (spec: ModelReplacement) {
       const { target, name = target, ...rest } = spec
-      if (name !== target) return yield* new ModelNameMismatch({ name: target, body: name })
+      if (name !== target) return yield* new ModelNameMismatch({ model: target, body: name })
       return yield* alone(
         target,
         Effect.gen(function* () {
           const known = yield* replaceModel(db, target, withDefaults(rest), yield* Clock.currentTimeMillis)
-          if (!known) return yield* new ModelNotFound({ name: target })
+          if (!known) return yield* new ModelNotFound({ model: target })
           return (yield* findModel(db, target))!
         })
       )
@@ -110,7 +110,7 @@ export const modelBehaviour = (sources: ModelSources) =>
         Effect.gen(function* () {
           const entry = yield* get(name)
           const sandboxes = yield* users(name)
-          if (sandboxes.length > 0) return yield* new ModelInUse({ name, sandboxes })
+          if (sandboxes.length > 0) return yield* new ModelInUse({ model: name, sandboxes })
           const gone = yield* dropFiles(entry)
           yield* deleteModel(db, name)
           return gone
@@ -145,7 +145,7 @@ export const modelBehaviour = (sources: ModelSources) =>
       if (entry.pullPolicy === "if_missing") return yield* installer.pull({ name: text }, emit)
       const detail = found.status === "missing" ? "it is not in the cache" : (found.detail ?? "it is unhealthy")
       const policy = 'its pull_policy "never" forbids fetching it'
-      return yield* new ModelNotInstalled({ name: text, detail: `${detail}, and ${policy}` })
+      return yield* new ModelNotInstalled({ model: text, detail: `${detail}, and ${policy}` })
     })
 
     return ModelProtocol.of({

@@ -72,7 +72,7 @@ export const makeModelInstaller = Effect.fnUntraced(function* (sources: ModelSou
     const askedAt = yield* Clock.currentTimeMillis
     const name = yield* parseModelName(request.name)
     const entry = yield* findModel(db, name)
-    if (entry === undefined) return yield* new ModelNotFound({ name })
+    if (entry === undefined) return yield* new ModelNotFound({ model: name })
     const token = yield* secretOf(request.credentialAlias ?? entry.credentialAlias)
     const directory = request.fixtureDir ?? request.sourceDir
     const wanted: Wanted = {
@@ -89,7 +89,7 @@ export const makeModelInstaller = Effect.fnUntraced(function* (sources: ModelSou
         if (waited) yield* fileLock(paths.modelLock(name))
         // Whoever had the lock may have changed or removed it.
         const now = yield* findModel(db, name)
-        if (now === undefined) return yield* new ModelNotFound({ name })
+        if (now === undefined) return yield* new ModelNotFound({ model: name })
         yield* inPlace(name, settle(paths.models, name, inUse))
         const usable = usableInstall(paths.models, now, wanted.source)
         if (waited && usable !== undefined && usable.installedAtUnixMs >= askedAt) return asDone(now, usable)
@@ -107,7 +107,7 @@ export const makeModelInstaller = Effect.fnUntraced(function* (sources: ModelSou
     emit: Emit
   ) {
     const { name } = entry
-    const failed = (reason: string) => Effect.fail(new ModelInstallFailed({ name, reason }))
+    const failed = (reason: string) => Effect.fail(new ModelInstallFailed({ model: name, reason }))
     const resolved = yield* source.resolve.pipe(Effect.catchTag("FetchFailed", ({ reason }) => failed(reason)))
     const { resolvedRevision, totalSizeBytes } = resolved
     emit(

@@ -40,14 +40,14 @@ const holdModels = Effect.fn("Keeper.models")(function* (info: Pick<SandboxInfo,
     const name = yield* parseModelName(text)
     yield* sharedFileLock(paths.modelPlaceLock(name))
     const entry = yield* findModel(db, name)
-    if (entry === undefined) return yield* new ModelNotFound({ name })
+    if (entry === undefined) return yield* new ModelNotFound({ model: name })
     const recorded = entry.cacheDir === null ? paths.models : paths.modelCacheHolding(entry.cacheDir)
     const { directory } = recorded.model(name)
     const read = readManifest(directory)
     const wrong = Result.isFailure(read) ? read.failure : wrongSize(directory, read.success)
     const installId = installIdOf(directory)
     if (wrong !== undefined || installId === undefined) {
-      return yield* new ModelNotInstalled({ name, detail: wrong ?? "its install has no id" })
+      return yield* new ModelNotInstalled({ model: name, detail: wrong ?? "its install has no id" })
     }
     yield* recordMount(db, { sandboxId: info.id, model: name, installId }, yield* Clock.currentTimeMillis)
     mounts.push({ source: installPaths(directory).payload, target, readOnly: true })

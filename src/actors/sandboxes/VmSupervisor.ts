@@ -47,7 +47,7 @@ const replaceTimeoutMs = 10_000
 
 const wrongState = ({ name, status }: SandboxInfo, operation: string) =>
   new WrongState({
-    name,
+    sandbox: name,
     status,
     operation,
     advice:
@@ -113,7 +113,7 @@ const make = (options: KeeperOptions) =>
 
     const start = Effect.fn("VmSupervisor.start")(function* (text: string, detached: boolean) {
       const { info } = yield* find(text)
-      if (info.status === "running") return yield* new AlreadyRunning({ name: info.name })
+      if (info.status === "running") return yield* new AlreadyRunning({ sandbox: info.name })
       if (info.status === "paused") return yield* wrongState(info, "start")
       const warnings = yield* records.root(info)
       // Before the keeper, which has none of this process's environment and so no credentials.
@@ -148,14 +148,14 @@ const make = (options: KeeperOptions) =>
         })
       )
       if (after !== undefined && isLive(after.info.status)) {
-        return yield* new SupervisorUnreachable({ name: info.name, reason: "its keeper ended while it was asked" })
+        return yield* new SupervisorUnreachable({ sandbox: info.name, reason: "its keeper ended while it was asked" })
       }
       return recordedEnd(after?.info)
     })
 
     const unreachable = (name: string) => ({
       RpcClientError: (error: { readonly message: string }) =>
-        Effect.fail(new SupervisorUnreachable({ name, reason: error.message }))
+        Effect.fail(new SupervisorUnreachable({ sandbox: name, reason: error.message }))
     })
 
     const commands = makeRoutes()
@@ -169,7 +169,7 @@ const make = (options: KeeperOptions) =>
         Effect.map(reach(text, "reach"), (keeper) => commands.follow(text, keeper, ask(keeper), numberOf))
       ).pipe(
         Stream.catchTags({
-          RpcClientError: (error) => Stream.fail(new SupervisorUnreachable({ name: text, reason: error.message }))
+          RpcClientError: (error) => Stream.fail(new SupervisorUnreachable({ sandbox: text, reason: error.message }))
         })
       )
 
@@ -202,7 +202,7 @@ const make = (options: KeeperOptions) =>
       const { info } = yield* find(text)
       if (info.ephemeral) {
         return yield* new WrongState({
-          name: info.name,
+          sandbox: info.name,
           status: info.status,
           operation: "restart",
           advice: "it goes with its end, and only one that is kept ('bunker create') starts again"
@@ -220,7 +220,7 @@ const make = (options: KeeperOptions) =>
       if (info.restartAt !== null && (yield* cancelRestart(db, info.id))) return recordedEnd(info)
       if (!isLive(record.info.status)) {
         return yield* new WrongState({
-          name: record.info.name,
+          sandbox: record.info.name,
           status: record.info.status,
           operation: "kill",
           advice: "it is not running"
@@ -238,7 +238,7 @@ const make = (options: KeeperOptions) =>
       if (info.restartAt !== null && (yield* cancelRestart(db, info.id))) return recordedEnd(info)
       if (!isLive(info.status)) {
         return yield* new WrongState({
-          name: info.name,
+          sandbox: info.name,
           status: info.status,
           operation: "stop",
           advice: "it is not running"
@@ -291,7 +291,7 @@ const make = (options: KeeperOptions) =>
       if (isLive(before.info.status)) {
         if (!force) {
           return yield* new WrongState({
-            name: before.info.name,
+            sandbox: before.info.name,
             status: before.info.status,
             operation: "remove",
             advice: `stop it with 'bunker stop ${before.info.name}', or remove it with -f`

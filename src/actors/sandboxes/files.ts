@@ -87,7 +87,7 @@ export const sandboxFileHandlers = (
 ) => {
   const unreachable = (name: string) => ({
     RpcClientError: (error: { readonly message: string }) =>
-      Effect.fail(new SupervisorUnreachable({ name, reason: error.message }))
+      Effect.fail(new SupervisorUnreachable({ sandbox: name, reason: error.message }))
   })
 
   const operations = makeRoutes()
@@ -100,7 +100,7 @@ export const sandboxFileHandlers = (
       )
     ).pipe(
       Stream.catchTags({
-        RpcClientError: (error) => Stream.fail(new SupervisorUnreachable({ name, reason: error.message }))
+        RpcClientError: (error) => Stream.fail(new SupervisorUnreachable({ sandbox: name, reason: error.message }))
       })
     )
 

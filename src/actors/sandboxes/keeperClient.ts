@@ -17,7 +17,7 @@ import { findSandbox } from "../../store/database/sandboxes.ts"
 import { attemptFile, ensureDirectory } from "../../store/files/files.ts"
 import { holderOf, isLocked, withAnyLock } from "../../store/files/lock.ts"
 import { openLog } from "../../store/files/logs.ts"
-import { Paths } from "../../store/files/Paths.ts"
+import { Paths, type RunPaths } from "../../store/files/Paths.ts"
 import { savedImage } from "../../store/files/runFile.ts"
 import { identify, isAlive, isStopped } from "../../store/processes/processes.ts"
 import type { Engines } from "../../vm/engines/Engine.ts"
@@ -123,7 +123,7 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
       Effect.mapError(
         () =>
           new SupervisorUnreachable({
-            name: info.name,
+            sandbox: info.name,
             reason: `its keeper ended without a word; see ${run.keeperLog}`
           })
       )
@@ -161,10 +161,10 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
     // Another keeper has taken over since.
     yield* forget(info.name)
     if (!(yield* answers(keeperSocket))) {
-      return yield* new SupervisorUnreachable({ name: info.name, reason: "nobody listens on its socket" })
+      return yield* new SupervisorUnreachable({ sandbox: info.name, reason: "nobody listens on its socket" })
     }
     const still = stoppedHolder(paths.run(info.id).keeperLock)
-    if (still !== undefined) return yield* new SupervisorUnreachable({ name: info.name, reason: still })
+    if (still !== undefined) return yield* new SupervisorUnreachable({ sandbox: info.name, reason: still })
     const own = yield* Scope.fork(scope)
     const { connectUnix } = yield* sockets
     const address = yield* Scope.provide(connectUnix(KeeperProtocol, keeperSocket), own)
@@ -178,10 +178,10 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
         Effect.gen(function* () {
           const { keeperLock } = paths.run(info.id)
           const still = stoppedHolder(keeperLock)
-          if (still !== undefined) return yield* new SupervisorUnreachable({ name: info.name, reason: still })
+          if (still !== undefined) return yield* new SupervisorUnreachable({ sandbox: info.name, reason: still })
           const record = yield* findSandbox(db, info.name)
           const alive = record?.process !== undefined && isAlive(record.process)
-          if (!alive) return yield* new SupervisorUnreachable({ name: info.name, reason: "its process is gone" })
+          if (!alive) return yield* new SupervisorUnreachable({ sandbox: info.name, reason: "its process is gone" })
           const adopted = yield* Effect.result(spawn(info, true))
           // Somebody else may be adopting it right now.
           const waitMs = (yield* AgentTimeoutMs) + serveMs
@@ -191,13 +191,13 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
               Effect.timeoutOrElse({
                 duration: waitMs,
                 orElse: () =>
-                  Effect.fail(new SupervisorUnreachable({ name: info.name, reason: deaf(keeperLock, waitMs) }))
+                  Effect.fail(new SupervisorUnreachable({ sandbox: info.name, reason: deaf(keeperLock, waitMs) }))
               })
             )
           )
           if (Result.isSuccess(found)) return found.success
           if (Result.isSuccess(adopted) || isLocked(keeperLock)) return yield* found.failure
-          return yield* new SupervisorUnreachable({ name: info.name, reason: adopted.failure.message })
+          return yield* new SupervisorUnreachable({ sandbox: info.name, reason: adopted.failure.message })
         })
       )
     )
@@ -205,6 +205,9 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
 
   /** True while a process keeps the VM: it will record the end itself. */
   const isKept = (id: number) => Effect.sync(() => isLocked(paths.run(id).keeperLock))
+
+  /** True of a VM that ends with the process that keeps it. */
+  const isTied = (id: number) => Effect.sync(() => fs.existsSync(paths.run(id).tied))
 
   /** Sees to it that a VM that runs has a keeper, which brings what its command said meanwhile into the log. */
   const ensure = Effect.fnUntraced(function* (info: SandboxInfo) {
@@ -227,7 +230,7 @@ export const makeKeepers = Effect.fnUntraced(function* (options: KeeperOptions) 
       )
     )
 
-  return { host, spawn, leave, existing, address, ensure, isKept, isAwaited, released }
+  return { host, spawn, leave, existing, address, ensure, isKept, isTied, isAwaited, released }
 })
 
 export type Keepers = Effect.Success<ReturnType<typeof makeKeepers>>
@@ -250,6 +253,7 @@ export const hostVm = Effect.fnUntraced(function* (
     const { dieWithParent, restartAt } = how
     const more = restartAt === undefined ? {} : { restartAt }
     if (!how.adopt) {
+      yield* tie(paths.run(info.id), dieWithParent)
       const boot = Effect.flatMap(lease, (image) => bootVm({ info, image, dieWithParent, ...more }))
       return yield* withAnyLock(
         Array.from({ length: bootsMax }, (_, slot) => paths.bootLock(slot)),
@@ -259,7 +263,7 @@ export const hostVm = Effect.fnUntraced(function* (
     }
     const record = yield* findSandbox(db, info.name)
     if (record?.process === undefined)
-      return yield* new SupervisorUnreachable({ name: info.name, reason: "its process is gone" })
+      return yield* new SupervisorUnreachable({ sandbox: info.name, reason: "its process is gone" })
     // Its disks are open and its records hold them: only a definition of an older build, or none, has to ask.
     const image = savedImage(paths, info.name) ?? (yield* lease).config
     return yield* adoptVm(image, { info: record.info, process: record.process })
@@ -281,6 +285,14 @@ export const hostVm = Effect.fnUntraced(function* (
   yield* Effect.forkScoped(watchAgent(vm))
   yield* Effect.forkScoped(enforceLimits(vm, startedAt ?? (yield* Clock.currentTimeMillis)))
   return { vm, address, main: records.main }
+})
+
+/** Says for others whether the VM that is about to boot ends with this process. */
+const tie = Effect.fnUntraced(function* (run: RunPaths, tied: boolean) {
+  yield* ensureDirectory(run.directory)
+  yield* attemptFile(tied ? "write" : "remove", run.tied, () =>
+    tied ? fs.writeFileSync(run.tied, "", { mode: 0o600 }) : fs.rmSync(run.tied, { force: true })
+  )
 })
 
 const startKeeperActor = Effect.fnUntraced(function* (vm: KeptVm, records: Records) {

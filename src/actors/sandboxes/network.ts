@@ -52,7 +52,7 @@ export const networkHandlers = <E, K>(
           .Network({ config: network })
           .pipe(
             Effect.catchTag("RpcClientError", (error) =>
-              Effect.fail(new SupervisorUnreachable({ name: info.name, reason: error.message }))
+              Effect.fail(new SupervisorUnreachable({ sandbox: info.name, reason: error.message }))
             )
           )
       }

@@ -4,9 +4,9 @@
  *
  * Invariants: a VM that lives is adopted or ended, never started twice; a VM that somebody keeps is left to that keeper, unless it said its last word.
  */
-import { Clock, Effect } from "effect"
+import { Clock, Effect, Schedule } from "effect"
 import type { SafeName } from "../../domain/name.ts"
-import { isLive, predecessors } from "../../domain/sandbox/sandbox.ts"
+import { isLive, predecessors, SandboxInfo } from "../../domain/sandbox/sandbox.ts"
 import { Database } from "../../store/database/Database.ts"
 import { findSandbox, type SandboxRecord, terminate } from "../../store/database/sandboxes.ts"
 import { indexMachines, settleMachine } from "../../store/database/syncDefinitions.ts"
@@ -18,6 +18,15 @@ import type { Keepers } from "./keeperClient.ts"
 import { lastWords, Sweeper } from "./Sweeper.ts"
 
 const SIGKILL = 9
+
+/** One that has ended, whatever its record said, or says still. */
+const over = (record: SandboxRecord, terminationDetail: string): SandboxRecord => ({
+  ...record,
+  info: new SandboxInfo({ ...record.info, status: "crashed", terminationDetail })
+})
+
+/** Turns of 20 ms in which a keeper may record the end of its VM. */
+const recordTurns = 50
 
 const killedAlone = () =>
   new RunEnd({ exitCode: null, exitSignal: "SIGKILL", reason: "signal", detail: "killed without its keeper" })
@@ -63,21 +72,46 @@ export const makeRecovery = Effect.fnUntraced(function* (keepers: Keepers) {
 
   const putRight = Effect.fnUntraced(function* (record: SandboxRecord) {
     const { info } = record
+    if (!isLive(info.status)) return record
     const alive = record.process !== undefined && isAlive(record.process)
-    // A start that nobody goes on with can not be taken over: the guest is not what it should be yet.
-    const suspicious = isLive(info.status) && (!alive || info.status === "starting")
-    if (!suspicious) return record
-    if ((yield* keepers.isKept(info.id)) && (alive || lastWords(paths, record) === undefined)) return record
+    const kept = yield* keepers.isKept(info.id)
+    if (kept && alive && info.status !== "starting") return record
+    if (kept && !alive && info.status !== "starting" && lastWords(paths, record) === undefined) {
+      return yield* ended(record)
+    }
+    // What ends with its keeper is ending now; a start that nobody goes on with can not be taken over: the guest is not what it should be yet.
+    const doomed = !alive || info.status === "starting" || (yield* keepers.isTied(info.id))
+    if (!doomed || (kept && lastWords(paths, record) === undefined)) return record
     if (alive) yield* endProcess(record)
     yield* reconcile(info.name)
     if (!info.ephemeral) yield* Effect.ignore(settleMachine(db, paths, info.name))
-    return (yield* findSandbox(db, info.name)) ?? record
+    return (yield* findSandbox(db, info.name)) ?? over(record, "it ended with the process that kept it")
+  })
+
+  /** A VM whose keeper is about to record its end: waits for that, and says that it has ended where it takes long. */
+  const ended = Effect.fnUntraced(function* (record: SandboxRecord) {
+    const { info } = record
+    const after = yield* findSandbox(db, info.name).pipe(
+      Effect.repeat({
+        while: (found) => found !== undefined && found.info.id === info.id && isLive(found.info.status),
+        schedule: Schedule.spaced("20 millis").pipe(Schedule.upTo({ times: recordTurns }))
+      })
+    )
+    return after !== undefined && !isLive(after.info.status)
+      ? after
+      : over(after ?? record, "its process has ended, and its keeper has not recorded how yet")
   })
 
   /** All records as they truly are; a VM that lives without a keeper gets one. */
   const all = Effect.gen(function* () {
     const listed = yield* indexMachines(db, paths)
-    const records = yield* Effect.forEach(listed.records, current)
+    const looked = yield* Effect.forEach(listed.records, current)
+    // One that went with its end meanwhile is in no list.
+    const records = yield* Effect.filter(looked, ({ info }) =>
+      info.ephemeral && info.status === "crashed"
+        ? Effect.map(findSandbox(db, info.name), (found) => found?.info.id === info.id)
+        : Effect.succeed(true)
+    )
     for (const { info } of records) {
       if (isLive(info.status) && !(yield* keepers.isKept(info.id))) yield* Effect.ignore(keepers.leave(info, "adopt"))
     }

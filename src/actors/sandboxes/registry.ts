@@ -69,7 +69,7 @@ export const makeRecords = Effect.gen(function* () {
   const find = Effect.fnUntraced(function* (text: string) {
     const name = yield* parseName(text)
     const record = yield* findMachine(db, paths, name)
-    if (record === undefined) return yield* new SandboxNotFound({ name })
+    if (record === undefined) return yield* new SandboxNotFound({ sandbox: name })
     return record
   })
 
@@ -109,7 +109,7 @@ export const makeRecords = Effect.gen(function* () {
       name,
       Effect.gen(function* () {
         const { directory, machineFile } = paths.sandbox(name)
-        if (fs.existsSync(machineFile)) return yield* new AlreadyExists({ name })
+        if (fs.existsSync(machineFile)) return yield* new AlreadyExists({ sandbox: name })
         const nowMs = yield* Clock.currentTimeMillis
         const vmId = crypto.randomUUID()
         const fresh = yield* attemptFile("make directory", directory, () => {
@@ -147,7 +147,7 @@ export const makeRecords = Effect.gen(function* () {
     const before = yield* findMachine(db, paths, name)
     // One that only waits for a reader makes room.
     const spent = before?.info.ephemeral === true && isTerminal(before.info.status)
-    if (before !== undefined && request.replace !== true && !spent) return yield* new AlreadyExists({ name })
+    if (before !== undefined && request.replace !== true && !spent) return yield* new AlreadyExists({ sandbox: name })
     yield* checkPorts(config, before?.info).pipe(
       Effect.provideService(Paths, paths),
       Effect.provideService(Database, db)
@@ -197,7 +197,7 @@ export const makeRecords = Effect.gen(function* () {
           fs.existsSync(paths.sandbox(info.name).upper)
         ) {
           return yield* new ImageMoved({
-            name: info.name,
+            sandbox: info.name,
             image: info.config.image,
             was: imageDigest,
             is: manifestDigest

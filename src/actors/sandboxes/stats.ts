@@ -114,7 +114,8 @@ export const statsHandlers = (reach: Reach) => ({
   Stats: ({ name, watch }: { readonly name: string; readonly watch: boolean }) => {
     const one = Effect.flatMap(reach(name, "measure", up), (keeper) => keeper.Sample()).pipe(
       Effect.catchTags({
-        RpcClientError: (error: Unreachable) => Effect.fail(new SupervisorUnreachable({ name, reason: error.message }))
+        RpcClientError: (error: Unreachable) =>
+          Effect.fail(new SupervisorUnreachable({ sandbox: name, reason: error.message }))
       })
     )
     if (!watch) return Rpc.fork(Stream.fromEffect(one))

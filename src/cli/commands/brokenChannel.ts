@@ -43,7 +43,7 @@ export const explainBrokenChannel = Effect.fnUntraced(function* (
   if (found?.status === "running") return yield* error
   if (found?.status === "crashed") {
     return yield* new SandboxCrashed({
-      name,
+      sandbox: name,
       reason: found.terminationDetail ?? found.terminationReason ?? "nobody saw why",
       console: yield* consoleEnd(name),
       ephemeral: found.ephemeral
@@ -52,7 +52,7 @@ export const explainBrokenChannel = Effect.fnUntraced(function* (
   const why = end?.detail ?? end?.reason
   const gone = why === undefined ? "it has ended" : `it has ended (${why})`
   return yield* new WrongState({
-    name,
+    sandbox: name,
     status: found?.status ?? "gone",
     operation: "finish the command in",
     advice: found === undefined ? gone : `'bunker inspect ${name}' tells how it ended`

@@ -136,7 +136,7 @@ const importIn = Command.make(
     }).pipe(
       Effect.mapError((error) =>
         error instanceof SessionFileInvalid && file === "-"
-          ? new SessionFileInvalid({ path: "what stdin gave", line: error.line, reason: error.reason })
+          ? new SessionFileInvalid({ path: "what stdin gave", lineNumber: error.lineNumber, reason: error.reason })
           : error
       )
     )

@@ -1,6 +1,7 @@
 /** Names every way in which files of a guest and published ports fail. Holds no behaviour. */
 import { Schema } from "effect"
 import { advised } from "./advice.ts"
+import { taggedError } from "./base.ts"
 
 /** What is wrong with a file, in the words of the guest channel's protocol. */
 const fileReasons = [
@@ -20,14 +21,14 @@ const fileReasons = [
 ] as const
 
 /** The guest has no file of this name. */
-export class FileNotFound extends Schema.TaggedError<FileNotFound>()("FileNotFound", { path: Schema.String }) {
+export class FileNotFound extends taggedError<FileNotFound>()("FileNotFound", { path: Schema.String }) {
   override get message(): string {
     return `the guest has no "${this.path}"; 'bunker exec NAME ls -la' shows what there is`
   }
 }
 
 /** The guest could not do what was asked for with a file. */
-export class FileFailed extends Schema.TaggedError<FileFailed>()("FileFailed", {
+export class FileFailed extends taggedError<FileFailed>()("FileFailed", {
   path: Schema.String,
   reason: Schema.Literals(fileReasons),
   /** One phrase. */
@@ -51,7 +52,7 @@ const advice: Record<(typeof fileReasons)[number], string> = {
   limit: "ask for less at once",
   bad_stream: "try again; should it stay so, the guest's agent is of another build: start the sandbox again",
   bad_user: "choose another user",
-  failed: "try again; 'bunker logs --console NAME' may say why"
+  failed: "try again, and see whether 'bunker logs --console NAME' says why"
 }
 
 /** The word of a guest as a reason; what is unknown is a failure like any other. */
@@ -59,7 +60,7 @@ export const fileReason = (word: string | undefined): FileFailed["reason"] =>
   fileReasons.find((reason) => reason === word) ?? "failed"
 
 /** A file or tree could not be copied on the host's side. */
-export class CopyFailed extends Schema.TaggedError<CopyFailed>()("CopyFailed", {
+export class CopyFailed extends taggedError<CopyFailed>()("CopyFailed", {
   /** A path of the host, or what was copied. */
   path: Schema.String,
   /** One phrase. */
@@ -71,7 +72,7 @@ export class CopyFailed extends Schema.TaggedError<CopyFailed>()("CopyFailed", {
 }
 
 /** Somebody listens on a host port that a sandbox wants to publish. */
-export class PortTaken extends Schema.TaggedError<PortTaken>()("PortTaken", {
+export class PortTaken extends taggedError<PortTaken>()("PortTaken", {
   /** `IP:PORT`. */
   address: Schema.String,
   /** One phrase: the sandbox or the process that has it, or why it can not be had. */
@@ -83,7 +84,7 @@ export class PortTaken extends Schema.TaggedError<PortTaken>()("PortTaken", {
 }
 
 /** Nothing in the guest listens on the port. */
-export class PortRefused extends Schema.TaggedError<PortRefused>()("PortRefused", {
+export class PortRefused extends taggedError<PortRefused>()("PortRefused", {
   port: Schema.Int,
   reason: Schema.String
 }) {

@@ -1,9 +1,10 @@
 /** Names every way in which finding, fetching or converting an image fails. Holds no behaviour. */
 import { Schema } from "effect"
 import { advised } from "./advice.ts"
+import { taggedError } from "./base.ts"
 
 /** The text is not a reference in the grammar of docker/distribution. */
-export class InvalidReference extends Schema.TaggedError<InvalidReference>()("InvalidReference", {
+export class InvalidReference extends taggedError<InvalidReference>()("InvalidReference", {
   reference: Schema.String,
   reason: Schema.String
 }) {
@@ -13,7 +14,7 @@ export class InvalidReference extends Schema.TaggedError<InvalidReference>()("In
 }
 
 /** The text is not `os/architecture[/variant]`. */
-export class InvalidPlatform extends Schema.TaggedError<InvalidPlatform>()("InvalidPlatform", {
+export class InvalidPlatform extends taggedError<InvalidPlatform>()("InvalidPlatform", {
   platform: Schema.String,
   reason: Schema.String
 }) {
@@ -23,7 +24,7 @@ export class InvalidPlatform extends Schema.TaggedError<InvalidPlatform>()("Inva
 }
 
 /** Neither the local records nor, where asked, the registry know the reference. */
-export class ImageNotFound extends Schema.TaggedError<ImageNotFound>()("ImageNotFound", {
+export class ImageNotFound extends taggedError<ImageNotFound>()("ImageNotFound", {
   reference: Schema.String,
   /** Host that was asked, absent when only local records were. */
   host: Schema.optionalKey(Schema.String),
@@ -41,15 +42,15 @@ export class ImageNotFound extends Schema.TaggedError<ImageNotFound>()("ImageNot
 }
 
 /** Policy `never` forbids the network and the image is not here. */
-export class ImageNotCached extends Schema.TaggedError<ImageNotCached>()("ImageNotCached", {
+export class ImageNotCached extends taggedError<ImageNotCached>()("ImageNotCached", {
   reference: Schema.String
 }) {
   override get message(): string {
-    return `image "${this.reference}" is not cached and --pull never forbids fetching it; run 'bunker pull ${this.reference}'`
+    return `image "${this.reference}" is not cached and its pull policy, never, forbids fetching it; run 'bunker pull ${this.reference}'`
   }
 }
 
-export class ImageInUse extends Schema.TaggedError<ImageInUse>()("ImageInUse", {
+export class ImageInUse extends taggedError<ImageInUse>()("ImageInUse", {
   reference: Schema.String,
   sandboxes: Schema.Array(Schema.String)
 }) {
@@ -58,7 +59,7 @@ export class ImageInUse extends Schema.TaggedError<ImageInUse>()("ImageInUse", {
   }
 }
 
-export class PlatformNotFound extends Schema.TaggedError<PlatformNotFound>()("PlatformNotFound", {
+export class PlatformNotFound extends taggedError<PlatformNotFound>()("PlatformNotFound", {
   reference: Schema.String,
   wanted: Schema.String,
   available: Schema.Array(Schema.String)
@@ -69,7 +70,7 @@ export class PlatformNotFound extends Schema.TaggedError<PlatformNotFound>()("Pl
 }
 
 /** A manifest, index or config breaks its schema, or uses what this build does not know. */
-export class ManifestInvalid extends Schema.TaggedError<ManifestInvalid>()("ManifestInvalid", {
+export class ManifestInvalid extends taggedError<ManifestInvalid>()("ManifestInvalid", {
   what: Schema.String,
   /** Path of the field, `$` for the document. */
   field: Schema.String,
@@ -80,7 +81,7 @@ export class ManifestInvalid extends Schema.TaggedError<ManifestInvalid>()("Mani
   }
 }
 
-export class DigestMismatch extends Schema.TaggedError<DigestMismatch>()("DigestMismatch", {
+export class DigestMismatch extends taggedError<DigestMismatch>()("DigestMismatch", {
   what: Schema.String,
   expected: Schema.String,
   actual: Schema.String
@@ -91,7 +92,7 @@ export class DigestMismatch extends Schema.TaggedError<DigestMismatch>()("Digest
 }
 
 /** A layer passes a limit, breaks its format or tries to leave its tree; nothing of it is kept. */
-export class LayerRejected extends Schema.TaggedError<LayerRejected>()("LayerRejected", {
+export class LayerRejected extends taggedError<LayerRejected>()("LayerRejected", {
   layer: Schema.String,
   reason: Schema.String,
   entry: Schema.optionalKey(Schema.String)
@@ -102,7 +103,7 @@ export class LayerRejected extends Schema.TaggedError<LayerRejected>()("LayerRej
   }
 }
 
-export class RegistryAuth extends Schema.TaggedError<RegistryAuth>()("RegistryAuth", {
+export class RegistryAuth extends taggedError<RegistryAuth>()("RegistryAuth", {
   host: Schema.String,
   status: Schema.Int,
   /** Empty when a login was checked. */
@@ -115,7 +116,7 @@ export class RegistryAuth extends Schema.TaggedError<RegistryAuth>()("RegistryAu
   }
 }
 
-export class RegistryUnavailable extends Schema.TaggedError<RegistryUnavailable>()("RegistryUnavailable", {
+export class RegistryUnavailable extends taggedError<RegistryUnavailable>()("RegistryUnavailable", {
   host: Schema.String,
   attempts: Schema.Int,
   reason: Schema.String
@@ -126,7 +127,7 @@ export class RegistryUnavailable extends Schema.TaggedError<RegistryUnavailable>
 }
 
 /** A path given to `load` is not an OCI layout, an OCI archive or a `docker save` archive. */
-export class ArchiveInvalid extends Schema.TaggedError<ArchiveInvalid>()("ArchiveInvalid", {
+export class ArchiveInvalid extends taggedError<ArchiveInvalid>()("ArchiveInvalid", {
   path: Schema.String,
   reason: Schema.String
 }) {
@@ -137,7 +138,7 @@ export class ArchiveInvalid extends Schema.TaggedError<ArchiveInvalid>()("Archiv
 }
 
 /** Credentials were right, or were to be forgotten, and the place where they are kept would not have it. */
-export class LoginNotStored extends Schema.TaggedError<LoginNotStored>()("LoginNotStored", {
+export class LoginNotStored extends taggedError<LoginNotStored>()("LoginNotStored", {
   /** File or credential helper. */
   place: Schema.String,
   reason: Schema.String
@@ -148,7 +149,7 @@ export class LoginNotStored extends Schema.TaggedError<LoginNotStored>()("LoginN
 }
 
 /** A path given to `import` is no root file system, or can not be read whole. */
-export class RootfsInvalid extends Schema.TaggedError<RootfsInvalid>()("RootfsInvalid", {
+export class RootfsInvalid extends taggedError<RootfsInvalid>()("RootfsInvalid", {
   path: Schema.String,
   reason: Schema.String
 }) {
@@ -158,7 +159,7 @@ export class RootfsInvalid extends Schema.TaggedError<RootfsInvalid>()("RootfsIn
 }
 
 /** The cache can not give back what an image was made of. */
-export class ImageNotSavable extends Schema.TaggedError<ImageNotSavable>()("ImageNotSavable", {
+export class ImageNotSavable extends taggedError<ImageNotSavable>()("ImageNotSavable", {
   reference: Schema.String,
   reason: Schema.String,
   /** What brings the missing part: a pull, or a removal before it. */

@@ -1,38 +1,39 @@
 /** Names every way in which a model can not be registered, fetched, mounted or dropped. Holds no behaviour. */
 import { Schema } from "effect"
+import { taggedError } from "./base.ts"
 
-export class ModelNotFound extends Schema.TaggedError<ModelNotFound>()("ModelNotFound", { name: Schema.String }) {
+export class ModelNotFound extends taggedError<ModelNotFound>()("ModelNotFound", { model: Schema.String }) {
   override get message(): string {
-    return `no model "${this.name}" is registered; see 'bunker model ls', or register it with 'bunker model add'`
+    return `no model "${this.model}" is registered; see 'bunker model ls', or register it with 'bunker model add'`
   }
 }
 
-export class ModelExists extends Schema.TaggedError<ModelExists>()("ModelExists", { name: Schema.String }) {
+export class ModelExists extends taggedError<ModelExists>()("ModelExists", { model: Schema.String }) {
   override get message(): string {
-    return `a model "${this.name}" is registered already; change it with 'bunker model add --replace', or choose another name`
+    return `a model "${this.model}" is registered already; change it with 'bunker model add --replace', or choose another name`
   }
 }
 
-export class InvalidModelName extends Schema.TaggedError<InvalidModelName>()("InvalidModelName", {
-  name: Schema.String
+export class InvalidModelName extends taggedError<InvalidModelName>()("InvalidModelName", {
+  model: Schema.String
 }) {
   override get message(): string {
-    return `${JSON.stringify(this.name.slice(0, 140))} is not a model's name: use 1 to 128 of A-Z a-z 0-9 _ - and start with a letter or _`
+    return `${JSON.stringify(this.model.slice(0, 140))} is not a model's name: use 1 to 128 of A-Z a-z 0-9 _ - and start with a letter or _`
   }
 }
 
 /** A request names one model in its path and another in its body. */
-export class ModelNameMismatch extends Schema.TaggedError<ModelNameMismatch>()("ModelNameMismatch", {
-  name: Schema.String,
+export class ModelNameMismatch extends taggedError<ModelNameMismatch>()("ModelNameMismatch", {
+  model: Schema.String,
   body: Schema.String
 }) {
   override get message(): string {
-    return `the body's "name" is "${this.body}" and the path's is "${this.name}"; a model can not be renamed: add it anew and remove the old one`
+    return `the body's "name" is "${this.body}" and the path's is "${this.model}"; a model can not be renamed: add it anew and remove the old one`
   }
 }
 
 /** A request carries a secret where only the name of one may stand. Names the field, never its value. */
-export class PlaintextCredential extends Schema.TaggedError<PlaintextCredential>()("PlaintextCredential", {
+export class PlaintextCredential extends taggedError<PlaintextCredential>()("PlaintextCredential", {
   field: Schema.String
 }) {
   override get message(): string {
@@ -40,7 +41,7 @@ export class PlaintextCredential extends Schema.TaggedError<PlaintextCredential>
   }
 }
 
-export class CredentialNotFound extends Schema.TaggedError<CredentialNotFound>()("CredentialNotFound", {
+export class CredentialNotFound extends taggedError<CredentialNotFound>()("CredentialNotFound", {
   alias: Schema.String,
   /** The environment variable that is looked at. */
   variable: Schema.String
@@ -51,17 +52,17 @@ export class CredentialNotFound extends Schema.TaggedError<CredentialNotFound>()
 }
 
 /** A model's source can not be used as it is. */
-export class ModelSourceInvalid extends Schema.TaggedError<ModelSourceInvalid>()("ModelSourceInvalid", {
-  name: Schema.String,
+export class ModelSourceInvalid extends taggedError<ModelSourceInvalid>()("ModelSourceInvalid", {
+  model: Schema.String,
   source: Schema.String,
   reason: Schema.String
 }) {
   override get message(): string {
-    return `model "${this.name}" can not be pulled from "${this.source}": ${this.reason}; or give a local directory as "fixture_dir"`
+    return `model "${this.model}" can not be pulled from "${this.source}": ${this.reason}; or give a local directory as "fixture_dir"`
   }
 }
 
-export class ModelDirectoryInvalid extends Schema.TaggedError<ModelDirectoryInvalid>()("ModelDirectoryInvalid", {
+export class ModelDirectoryInvalid extends taggedError<ModelDirectoryInvalid>()("ModelDirectoryInvalid", {
   directory: Schema.String,
   reason: Schema.String
 }) {
@@ -71,31 +72,31 @@ export class ModelDirectoryInvalid extends Schema.TaggedError<ModelDirectoryInva
 }
 
 /** Fetching or storing the files failed; what was there before is still there. */
-export class ModelInstallFailed extends Schema.TaggedError<ModelInstallFailed>()("ModelInstallFailed", {
-  name: Schema.String,
+export class ModelInstallFailed extends taggedError<ModelInstallFailed>()("ModelInstallFailed", {
+  model: Schema.String,
   reason: Schema.String
 }) {
   override get message(): string {
-    return `model "${this.name}" was not installed: ${this.reason}; what was there before is kept; 'bunker model pull ${this.name}' tries again`
+    return `model "${this.model}" was not installed: ${this.reason}; what was there before is kept; 'bunker model pull ${this.model}' tries again`
   }
 }
 
-export class ModelInUse extends Schema.TaggedError<ModelInUse>()("ModelInUse", {
-  name: Schema.String,
+export class ModelInUse extends taggedError<ModelInUse>()("ModelInUse", {
+  model: Schema.String,
   sandboxes: Schema.Array(Schema.String)
 }) {
   override get message(): string {
-    return `model "${this.name}" is mounted in ${this.sandboxes.join(", ")}; stop them first ('bunker stop')`
+    return `model "${this.model}" is mounted in ${this.sandboxes.join(", ")}; stop them first ('bunker stop')`
   }
 }
 
 /** A sandbox wants a model that is not here whole, and its policy forbids fetching it. */
-export class ModelNotInstalled extends Schema.TaggedError<ModelNotInstalled>()("ModelNotInstalled", {
-  name: Schema.String,
+export class ModelNotInstalled extends taggedError<ModelNotInstalled>()("ModelNotInstalled", {
+  model: Schema.String,
   /** `missing`, or what is wrong with it. */
   detail: Schema.String
 }) {
   override get message(): string {
-    return `model "${this.name}" can not be mounted: ${this.detail}; 'bunker model pull ${this.name}' fetches it`
+    return `model "${this.model}" can not be mounted: ${this.detail}; 'bunker model pull ${this.model}' fetches it`
   }
 }

@@ -1,23 +1,24 @@
 /** Names every way in which plugins can not be put together or reached. Holds no behaviour. */
 import { Schema } from "effect"
 import { advised } from "./advice.ts"
+import { taggedError } from "./base.ts"
 
-export class PluginMissing extends Schema.TaggedError<PluginMissing>()("PluginMissing", {
-  name: Schema.String,
+export class PluginMissing extends taggedError<PluginMissing>()("PluginMissing", {
+  plugin: Schema.String,
   neededBy: Schema.String
 }) {
   override get message(): string {
-    return `plugin "${this.neededBy}" needs plugin "${this.name}", which is not there; add it to bunker.config.ts`
+    return `plugin "${this.neededBy}" needs plugin "${this.plugin}", which is not there; add it to bunker.config.ts`
   }
 }
 
-export class PluginDuplicate extends Schema.TaggedError<PluginDuplicate>()("PluginDuplicate", { name: Schema.String }) {
+export class PluginDuplicate extends taggedError<PluginDuplicate>()("PluginDuplicate", { plugin: Schema.String }) {
   override get message(): string {
-    return `there are two plugins named "${this.name}"; rename or remove one`
+    return `there are two plugins named "${this.plugin}"; rename or remove one`
   }
 }
 
-export class PluginCycle extends Schema.TaggedError<PluginCycle>()("PluginCycle", {
+export class PluginCycle extends taggedError<PluginCycle>()("PluginCycle", {
   names: Schema.Array(Schema.String)
 }) {
   override get message(): string {
@@ -26,20 +27,20 @@ export class PluginCycle extends Schema.TaggedError<PluginCycle>()("PluginCycle"
 }
 
 /** A plugin file can not be imported, is no plugin, or its options break its schema. */
-export class PluginInvalid extends Schema.TaggedError<PluginInvalid>()("PluginInvalid", {
-  name: Schema.String,
+export class PluginInvalid extends taggedError<PluginInvalid>()("PluginInvalid", {
+  plugin: Schema.String,
   reason: Schema.String
 }) {
   override get message(): string {
     return advised(
-      `plugin "${this.name}" can not be used: `,
+      `plugin "${this.plugin}" can not be used: `,
       this.reason,
       "mend it, or remove it from bunker.config.ts"
     )
   }
 }
 
-export class UnknownMessage extends Schema.TaggedError<UnknownMessage>()("UnknownMessage", {
+export class UnknownMessage extends taggedError<UnknownMessage>()("UnknownMessage", {
   plugin: Schema.String,
   message_: Schema.String
 }) {
@@ -49,7 +50,7 @@ export class UnknownMessage extends Schema.TaggedError<UnknownMessage>()("Unknow
 }
 
 /** The policy does not allow the permission that a message needs. */
-export class PermissionDenied extends Schema.TaggedError<PermissionDenied>()("PermissionDenied", {
+export class PermissionDenied extends taggedError<PermissionDenied>()("PermissionDenied", {
   plugin: Schema.String,
   permission: Schema.String
 }) {
@@ -59,13 +60,16 @@ export class PermissionDenied extends Schema.TaggedError<PermissionDenied>()("Pe
 }
 
 /** A message's payload breaks its schema. */
-export class InvalidInput extends Schema.TaggedError<InvalidInput>()("InvalidInput", {
+export class InvalidInput extends taggedError<InvalidInput>()("InvalidInput", {
   /** Where (`config.memory_mb`, empty for the whole) and what, one for each wrong field. */
   issues: Schema.Array(Schema.Struct({ path: Schema.String, message: Schema.String }))
 }) {
   override get message(): string {
     const each = this.issues.map(({ path, message }) => (path === "" ? message : `${path}: ${message}`))
     return `the input is not valid: ${each.join("; ")}`
+  }
+  override get suggestion(): string {
+    return "put these fields right"
   }
 }
 

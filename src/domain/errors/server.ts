@@ -1,9 +1,10 @@
 /** Names the ways in which a server that a program talks to fails beside the errors of its actors. Holds no behaviour. */
 import { Schema } from "effect"
 import { advised } from "./advice.ts"
+import { taggedError } from "./base.ts"
 
 /** Nobody answers, or the connection broke before the answer was whole. */
-export class ServerUnreachable extends Schema.TaggedError<ServerUnreachable>()("ServerUnreachable", {
+export class ServerUnreachable extends taggedError<ServerUnreachable>()("ServerUnreachable", {
   url: Schema.String,
   reason: Schema.String
 }) {
@@ -13,7 +14,7 @@ export class ServerUnreachable extends Schema.TaggedError<ServerUnreachable>()("
 }
 
 /** The server answered with something that is none of Bunker's own errors: no token, another version, a proxy. */
-export class ServerRefused extends Schema.TaggedError<ServerRefused>()("ServerRefused", {
+export class ServerRefused extends taggedError<ServerRefused>()("ServerRefused", {
   /** HTTP status. */
   status: Schema.Int,
   /** The answer's code, empty when it has none. */

@@ -1,22 +1,23 @@
 /** Names every way in which a session's memory fails its caller. Holds no behaviour. */
 import { Schema } from "effect"
 import { advised } from "./advice.ts"
+import { taggedError } from "./base.ts"
 
 const session = { sessionId: Schema.String }
 
-export class SessionNotFound extends Schema.TaggedError<SessionNotFound>()("SessionNotFound", session) {
+export class SessionNotFound extends taggedError<SessionNotFound>()("SessionNotFound", session) {
   override get message(): string {
     return `no session "${this.sessionId}"; see 'bunker session ls'`
   }
 }
 
-export class SessionExists extends Schema.TaggedError<SessionExists>()("SessionExists", session) {
+export class SessionExists extends taggedError<SessionExists>()("SessionExists", session) {
   override get message(): string {
     return `a session "${this.sessionId}" exists; choose another id, or 'bunker session rm' it first`
   }
 }
 
-export class InvalidSessionId extends Schema.TaggedError<InvalidSessionId>()("InvalidSessionId", {
+export class InvalidSessionId extends taggedError<InvalidSessionId>()("InvalidSessionId", {
   sessionId: Schema.String,
   reason: Schema.String
 }) {
@@ -26,7 +27,7 @@ export class InvalidSessionId extends Schema.TaggedError<InvalidSessionId>()("In
 }
 
 /** Nodes that do not make a graph: a node id twice, a parent that is not there, a circle, or a node out of its bounds. */
-export class InvalidGraph extends Schema.TaggedError<InvalidGraph>()("InvalidGraph", {
+export class InvalidGraph extends taggedError<InvalidGraph>()("InvalidGraph", {
   ...session,
   nodeId: Schema.String,
   reason: Schema.Literals(["duplicate", "unknown_parent", "cycle", "too_large", "too_deep"]),
@@ -45,7 +46,7 @@ export class InvalidGraph extends Schema.TaggedError<InvalidGraph>()("InvalidGra
   }
 }
 
-export class NodeNotFound extends Schema.TaggedError<NodeNotFound>()("NodeNotFound", {
+export class NodeNotFound extends taggedError<NodeNotFound>()("NodeNotFound", {
   ...session,
   nodeId: Schema.String
 }) {
@@ -55,7 +56,7 @@ export class NodeNotFound extends Schema.TaggedError<NodeNotFound>()("NodeNotFou
 }
 
 /** Somebody else committed first. */
-export class HeadConflict extends Schema.TaggedError<HeadConflict>()("HeadConflict", {
+export class HeadConflict extends taggedError<HeadConflict>()("HeadConflict", {
   ...session,
   expected: Schema.Int,
   actual: Schema.Int
@@ -66,7 +67,7 @@ export class HeadConflict extends Schema.TaggedError<HeadConflict>()("HeadConfli
 }
 
 /** The turn was committed before with another payload. */
-export class TurnConflict extends Schema.TaggedError<TurnConflict>()("TurnConflict", {
+export class TurnConflict extends taggedError<TurnConflict>()("TurnConflict", {
   ...session,
   turnId: Schema.String
 }) {
@@ -76,7 +77,7 @@ export class TurnConflict extends Schema.TaggedError<TurnConflict>()("TurnConfli
 }
 
 /** A commit names what is not there or not what it should be; nothing was written. */
-export class CommitRejected extends Schema.TaggedError<CommitRejected>()("CommitRejected", {
+export class CommitRejected extends taggedError<CommitRejected>()("CommitRejected", {
   ...session,
   field: Schema.Literals(["nodes", "leaf", "checkpoint", "artifacts"]),
   reason: Schema.String
@@ -88,11 +89,11 @@ export class CommitRejected extends Schema.TaggedError<CommitRejected>()("Commit
 }
 
 /** What the session's file holds is not what was written. */
-export class StoredDataCorrupt extends Schema.TaggedError<StoredDataCorrupt>()("StoredDataCorrupt", {
+export class StoredDataCorrupt extends taggedError<StoredDataCorrupt>()("StoredDataCorrupt", {
   ...session,
   what: Schema.Literals(["node", "graph", "blob", "checkpoint", "head", "artifact", "file"]),
   /** Node id (also of a graph), blob hash, artifact reference or file. */
-  name: Schema.String,
+  item: Schema.String,
   reason: Schema.String
 }) {
   override get message(): string {
@@ -105,11 +106,11 @@ export class StoredDataCorrupt extends Schema.TaggedError<StoredDataCorrupt>()("
       artifact: "commit the artifact again",
       file: "restore the session from an export"
     }
-    return `session "${this.sessionId}" is damaged: ${this.what}${this.what === "graph" ? " at node" : ""} ${this.name}: ${this.reason}; nothing was changed; ${ways[this.what]}`
+    return `session "${this.sessionId}" is damaged: ${this.what}${this.what === "graph" ? " at node" : ""} ${this.item}: ${this.reason}; nothing was changed; ${ways[this.what]}`
   }
 }
 
-export class BlobNotFound extends Schema.TaggedError<BlobNotFound>()("BlobNotFound", {
+export class BlobNotFound extends taggedError<BlobNotFound>()("BlobNotFound", {
   ...session,
   hash: Schema.String
 }) {
@@ -118,7 +119,7 @@ export class BlobNotFound extends Schema.TaggedError<BlobNotFound>()("BlobNotFou
   }
 }
 
-export class BlobTooLarge extends Schema.TaggedError<BlobTooLarge>()("BlobTooLarge", {
+export class BlobTooLarge extends taggedError<BlobTooLarge>()("BlobTooLarge", {
   ...session,
   bytesMax: Schema.Int
 }) {
@@ -128,7 +129,7 @@ export class BlobTooLarge extends Schema.TaggedError<BlobTooLarge>()("BlobTooLar
 }
 
 /** The bytes that were put do not have the hash that they were put under. */
-export class BlobMismatch extends Schema.TaggedError<BlobMismatch>()("BlobMismatch", {
+export class BlobMismatch extends taggedError<BlobMismatch>()("BlobMismatch", {
   ...session,
   expected: Schema.String,
   actual: Schema.String
@@ -139,19 +140,19 @@ export class BlobMismatch extends Schema.TaggedError<BlobMismatch>()("BlobMismat
 }
 
 /** A file is not an export of a session, or not a whole one. */
-export class SessionFileInvalid extends Schema.TaggedError<SessionFileInvalid>()("SessionFileInvalid", {
+export class SessionFileInvalid extends taggedError<SessionFileInvalid>()("SessionFileInvalid", {
   path: Schema.String,
   /** 1 for the first. */
-  line: Schema.Int,
+  lineNumber: Schema.Int,
   reason: Schema.String
 }) {
   override get message(): string {
-    return `${this.path} can not be imported: line ${this.line}: ${this.reason}; nothing was kept; export the session again`
+    return `${this.path} can not be imported: line ${this.lineNumber}: ${this.reason}; nothing was kept; export the session again`
   }
 }
 
 /** More than one answer can hold. */
-export class GraphTooLarge extends Schema.TaggedError<GraphTooLarge>()("GraphTooLarge", {
+export class GraphTooLarge extends taggedError<GraphTooLarge>()("GraphTooLarge", {
   ...session,
   bytes: Schema.Int,
   bytesMax: Schema.Int

@@ -1,8 +1,9 @@
 /** Names every way in which the home directory and its database fail. Holds no behaviour. */
 import { Schema } from "effect"
 import { advised } from "./advice.ts"
+import { taggedError } from "./base.ts"
 
-export class DiskFull extends Schema.TaggedError<DiskFull>()("DiskFull", {
+export class DiskFull extends taggedError<DiskFull>()("DiskFull", {
   path: Schema.String,
   /** Least bytes that what was being written needs, where known. */
   neededBytes: Schema.optionalKey(Schema.Int)
@@ -14,7 +15,7 @@ export class DiskFull extends Schema.TaggedError<DiskFull>()("DiskFull", {
 }
 
 /** The home directory can not be created, read or written. */
-export class HomeUnusable extends Schema.TaggedError<HomeUnusable>()("HomeUnusable", {
+export class HomeUnusable extends taggedError<HomeUnusable>()("HomeUnusable", {
   path: Schema.String,
   reason: Schema.String
 }) {
@@ -24,7 +25,7 @@ export class HomeUnusable extends Schema.TaggedError<HomeUnusable>()("HomeUnusab
 }
 
 /** Any other failure of a file operation inside the home directory. */
-export class StoreFailed extends Schema.TaggedError<StoreFailed>()("StoreFailed", {
+export class StoreFailed extends taggedError<StoreFailed>()("StoreFailed", {
   operation: Schema.String,
   path: Schema.String,
   reason: Schema.String
@@ -44,7 +45,7 @@ const advices: Readonly<Record<string, string>> = {
   ENFILE: "the machine has too many open files, stop some programs"
 }
 
-export class DatabaseFailed extends Schema.TaggedError<DatabaseFailed>()("DatabaseFailed", {
+export class DatabaseFailed extends taggedError<DatabaseFailed>()("DatabaseFailed", {
   operation: Schema.String,
   reason: Schema.String
 }) {
@@ -54,7 +55,7 @@ export class DatabaseFailed extends Schema.TaggedError<DatabaseFailed>()("Databa
 }
 
 /** The database was written by a newer build, or an applied migration was changed. */
-export class SchemaMismatch extends Schema.TaggedError<SchemaMismatch>()("SchemaMismatch", {
+export class SchemaMismatch extends taggedError<SchemaMismatch>()("SchemaMismatch", {
   found: Schema.Int,
   known: Schema.Int,
   reason: Schema.String
@@ -64,22 +65,22 @@ export class SchemaMismatch extends Schema.TaggedError<SchemaMismatch>()("Schema
   }
 }
 
-export class InvalidName extends Schema.TaggedError<InvalidName>()("InvalidName", {
-  name: Schema.String,
+export class InvalidName extends taggedError<InvalidName>()("InvalidName", {
+  given: Schema.String,
   reason: Schema.String
 }) {
   override get message(): string {
-    return `"${this.name.slice(0, 140)}" is not a name: ${this.reason}; use 1 to 128 of A-Z a-z 0-9 _ . - and start with none of . and -`
+    return `"${this.given.slice(0, 140)}" is not a name: ${this.reason}; use 1 to 128 of A-Z a-z 0-9 _ . - and start with none of . and -`
   }
 }
 
-export class LeaseLost extends Schema.TaggedError<LeaseLost>()("LeaseLost", { name: Schema.String }) {
+export class LeaseLost extends taggedError<LeaseLost>()("LeaseLost", { lease: Schema.String }) {
   override get message(): string {
-    return `the lease "${this.name}" is no longer held by this process; try again`
+    return `the lease "${this.lease}" is no longer held by this process; try again`
   }
 }
 
-export class InstallInProgress extends Schema.TaggedError<InstallInProgress>()("InstallInProgress", {
+export class InstallInProgress extends taggedError<InstallInProgress>()("InstallInProgress", {
   /** Unix milliseconds at which the lease ends by itself. */
   deadline: Schema.Int
 }) {
@@ -91,14 +92,14 @@ export class InstallInProgress extends Schema.TaggedError<InstallInProgress>()("
 export type StoreError = DiskFull | HomeUnusable | StoreFailed | DatabaseFailed | SchemaMismatch
 
 /** Another server listens on the socket. */
-export class AlreadyServing extends Schema.TaggedError<AlreadyServing>()("AlreadyServing", { socket: Schema.String }) {
+export class AlreadyServing extends taggedError<AlreadyServing>()("AlreadyServing", { socket: Schema.String }) {
   override get message(): string {
     return `a server listens on ${this.socket} already; use it, stop it, or choose another with --listen`
   }
 }
 
 /** A schema can not be taken back under sandboxes that the older build would not understand. */
-export class SandboxesActive extends Schema.TaggedError<SandboxesActive>()("SandboxesActive", {
+export class SandboxesActive extends taggedError<SandboxesActive>()("SandboxesActive", {
   names: Schema.Array(Schema.String)
 }) {
   override get message(): string {

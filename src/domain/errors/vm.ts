@@ -1,46 +1,47 @@
 /** Names every way in which a sandbox, its engine or its guest fails. Holds no behaviour. */
 import { Schema } from "effect"
 import { advised } from "./advice.ts"
+import { taggedError } from "./base.ts"
 
-export class SandboxNotFound extends Schema.TaggedError<SandboxNotFound>()("SandboxNotFound", { name: Schema.String }) {
+export class SandboxNotFound extends taggedError<SandboxNotFound>()("SandboxNotFound", { sandbox: Schema.String }) {
   override get message(): string {
-    return `no sandbox "${this.name}"; see 'bunker ps -a'`
+    return `no sandbox "${this.sandbox}"; see 'bunker ps -a'`
   }
 }
 
-export class AlreadyExists extends Schema.TaggedError<AlreadyExists>()("AlreadyExists", { name: Schema.String }) {
+export class AlreadyExists extends taggedError<AlreadyExists>()("AlreadyExists", { sandbox: Schema.String }) {
   override get message(): string {
-    return `a sandbox "${this.name}" exists; choose another --name, or 'bunker rm ${this.name}' first`
+    return `a sandbox "${this.sandbox}" exists; choose another --name, or 'bunker rm ${this.sandbox}' first`
   }
 }
 
-export class AlreadyRunning extends Schema.TaggedError<AlreadyRunning>()("AlreadyRunning", {
-  name: Schema.String,
+export class AlreadyRunning extends taggedError<AlreadyRunning>()("AlreadyRunning", {
+  sandbox: Schema.String,
   /** True while another process boots it. */
   starting: Schema.optionalKey(Schema.Boolean)
 }) {
   override get message(): string {
     if (this.starting === true) {
-      return `sandbox "${this.name}" is being started already, by another process; 'bunker ps' shows when it is up`
+      return `sandbox "${this.sandbox}" is being started already, by another process; 'bunker ps' shows when it is up`
     }
-    return `sandbox "${this.name}" is running already; reach it with 'bunker exec ${this.name} ...'`
+    return `sandbox "${this.sandbox}" is running already; reach it with 'bunker exec ${this.sandbox} ...'`
   }
 }
 
 /** The sandbox is in a state that does not allow the operation. */
-export class WrongState extends Schema.TaggedError<WrongState>()("WrongState", {
-  name: Schema.String,
+export class WrongState extends taggedError<WrongState>()("WrongState", {
+  sandbox: Schema.String,
   status: Schema.String,
   operation: Schema.String,
   advice: Schema.String
 }) {
   override get message(): string {
-    return `can not ${this.operation} "${this.name}": it is ${this.status}; ${this.advice}`
+    return `can not ${this.operation} "${this.sandbox}": it is ${this.status}; ${this.advice}`
   }
 }
 
 /** A field of a sandbox definition is out of its bounds. */
-export class InvalidSpec extends Schema.TaggedError<InvalidSpec>()("InvalidSpec", {
+export class InvalidSpec extends taggedError<InvalidSpec>()("InvalidSpec", {
   field: Schema.String,
   reason: Schema.String
 }) {
@@ -50,7 +51,7 @@ export class InvalidSpec extends Schema.TaggedError<InvalidSpec>()("InvalidSpec"
 }
 
 /** A path of the host can not be shared with a sandbox. */
-export class MountRefused extends Schema.TaggedError<MountRefused>()("MountRefused", {
+export class MountRefused extends taggedError<MountRefused>()("MountRefused", {
   source: Schema.String,
   reason: Schema.String
 }) {
@@ -64,7 +65,7 @@ export class MountRefused extends Schema.TaggedError<MountRefused>()("MountRefus
 }
 
 /** The named engine can not run a VM on this machine. */
-export class EngineUnavailable extends Schema.TaggedError<EngineUnavailable>()("EngineUnavailable", {
+export class EngineUnavailable extends taggedError<EngineUnavailable>()("EngineUnavailable", {
   engine: Schema.String,
   reason: Schema.String,
   advice: Schema.String
@@ -78,7 +79,7 @@ export class EngineUnavailable extends Schema.TaggedError<EngineUnavailable>()("
 const placesShown = 4
 
 /** A shared library was not found in any of the places looked at. */
-export class LibraryNotFound extends Schema.TaggedError<LibraryNotFound>()("LibraryNotFound", {
+export class LibraryNotFound extends taggedError<LibraryNotFound>()("LibraryNotFound", {
   library: Schema.String,
   /** Every place, in the order of the search, with what was wrong there. */
   looked: Schema.Array(Schema.String),
@@ -91,7 +92,7 @@ export class LibraryNotFound extends Schema.TaggedError<LibraryNotFound>()("Libr
 }
 
 /** A libkrun call answered with a negative errno. */
-export class KrunCallFailed extends Schema.TaggedError<KrunCallFailed>()("KrunCallFailed", {
+export class KrunCallFailed extends taggedError<KrunCallFailed>()("KrunCallFailed", {
   call: Schema.String,
   argument: Schema.String,
   errno: Schema.String
@@ -103,21 +104,21 @@ export class KrunCallFailed extends Schema.TaggedError<KrunCallFailed>()("KrunCa
 }
 
 /** The VM ended, or its agent never said hello, before the sandbox was up. */
-export class BootFailed extends Schema.TaggedError<BootFailed>()("BootFailed", {
-  name: Schema.String,
+export class BootFailed extends taggedError<BootFailed>()("BootFailed", {
+  sandbox: Schema.String,
   reason: Schema.String,
   /** Last lines of the guest's console, at most 4 KiB. */
   console: Schema.String
 }) {
   override get message(): string {
     const tail = this.console.trim().split("\n").at(-1)?.trim()
-    return `sandbox "${this.name}" did not boot: ${this.reason}${tail ? `; last console line: ${tail}` : ""}; 'bunker logs --console ${this.name}' shows the rest`
+    return `sandbox "${this.sandbox}" did not boot: ${this.reason}${tail ? `; last console line: ${tail}` : ""}; 'bunker logs --console ${this.sandbox}' shows the rest`
   }
 }
 
 /** The VM ended by itself, or was ended by something else on the host, while somebody worked in it. */
-export class SandboxCrashed extends Schema.TaggedError<SandboxCrashed>()("SandboxCrashed", {
-  name: Schema.String,
+export class SandboxCrashed extends taggedError<SandboxCrashed>()("SandboxCrashed", {
+  sandbox: Schema.String,
   /** One phrase. */
   reason: Schema.String,
   /** Last lines of the guest's console, a few. */
@@ -126,7 +127,7 @@ export class SandboxCrashed extends Schema.TaggedError<SandboxCrashed>()("Sandbo
   ephemeral: Schema.Boolean
 }) {
   override get message(): string {
-    const { name } = this
+    const { sandbox: name } = this
     const last = this.console.join(" | ")
     const said = last === "" ? "its console says nothing" : `its console said last: ${last}`
     const logs =
@@ -137,17 +138,17 @@ export class SandboxCrashed extends Schema.TaggedError<SandboxCrashed>()("Sandbo
 }
 
 /** The channel to the guest agent broke or carried what the protocol forbids. */
-export class GuestChannelFailed extends Schema.TaggedError<GuestChannelFailed>()("GuestChannelFailed", {
+export class GuestChannelFailed extends taggedError<GuestChannelFailed>()("GuestChannelFailed", {
   reason: Schema.String
 }) {
   override get message(): string {
-    const advice = "try again; 'bunker inspect NAME' tells whether the sandbox is still there"
+    const advice = "try again, and 'bunker inspect NAME' tells whether the sandbox is still there"
     return advised("the channel to the guest agent failed: ", this.reason, advice)
   }
 }
 
 /** The guest could not start the command. */
-export class ExecFailed extends Schema.TaggedError<ExecFailed>()("ExecFailed", {
+export class ExecFailed extends taggedError<ExecFailed>()("ExecFailed", {
   reason: Schema.Literals(["not_found", "not_executable", "bad_cwd", "bad_user", "limit", "failed"]),
   detail: Schema.String
 }) {
@@ -164,7 +165,7 @@ export class ExecFailed extends Schema.TaggedError<ExecFailed>()("ExecFailed", {
       case "limit":
         return advised("the guest could not start the command: ", this.detail, "pass less, or put it into a file")
       default: {
-        const advice = "check the command; 'bunker logs --console NAME' may say more"
+        const advice = "check the command, and see what 'bunker logs --console NAME' says"
         return advised("the guest could not start the command: ", this.detail, advice)
       }
     }
@@ -175,8 +176,20 @@ export class ExecFailed extends Schema.TaggedError<ExecFailed>()("ExecFailed", {
   }
 }
 
+/** What was collected for one answer has more bytes than may be held; the command was ended, and nothing of it is given out. */
+export class OutputTooLarge extends taggedError<OutputTooLarge>()("OutputTooLarge", {
+  /** Most bytes that are collected. */
+  bytesMax: Schema.Int,
+  /** How the front end that collected them gives them out as they come. */
+  advice: Schema.String
+}) {
+  override get message(): string {
+    return `there are more than the ${this.bytesMax} bytes that are collected at once; ${this.advice}`
+  }
+}
+
 /** A command that another process of the host started in a guest can not be taken over. */
-export class ReattachRefused extends Schema.TaggedError<ReattachRefused>()("ReattachRefused", {
+export class ReattachRefused extends taggedError<ReattachRefused>()("ReattachRefused", {
   /** `unsupported`: this guest's agent keeps no commands; `not_found`: it was never started; `bad_offset`: it said less. */
   reason: Schema.Literals(["unsupported", "not_found", "bad_offset", "failed"]),
   detail: Schema.String
@@ -187,50 +200,50 @@ export class ReattachRefused extends Schema.TaggedError<ReattachRefused>()("Reat
 }
 
 /** The process behind a sandbox's network card does not start, or does not do what it was asked. */
-export class NetworkFailed extends Schema.TaggedError<NetworkFailed>()("NetworkFailed", {
-  name: Schema.String,
+export class NetworkFailed extends taggedError<NetworkFailed>()("NetworkFailed", {
+  sandbox: Schema.String,
   reason: Schema.String
 }) {
   override get message(): string {
     return advised(
-      `the network of "${this.name}" failed: `,
+      `the network of "${this.sandbox}" failed: `,
       this.reason,
-      `start the sandbox again with 'bunker restart ${this.name}'`
+      `start the sandbox again with 'bunker restart ${this.sandbox}'`
     )
   }
 }
 
 /** Another process supervises the sandbox and can not be reached. */
-export class SupervisorUnreachable extends Schema.TaggedError<SupervisorUnreachable>()("SupervisorUnreachable", {
-  name: Schema.String,
+export class SupervisorUnreachable extends taggedError<SupervisorUnreachable>()("SupervisorUnreachable", {
+  sandbox: Schema.String,
   reason: Schema.String
 }) {
   override get message(): string {
-    return `the process that looks after "${this.name}" does not answer: ${this.reason}; 'bunker kill ${this.name}' ends the sandbox`
+    return `the process that looks after "${this.sandbox}" does not answer: ${this.reason}; 'bunker kill ${this.sandbox}' ends the sandbox`
   }
 }
 
 /** The `config.toml` of a machine can not be understood; it is left as it is. */
-export class MachineConfigInvalid extends Schema.TaggedError<MachineConfigInvalid>()("MachineConfigInvalid", {
-  name: Schema.String,
+export class MachineConfigInvalid extends taggedError<MachineConfigInvalid>()("MachineConfigInvalid", {
+  sandbox: Schema.String,
   path: Schema.String,
   /** 1 for the first line, null when it concerns the whole file. (Errors have a `line` of their own in Bun.) */
   lineNumber: Schema.NullOr(Schema.Int),
   reason: Schema.String
 }) {
   override get message(): string {
-    return `${this.path}${this.lineNumber === null ? "" : `:${this.lineNumber}`}: ${this.reason}; mend it, or remove the sandbox with 'bunker rm -f ${this.name}'`
+    return `${this.path}${this.lineNumber === null ? "" : `:${this.lineNumber}`}: ${this.reason}; mend it, or remove the sandbox with 'bunker rm -f ${this.sandbox}'`
   }
 }
 
 /** A machine's disk was written over another image than the one that its reference names now. */
-export class ImageMoved extends Schema.TaggedError<ImageMoved>()("ImageMoved", {
-  name: Schema.String,
+export class ImageMoved extends taggedError<ImageMoved>()("ImageMoved", {
+  sandbox: Schema.String,
   image: Schema.String,
   was: Schema.String,
   is: Schema.String
 }) {
   override get message(): string {
-    return `the disk of "${this.name}" was written over ${this.was}, and ${this.image} is ${this.is} now; get the old one back (bunker pull or bunker load), or take image_digest out of its config.toml to put the disk over the new one`
+    return `the disk of "${this.sandbox}" was written over ${this.was}, and ${this.image} is ${this.is} now; get the old one back ('bunker pull' or 'bunker load'), or take image_digest out of its config.toml to put the disk over the new one`
   }
 }

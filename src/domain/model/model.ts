@@ -17,7 +17,7 @@ const isModelName = Schema.is(ModelName)
 
 /** Parses a name at the door. */
 export const parseModelName = (name: string): Effect.Effect<ModelName, InvalidModelName> =>
-  isModelName(name) ? Effect.succeed(name) : Effect.fail(new InvalidModelName({ name }))
+  isModelName(name) ? Effect.succeed(name) : Effect.fail(new InvalidModelName({ model: name }))
 
 const textMax = 2048
 const noWhiteSpace = Schema.isPattern(/^\S+$/, { expected: "text without white space" })

@@ -55,6 +55,9 @@ export const ExecEvent = Schema.TaggedUnion({
 })
 export type ExecEvent = typeof ExecEvent.Type
 
+/** Most bytes of output that are collected for one answer, unless its caller asks for more or less. */
+export const outputBytesMax = 16 * 1024 * 1024
+
 /** Exit code of a command that a signal ended, by the shell's habit. */
 export const exitCodeOf = (event: { readonly code: number } | { readonly signal: number }): number =>
   "code" in event ? event.code & 0xff : 128 + event.signal

@@ -121,7 +121,7 @@ export const insertModel = Effect.fnUntraced(function* (
   nowMs: number
 ) {
   const inserted = yield* db.run(statements.insert, [name, ...parametersOf(chosen), nowMs, nowMs])
-  if (inserted !== 1) return yield* new ModelExists({ name })
+  if (inserted !== 1) return yield* new ModelExists({ model: name })
 })
 
 /** Replaces what its owner chose; it stays `installed` only while it means the same files. Answers false when it is unknown. */

@@ -249,7 +249,7 @@ export const insertSandbox = (db: Database, input: NewSandbox) =>
       input.vmId ?? null,
       input.configStamp ?? null
     ])
-    if (row === undefined) return Result.fail(new AlreadyExists({ name: input.name }))
+    if (row === undefined) return Result.fail(new AlreadyExists({ sandbox: input.name }))
     if (input.manifestDigest === undefined) return Result.succeed(row.id)
     const linked = tx.run(statements.insertRootfs, [row.id, input.ephemeral ? "tmpfs" : "ext4", input.manifestDigest])
     if (linked !== 1) throw new Error(`manifest ${input.manifestDigest} vanished while a sandbox was made from it`)

@@ -55,6 +55,8 @@ export interface RunPaths {
   readonly ports: CheckedPath
   /** Socket of the process behind its network card. */
   readonly networkSocket: CheckedPath
+  /** There while the VM ends with the process that keeps it: without one it is not taken over. */
+  readonly tied: CheckedPath
   /** Held by the process that waits to start the sandbox again. */
   readonly restartLock: CheckedPath
 }
@@ -264,7 +266,8 @@ const make = Effect.fnUntraced(function* (
       keeperLock: at("run", String(sandboxId), "keeper.lock"),
       restartLock: at("run", String(sandboxId), "restart.lock"),
       ports: at("run", String(sandboxId), "ports.json"),
-      networkSocket: at("run", String(sandboxId), "net.sock")
+      networkSocket: at("run", String(sandboxId), "net.sock"),
+      tied: at("run", String(sandboxId), "tied")
     })
   }
 })

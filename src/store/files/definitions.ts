@@ -110,14 +110,14 @@ export const loadMachine = Effect.fn("Machines.load")(function* (
 ): Effect.fn.Return<LoadedMachine, MachineError | SandboxNotFound> {
   const { machineFile: file } = home.sandbox(name)
   const invalid = (reason: string, lineNumber: number | null = null) =>
-    new MachineConfigInvalid({ name, path: file, lineNumber, reason })
+    new MachineConfigInvalid({ sandbox: name, path: file, lineNumber, reason })
   // One that can not be read concerns its own sandbox and no other.
   const read = yield* attemptFile("read", file, () => readFile(file)).pipe(
     Effect.mapError((error) =>
       invalid(error._tag === "DiskFull" ? error.message : `it can not be read: ${error.reason}`)
     )
   )
-  if (read === undefined) return yield* new SandboxNotFound({ name })
+  if (read === undefined) return yield* new SandboxNotFound({ sandbox: name })
   if ("problem" in read) return yield* invalid(read.problem)
   const text = decodeText(read.bytes)
   if (text === undefined) return yield* invalid("it is no UTF-8 text")

@@ -194,6 +194,7 @@ export class LogFile {
     this.retry = setTimeout(() => {
       if (!this.busy) void this.drain()
     }, retryMs)
+    this.retry.unref()
   }
 
   /**

@@ -160,7 +160,7 @@ export const withLock = <A, E, R>(
         })
     }),
     (fd): Effect.Effect<A, E | AlreadyRunning, R> =>
-      tryLockExclusive(fd) ? use(fd) : Effect.fail(new AlreadyRunning({ name: lockName(lockPath) })),
+      tryLockExclusive(fd) ? use(fd) : Effect.fail(new AlreadyRunning({ sandbox: lockName(lockPath) })),
     (fd) => Effect.sync(() => fs.closeSync(fd))
   )
 

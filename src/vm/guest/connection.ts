@@ -119,6 +119,8 @@ export class SocketPipe {
 /** Handlers for `Bun.listen` and `Bun.connect` whose socket data is a {@link SocketPipe}. */
 export const pipeHandlers: Bun.SocketHandler<SocketPipe> = {
   open: (socket) => {
+    // An idle channel keeps no program from ending; what is awaited of it does (sdk/runtime.ts, and every main of ours).
+    socket.unref()
     socket.data.socket = socket
   },
   data: (socket, bytes) => socket.data.onData(bytes),
@@ -131,18 +133,21 @@ export const pipeHandlers: Bun.SocketHandler<SocketPipe> = {
 /** Listens on a unix socket, over a stale file in its place; `accept` gets each connection. Throws what Bun does. */
 export const listenPipes = (path: string, accept: (pipe: SocketPipe) => void): Bun.UnixSocketListener<SocketPipe> => {
   rmSync(path, { force: true })
-  return Bun.listen<SocketPipe>({
+  const listener = Bun.listen<SocketPipe>({
     unix: path,
     data: undefined as never,
     socket: {
       ...pipeHandlers,
       open: (socket) => {
+        socket.unref()
         socket.data = new SocketPipe()
         socket.data.socket = socket
         accept(socket.data)
       }
     }
   })
+  listener.unref()
+  return listener
 }
 
 /** The connection of a pipe. */

@@ -78,6 +78,7 @@ export const unixListenerTransport = Effect.fn("Vm.unixListenerTransport")(funct
   const accept = (pipe: SocketPipe): void => {
     const decoder = new FrameDecoder()
     const deadline = setTimeout(() => pipe.end(), helloTimeoutMs)
+    deadline.unref()
     let seen = 0
     if (++unrouted > unroutedMax) pipe.end()
     pipe.watch = (bytes) => {

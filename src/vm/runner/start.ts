@@ -114,7 +114,7 @@ export const startRunner = Effect.fn("Engine.startRunner")(function* (
 
 const failure = (options: StartRunner, report: RunnerReport | undefined, how: string, output: string) => {
   if (report?.event === "already_running") {
-    return new AlreadyRunning({ name: options.name })
+    return new AlreadyRunning({ sandbox: options.name })
   }
   if (report?.event === "error" && report.call.startsWith("krun_")) {
     return new KrunCallFailed({ call: report.call, argument: report.argument, errno: report.errno })
@@ -153,7 +153,6 @@ class Child {
   private readonly log: string
   private report: RunnerReport | undefined
   private reader: Bun.Socket | undefined
-  private waiting = 0
   private configFd = -1
   /** Bound to the process from its start: a signal through it can reach no other that got its number. */
   private pidfd = -1
@@ -205,8 +204,8 @@ class Child {
     })
     void ended.then(() => decided.resolve(this.report))
     this.process.unref()
-    this.entered = this.holding(() => decided.promise)
-    this.exited = this.holding(() => ended)
+    this.entered = Effect.promise(() => decided.promise)
+    this.exited = Effect.promise(() => ended)
     this.kill = Effect.suspend(() => {
       this.end()
       return Effect.asVoid(this.exited)
@@ -250,21 +249,6 @@ class Child {
     this.pidfd = -1
     this.released = true
     this.reader?.end()
-  }
-
-  /** Waits for a promise, during which the child keeps this process's event loop alive. */
-  private holding<A>(wait: () => Promise<A>): Effect.Effect<A> {
-    const hold = Effect.sync(() => {
-      if (this.waiting++ === 0) this.process.ref()
-    })
-    const drop = Effect.sync(() => {
-      if (--this.waiting === 0) this.process.unref()
-    })
-    return Effect.acquireUseRelease(
-      hold,
-      () => Effect.promise(wait),
-      () => drop
-    )
   }
 
   /** Reads report lines; the promise resolves when the other end is closed. */

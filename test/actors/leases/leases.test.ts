@@ -29,7 +29,10 @@ describe("LeaseManager", () => {
       yield* TestClock.adjust("10 seconds")
       const second = yield* leases.TryAcquire(claim)
       expect(second).not.toBeNull()
-      expect(yield* Effect.flip(leases.Complete({ lease: first! }))).toMatchObject({ _tag: "LeaseLost", name: "sweep" })
+      expect(yield* Effect.flip(leases.Complete({ lease: first! }))).toMatchObject({
+        _tag: "LeaseLost",
+        lease: "sweep"
+      })
       yield* leases.Complete({ lease: second! })
       yield* TestClock.adjust("29 seconds")
       expect(yield* leases.TryAcquire(claim)).toBeNull()
@@ -211,7 +214,7 @@ describe("LeaseManager", () => {
       yield* TestClock.adjust("1 seconds")
       yield* db.run("UPDATE maintenance_lease SET holder_token = 'somebody else'")
       yield* TestClock.adjust("3 seconds")
-      expect(yield* Fiber.join(running)).toMatchObject({ _tag: "LeaseLost", name: claim.name })
+      expect(yield* Fiber.join(running)).toMatchObject({ _tag: "LeaseLost", lease: claim.name })
       expect(interrupted).toBe(true)
     }).pipe(Effect.provide(environment))
   )

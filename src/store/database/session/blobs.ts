@@ -161,4 +161,4 @@ export const getBlob = (
   )
 
 export const damagedBlob = ({ id }: SessionFile, hash: BlobHash): StoredDataCorrupt =>
-  new StoredDataCorrupt({ sessionId: id, what: "blob", name: hash, reason: "its bytes do not have its hash" })
+  new StoredDataCorrupt({ sessionId: id, what: "blob", item: hash, reason: "its bytes do not have its hash" })

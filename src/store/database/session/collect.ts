@@ -75,7 +75,7 @@ const markArtifacts = (file: SessionFile): Result.Result<void, StoredDataCorrupt
   const bad = connection.get<{ readonly artifact_ref: string }>(collectStatements.badArtifact)
   if (bad !== undefined) {
     const reason = "it refers to no hash"
-    return Result.fail(new StoredDataCorrupt({ sessionId, what: "artifact", name: bad.artifact_ref, reason }))
+    return Result.fail(new StoredDataCorrupt({ sessionId, what: "artifact", item: bad.artifact_ref, reason }))
   }
   connection.run(collectStatements.markArtifacts)
   // Marked already as what else it is; visited again as a checkpoint.
@@ -96,7 +96,7 @@ const markCheckpoint = (file: SessionFile, hash: BlobHash): Result.Result<void, 
   const checkpoint = bytes === undefined ? Result.fail("its bytes do not have its hash") : readCheckpoint(bytes)
   if (Result.isFailure(checkpoint)) {
     const { failure: reason } = checkpoint
-    return Result.fail(new StoredDataCorrupt({ sessionId: file.id, what: "checkpoint", name: hash, reason }))
+    return Result.fail(new StoredDataCorrupt({ sessionId: file.id, what: "checkpoint", item: hash, reason }))
   }
   for (const each of [hash, ...checkpoint.success.refs.map((ref) => ref.hash)]) {
     file.connection.run(collectStatements.mark, [blobKey(each), each])

@@ -155,7 +155,7 @@ const replayed = (
     return Result.succeed({ head: { headRevision, leafNodeId, checkpointRef }, commitCount: undefined })
   }
   const reason = `the stored result of turn ${turnId} can not be read`
-  return Result.fail(new StoredDataCorrupt({ sessionId, what: "head", name: "commit_stamp", reason }))
+  return Result.fail(new StoredDataCorrupt({ sessionId, what: "head", item: "commit_stamp", reason }))
 }
 
 const chooseLeaf = (

@@ -50,7 +50,7 @@ const sessionError = (
   const code = String((cause as { readonly code?: unknown })?.code ?? "")
   if (code.startsWith("SQLITE_CORRUPT") || code === "SQLITE_NOTADB") {
     const reason = cause instanceof Error ? cause.message : code
-    return new StoredDataCorrupt({ sessionId, what: "file", name: file, reason })
+    return new StoredDataCorrupt({ sessionId, what: "file", item: file, reason })
   }
   return databaseError(operation, file, cause)
 }

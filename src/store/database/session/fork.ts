@@ -47,7 +47,7 @@ export const retainedBlobs = (
   checkpoint: BlobHash
 ): Result.Result<ReadonlySet<BlobHash>, StoredDataCorrupt> => {
   const damaged = (name: BlobHash, reason: string) =>
-    Result.fail(new StoredDataCorrupt({ sessionId: source.id, what: "checkpoint", name, reason }))
+    Result.fail(new StoredDataCorrupt({ sessionId: source.id, what: "checkpoint", item: name, reason }))
   const row = findBlob(source, checkpoint)
   if (row === undefined) return damaged(checkpoint, "it is missing")
   const bytes = openBlob(row)

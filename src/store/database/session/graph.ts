@@ -80,7 +80,7 @@ const decodeNodes = (
       nodes.push({ nodeId: row.node_id, parentNodeId: row.parent_node_id, node: JSON.parse(row.node_json) })
     } catch {
       return Result.fail(
-        new StoredDataCorrupt({ sessionId: id, what: "node", name: row.node_id, reason: "its content is not JSON" })
+        new StoredDataCorrupt({ sessionId: id, what: "node", item: row.node_id, reason: "its content is not JSON" })
       )
     }
   }
@@ -130,7 +130,7 @@ export const readPath = (
   const checked = checkPath(leaf, file.connection.all<NodeRow & PathRow>(graphStatements.path, [leaf]))
   return Result.mapError(
     checked,
-    ({ nodeId, reason }) => new StoredDataCorrupt({ sessionId: file.id, what: "node", name: nodeId, reason })
+    ({ nodeId, reason }) => new StoredDataCorrupt({ sessionId: file.id, what: "node", item: nodeId, reason })
   )
 }
 

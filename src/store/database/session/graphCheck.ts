@@ -27,7 +27,7 @@ interface Shape {
 /** Fails with `StoredDataCorrupt` for a graph that no walk should trust. Holds ids in memory only where a child came before its parent. */
 export const checkWhole = ({ id: sessionId, connection }: SessionFile): Result.Result<void, StoredDataCorrupt> => {
   const corrupt = (name: string, reason: string) =>
-    Result.fail(new StoredDataCorrupt({ sessionId, what: "graph", name, reason }))
+    Result.fail(new StoredDataCorrupt({ sessionId, what: "graph", item: name, reason }))
   const twice = connection.get<{ readonly node_id: string }>(graphCheckStatements.twice)
   if (twice !== undefined) return corrupt(twice.node_id, "there are several nodes of this id")
   if (connection.get(graphCheckStatements.backwards) === undefined) return Result.void

@@ -43,7 +43,7 @@ const isTextOrNull = (value: unknown): value is string | null => value === null 
 export const readHead = ({ id, connection }: SessionFile): Result.Result<Head, SessionNotFound | StoredDataCorrupt> => {
   const row = connection.get<HeadRow>(headStatements.head)
   const corrupt = (reason: string) =>
-    Result.fail(new StoredDataCorrupt({ sessionId: id, what: "head", name: "session_head", reason }))
+    Result.fail(new StoredDataCorrupt({ sessionId: id, what: "head", item: "session_head", reason }))
   if (row === undefined) return corrupt("there is none")
   if (row.deleted !== 0) return Result.fail(new SessionNotFound({ sessionId: id }))
   if (row.session_id !== id) return corrupt("it is another session's")

@@ -130,7 +130,7 @@ export const exportSession = (
         const node = parseJson(json)
         if (node === undefined) {
           const reason = "its content is not JSON"
-          return yield* Result.fail(new StoredDataCorrupt({ sessionId: id, what: "node", name: nodeId, reason }))
+          return yield* Result.fail(new StoredDataCorrupt({ sessionId: id, what: "node", item: nodeId, reason }))
         }
         write({ record: "node", node_id: nodeId, parent_node_id: parentNodeId, node: node.value })
       }
@@ -152,7 +152,7 @@ export const exportSession = (
         if (!blobExists(file, row.blob_ref)) {
           const reason = "its blob is missing"
           return yield* Result.fail(
-            new StoredDataCorrupt({ sessionId: id, what: "artifact", name: row.artifact_ref, reason })
+            new StoredDataCorrupt({ sessionId: id, what: "artifact", item: row.artifact_ref, reason })
           )
         }
         write({ record: "artifact", artifact_ref: row.artifact_ref, blob_ref: row.blob_ref, kind: row.kind })

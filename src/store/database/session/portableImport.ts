@@ -64,7 +64,7 @@ export const exportedId = (fd: number, path: string): Result.Result<string, Sess
   const header = decodeHeader(first === undefined ? undefined : parseJson(first.toString("utf8"))?.value)
   return Result.isSuccess(header)
     ? Result.succeed(header.success.session_id)
-    : Result.fail(new SessionFileInvalid({ path, line: 1, reason: "it is not an export of a session" }))
+    : Result.fail(new SessionFileInvalid({ path, lineNumber: 1, reason: "it is not an export of a session" }))
 }
 
 /** Fills a new session file from an export, inside its transaction; anything that does not fit fails with the line where it stands. */
@@ -79,7 +79,7 @@ export const importSession = (
   let line = 0
   let header: typeof PortableHeader.Type | undefined
   let ended = false
-  const wrong = (reason: string) => Result.fail(new SessionFileInvalid({ path, line, reason }))
+  const wrong = (reason: string) => Result.fail(new SessionFileInvalid({ path, lineNumber: line, reason }))
   for (const bytes of linesOf(fd)) {
     line += 1
     if (bytes === undefined) return wrong(`it has more than ${lineBytesMax} bytes`)

@@ -123,7 +123,7 @@ describe("a graph", () => {
         yield* store.Commit({ ...turn("t", 0), nodes: nodes("a", "b:a", "c:b", "d:c", "e:d") })
         const broken = (name: string) =>
           Effect.map(Effect.flip(store.Graph({ ...s, active: true })), (error) =>
-            expect(error).toMatchObject({ _tag: "StoredDataCorrupt", what: "node", name })
+            expect(error).toMatchObject({ _tag: "StoredDataCorrupt", what: "node", item: name })
           )
         yield* store.Tombstone({ ...s, nodeIds: ["c"] })
         expect(ids(yield* store.Graph(s))).toEqual(["a", "b", "d", "e"])
@@ -141,7 +141,7 @@ describe("a graph", () => {
           sqlite.run("UPDATE graph_node SET parent_node_id = 'b' WHERE node_id = 'd'")
           sqlite.run("UPDATE graph_node SET node_json = '{' WHERE node_id = 'b'")
         })
-        expect(yield* Effect.flip(store.Graph(s))).toMatchObject({ _tag: "StoredDataCorrupt", name: "b" })
+        expect(yield* Effect.flip(store.Graph(s))).toMatchObject({ _tag: "StoredDataCorrupt", item: "b" })
         expect(yield* Effect.flip(store.Tombstone({ ...s, nodeIds: ["a", "none"] }))).toMatchObject({
           _tag: "NodeNotFound"
         })
@@ -158,7 +158,7 @@ describe("a damaged graph", () => {
         const store = yield* SessionStore
         yield* store.Commit({ ...turn("t", 0), nodes: nodes("q", "a:q", "b:a") })
         yield* inFile("s", damage)
-        const corrupt = { _tag: "StoredDataCorrupt", name }
+        const corrupt = { _tag: "StoredDataCorrupt", item: name }
         expect(yield* Effect.flip(store.Graph(s))).toMatchObject(corrupt)
         expect(yield* Effect.flip(store.Graph({ ...s, active: true }))).toMatchObject({ _tag: "StoredDataCorrupt" })
         expect(yield* Effect.flip(Stream.runDrain(store.Export(s)))).toMatchObject(corrupt)
