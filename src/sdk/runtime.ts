@@ -14,10 +14,11 @@ export interface PlaceOptions extends LayerOptions, Logged {
 
 export type Runtime = ManagedRuntime.ManagedRuntime<Actors, unknown>
 
-export const runtimeOf = ({ home, server, log }: PlaceOptions): Runtime => {
+export const runtimeOf = ({ home, log, nativeDir, server }: PlaceOptions): Runtime => {
   const heard = Layer.merge(logging(log), idleSleeps)
+  const here = { ...(home === undefined ? {} : { home }), ...(nativeDir === undefined ? {} : { nativeDir }) }
   return server === undefined
-    ? ManagedRuntime.make(Layer.provideMerge(actorsOf(home === undefined ? {} : { home }), heard))
+    ? ManagedRuntime.make(Layer.provideMerge(actorsOf(here), heard))
     : ManagedRuntime.make(Layer.provideMerge(remoteLayer(server), heard))
 }
 

@@ -43,6 +43,7 @@ const commands: Readonly<Record<string, (words: ReadonlyArray<string>) => Words>
   inspect: ([name]) => ["info()", `GET ${sandboxRoute(name)}`],
   start: ([name]) => ["start()", `POST ${sandboxRoute(name, "/start")}`],
   stop: ([name]) => ["stop()", `POST ${sandboxRoute(name, "/stop")}`],
+  restart: ([name]) => ["restart()", `POST ${sandboxRoute(name, "/restart")}`],
   kill: ([name]) => ["kill()", `POST ${sandboxRoute(name, "/kill")}`],
   unpause: ([name]) => ["unpause()", `POST ${sandboxRoute(name, "/unpause")}`],
   create: () => ["Sandbox.create({ persistent: true })", "POST /v1/sandboxes"],

@@ -257,6 +257,6 @@ export class MachineProblem extends Schema.Class<MachineProblem>("MachineProblem
   line: Schema.NullOr(Schema.Int),
   reason: Schema.String
 }) {
-  static readonly broken = ({ name, path, lineNumber, reason }: MachineConfigInvalid) =>
+  static readonly broken = ({ sandbox: name, path, lineNumber, reason }: MachineConfigInvalid) =>
     new MachineProblem({ name, path, kind: "broken", line: lineNumber, reason })
 }
