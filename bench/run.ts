@@ -37,6 +37,11 @@ const benches: Readonly<Record<string, { readonly about: string; readonly run: (
     about: "100 MB through a command and as a file, in and out of a running sandbox, and one word (2 minutes)",
     run: async () => (await import("./streams/streams.ts")).benchStreams()
   },
+  net: {
+    about:
+      "the network stack against slirp4netns, this machine's own TCP as the guest: bytes both ways, first byte, rest (2 minutes)",
+    run: async () => (await import("./net/net.ts")).benchNet()
+  },
   cli: {
     about: "start-up time and memory of the compiled program and of ./bunker",
     run: async () => (await import("./cli/cli.ts")).benchCli()

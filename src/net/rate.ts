@@ -10,6 +10,10 @@ export class Rate {
     this.level = burst
   }
 
+  get limited(): boolean {
+    return this.perSecond > 0
+  }
+
   /** Milliseconds until something may pass; 0: now. */
   wait(nowMs: number): number {
     if (this.perSecond === 0) return 0

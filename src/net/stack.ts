@@ -190,8 +190,9 @@ class NetworkStack implements Stack {
 
   /** A guest above its rate is not read for a while: its own card's queue holds it up. */
   private settled(): void {
+    if (!this.up.limited || this.paused !== undefined) return
     const wait = this.up.wait(performance.now())
-    if (wait === 0 || this.paused !== undefined) return
+    if (wait === 0) return
     this.options.link.pause()
     this.paused = setTimeout(() => {
       this.paused = undefined

@@ -51,6 +51,8 @@ export interface Ran {
 }
 
 export interface TapWorld extends AsyncDisposable {
+  /** A process whose namespaces are the guest's. */
+  readonly pid: number
   readonly stack: Stack
   readonly events: Array<NetworkEvent>
   /** Runs a program in the guest to its end. */
@@ -131,6 +133,7 @@ export const makeTapWorld = async (options: TapOptions = {}): Promise<TapWorld> 
     return { code: await ran.exited, stdout, stderr }
   }
   return {
+    pid: child.pid,
     stack,
     events,
     run,

@@ -159,7 +159,7 @@ export class TcpFlow implements UpstreamHandler, Waiter {
 
   private inputOpen(segment: Segment, bytes: Buffer, size: number): void {
     const { receiver, sender } = this
-    const outcome = sender.acknowledge(segment, this.context.now())
+    const outcome = sender.acknowledge(segment, this.context.now)
     if (outcome === "wrong") {
       this.acknowledge()
       return
@@ -256,7 +256,7 @@ export class TcpFlow implements UpstreamHandler, Waiter {
     const next = sender.next(size)
     const flags = ACK | (next.last ? PSH : 0) | (next.ends ? FIN : 0)
     if (!this.write(flags, next.sequence, next.offset, size)) return "blocked"
-    if (sender.sent(next, this.context.now())) this.restartTimer()
+    if (sender.sent(next, this.context.now)) this.restartTimer()
     return sender.sendable() < 0 ? "done" : "more"
   }
 

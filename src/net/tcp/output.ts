@@ -41,7 +41,7 @@ export class Output {
     if (!this.card.sendWaiting()) return
     while (this.head < this.ready.length) {
       const flow = this.ready[this.head]!
-      const withData = this.rate.wait(this.now()) === 0
+      const withData = !this.rate.limited || this.rate.wait(this.now()) === 0
       const before = flow.sender.max
       const outcome = flow.emit(withData)
       if (outcome === "blocked") break

@@ -94,7 +94,7 @@ export class Sender {
     this.windowAck = segment.acknowledgement
   }
 
-  acknowledge(segment: Segment, now: number): Acknowledged {
+  acknowledge(segment: Segment, now: () => number): Acknowledged {
     const { acknowledgement } = segment
     if (after(acknowledgement, this.max)) return "wrong"
     const acked = distance(acknowledgement, this.una)
@@ -118,7 +118,7 @@ export class Sender {
     return "same"
   }
 
-  private advance(acknowledgement: number, acked: number, now: number): void {
+  private advance(acknowledgement: number, acked: number, now: () => number): void {
     const data = Math.min(acked, this.queue.length)
     this.queue.advance(data)
     this.bytes += data
@@ -128,7 +128,7 @@ export class Sender {
     this.hurried = false
     if (this.timed === undefined) this.congestion.answered()
     else if (!after(this.timed, acknowledgement)) {
-      this.congestion.measured(now - this.timedAt)
+      this.congestion.measured(now() - this.timedAt)
       this.timed = undefined
     }
     this.again = this.congestion.acknowledged(this.una, acked, this.segmentBytes())
@@ -179,7 +179,7 @@ export class Sender {
   }
 
   /** The segment was sent; true when nothing was on its way before. */
-  sent({ ends, sequence, size }: Next, now: number): boolean {
+  sent({ ends, sequence, size }: Next, now: () => number): boolean {
     const idle = this.outstanding === 0
     const upTo = (sequence + size + (ends ? 1 : 0)) | 0
     const fresh = !before(sequence, this.max)
@@ -196,7 +196,7 @@ export class Sender {
     }
     if (fresh && this.timed === undefined) {
       this.timed = upTo
-      this.timedAt = now
+      this.timedAt = now()
     }
     this.nxt = upTo
     return idle
