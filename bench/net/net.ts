@@ -164,7 +164,7 @@ export const benchNet = async (): Promise<void> => {
         found[index]!.upCpu.push(sent.cpuMs / megabytes)
         found[index]!.downCpu.push(got.cpuMs / megabytes)
       }
-    const rest = []
+    const rest: Array<{ readonly wakesPerSecond: number; readonly pssMib: number }> = []
     for (const { pid } of contenders) {
       const before = wakesOf(pid)
       await Bun.sleep(restMs)
