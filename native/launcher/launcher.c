@@ -22,11 +22,12 @@
 #include <unistd.h>
 
 #include "../common/json.h"
+#include "harden.h"
 
 enum { CONFIG_FD = 3, REPORT_FD = 4, LOCK_FD = 5, CARD_FD = 6, FAILED = 125, CONFIG_MAX = 65536, NODE_MAX = 4096 };
 /* Checksums and segmentation by the host, of TCP over both IPs and of UDP, in both directions (NET_FEATURE_* of libkrun.h). */
 enum { CARD_FEATURES = 0x5d83 };
-enum { DISK_RAW = 0, DISK_VMDK = 2, WORD_MAX = 31, WORD_BYTES_MAX = 2048, ARGUMENT_MAX = 512, CAP_SYS_CHROOT = 18 };
+enum { DISK_RAW = 0, DISK_VMDK = 2, WORD_MAX = 31, WORD_BYTES_MAX = 2048, ARGUMENT_MAX = 512, PLACES_MAX = 64 };
 
 static char text[CONFIG_MAX + 1];
 static struct json_node nodes[NODE_MAX];
@@ -243,16 +244,28 @@ static void check_words(const char *program, char **words) {
 
 /* libkrun opens the names that a guest's kernel sends: with shares, nothing but these is left to be opened. */
 static void change_root(const char *root) {
-  struct {
-    uint32_t version;
-    int pid;
-  } header = {0x20080522, 0};
-  uint32_t sets[6];
   check("chroot", root, chroot(root));
   check("chdir", "/", chdir("/"));
-  check("capget", "", syscall(SYS_capget, &header, sets));
-  for (int i = 0; i < 3; i++) sets[i] &= ~(1u << CAP_SYS_CHROOT);
-  check("capset", "", syscall(SYS_capset, &header, sets));
+}
+
+/* What serving files to a guest takes: nothing else keeps a right. */
+static const uint64_t serving = 1 << HARDEN_CHOWN | 1 << HARDEN_DAC_OVERRIDE | 1 << HARDEN_FOWNER | 1 << HARDEN_FSETID |
+                                1 << HARDEN_SETGID | 1 << HARDEN_SETUID;
+
+/* Where the machine does not allow or have one of these, the guest still has all of the VM's boundary before it: `--check` tells
+ * (cli/doctor.ts). `root`: a root of its own, which an earlier program has taken the network from, too. */
+static void harden(long start, const char *root, bool emulator) {
+  struct harden_places places = {(const char *const *)strings(start, "reads", PLACES_MAX, 0),
+                                 (const char *const *)strings(start, "writes", PLACES_MAX, 0)};
+  harden_no_new_privileges();
+  if (!root) {
+    harden_network();
+    harden_files(&places);
+  } else change_root(root);
+  harden_capabilities(root ? serving : 0);
+  harden_calls(emulator);
+  /* What changes rights may clear this. */
+  if (flag(0, "dieWithParent")) check("prctl", "PR_SET_PDEATHSIG", prctl(PR_SET_PDEATHSIG, SIGKILL));
 }
 
 /* Without any network device libkrun lets the guest use the host's network (TSI). One whose other end is never read takes that
@@ -298,7 +311,7 @@ static _Noreturn void enter_krun(long start) {
        (uint32_t)number(start, "vsockPort", 1, UINT32_MAX - 1), socket_path, false);
   CALL(krun_set_console_output, console, (uint32_t, const char *), ctx, console);
   CALL(krun_set_exec, exec, (uint32_t, const char *, char *const *, char *const *), ctx, exec, none, words);
-  if (root) change_root(root);
+  harden(start, root, false);
   enter();
   CALL(krun_start_enter, "", (uint32_t), ctx);
   fail("krun_start_enter", "", "no error, but came back");
@@ -309,13 +322,34 @@ static _Noreturn void enter_qemu(long start) {
   const char *file = path(start, "file");
   char **argv = strings(start, "arguments", ARGUMENT_MAX, 1);
   argv[0] = (char *)file;
+  harden(start, NULL, true);
   enter();
   execve(file, argv, env);
   fail("execve", file, errno_name(errno));
 }
 
-int main(void) {
+/* Says as JSON what this machine allows of `harden`: null, or why not. */
+static int tell_hardening(void) {
+  static const char *const none[] = {NULL};
+  static const char *const names[] = {"no_new_privileges", "network", "files", "capabilities", "calls"};
+  const struct harden_places places = {none, none};
+  int errors[5];
+  errors[0] = harden_no_new_privileges();
+  errors[1] = harden_network();
+  errors[2] = harden_files(&places);
+  errors[3] = harden_capabilities(0);
+  errors[4] = harden_calls(false);
+  for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
+    printf("%s\"%s\":", i ? "," : "{", names[i]);
+    if (errors[i]) printf("\"%s\"", errno_name(errors[i]));
+    else fputs("null", stdout);
+  }
+  return puts("}") < 0 || fflush(stdout) != 0;
+}
+
+int main(int argc, char **argv) {
   clock_gettime(CLOCK_MONOTONIC, &began);
+  if (argc == 2 && strcmp(argv[1], "--check") == 0) return tell_hardening();
   long start = read_config();
   const char *kind = string(start, "kind");
   if (strcmp(kind, "krun") != 0 && strcmp(kind, "qemu") != 0) malformed("start.kind");

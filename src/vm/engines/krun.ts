@@ -18,6 +18,7 @@ import {
   runnerOf,
   withLock
 } from "./bootCache.ts"
+import { placesOf } from "./places.ts"
 import { bootWords } from "./qemuArguments.ts"
 import { extentsOf, SHARE_TAG, shareDirectory, stageCommand } from "./shares.ts"
 import type { Engine, EngineOptions } from "./types.ts"
@@ -99,6 +100,7 @@ export const makeKrunEngine = (options: EngineOptions, device = "/dev/kvm"): Eng
           const runner = yield* startRunner(
             runnerOf(config, command, lockFd, {
               kind: "krun",
+              ...placesOf(config, disks),
               libkrun,
               libkrunfw,
               cpus: config.cpus,

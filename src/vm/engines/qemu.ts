@@ -4,6 +4,7 @@
  */
 
 import fs from "node:fs"
+import path from "node:path"
 import { Effect } from "effect"
 import { EngineUnavailable } from "../../domain/errors/vm.ts"
 import { slotTransport } from "../guest/transport.ts"
@@ -20,6 +21,7 @@ import {
   withLock
 } from "./bootCache.ts"
 import { cachedKernelElf } from "./kernelElf.ts"
+import { placesOf } from "./places.ts"
 import { qemuArguments } from "./qemuArguments.ts"
 import { SHARE_TAG, shareSocket, stageCommand } from "./shares.ts"
 import { tscRateKhz } from "./tscRate.ts"
@@ -80,6 +82,8 @@ export const makeQemuEngine = (options: EngineOptions): Engine => {
       const command = yield* stageCommand(config, options, { server: shares ? yield* findVirtiofsd : "" })
       const start = {
         kind: "qemu" as const,
+        // QEMU's own files are beside its directory of programs.
+        ...placesOf(config, disks, [kernel, path.dirname(path.dirname(file))]),
         file,
         arguments: qemuArguments({
           kernel,

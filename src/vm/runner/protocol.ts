@@ -28,8 +28,14 @@ export interface RunnerDisk {
   readonly readOnly: boolean
 }
 
+/** What stays open to the VM's process of the host's files, each with all below it (native/launcher/harden.h). */
+export interface RunnerPlaces {
+  readonly reads: ReadonlyArray<string>
+  readonly writes: ReadonlyArray<string>
+}
+
 /** What the runner hands to libkrun. */
-export interface KrunStart {
+export interface KrunStart extends RunnerPlaces {
   readonly kind: "krun"
   /** Absolute paths of the libraries. */
   readonly libkrun: string
@@ -55,7 +61,7 @@ export interface KrunStart {
 }
 
 /** The program that takes the runner's place. */
-export interface QemuStart {
+export interface QemuStart extends RunnerPlaces {
   readonly kind: "qemu"
   readonly file: string
   /** Without argv[0]. */
@@ -112,8 +118,16 @@ const shareOf = (of: Json): Pick<KrunStart, "share"> => {
   return { share: { tag: field(share, "tag", isText), root: field(share, "root", isPath) } }
 }
 
+const placesMax = 64
+
+const placesOf = (of: Json): RunnerPlaces => ({
+  reads: field(of, "reads", isList(isPath, placesMax)),
+  writes: field(of, "writes", isList(isPath, placesMax))
+})
+
 const krunStart = (of: Json): KrunStart => ({
   kind: "krun",
+  ...placesOf(of),
   libkrun: field(of, "libkrun", isPath),
   libkrunfw: field(of, "libkrunfw", isPath),
   cpus: field(of, "cpus", isInteger(1, 64)),
@@ -134,6 +148,7 @@ const krunStart = (of: Json): KrunStart => ({
 
 const qemuStart = (of: Json): QemuStart => ({
   kind: "qemu",
+  ...placesOf(of),
   file: field(of, "file", isPath),
   arguments: field(of, "arguments", isList(isText, 512))
 })

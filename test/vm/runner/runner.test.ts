@@ -19,12 +19,14 @@ const qemu: RunnerConfig = {
   parentPid: process.pid,
   dieWithParent: true,
   pidPath: "/tmp/pid",
-  start: { kind: "qemu", file: "/bin/true", arguments: ["-M", "microvm"] }
+  start: { kind: "qemu", reads: [], writes: ["/tmp"], file: "/bin/true", arguments: ["-M", "microvm"] }
 }
 const krun: RunnerConfig = {
   ...qemu,
   start: {
     kind: "krun",
+    reads: ["/disk"],
+    writes: ["/console"],
     libkrun: "/lib/libkrun.so.1",
     libkrunfw: "/lib/libkrunfw.so.5",
     cpus: 1,
@@ -53,7 +55,9 @@ describe("runner protocol", () => {
       [{ ...qemu, parentPid: -1 }, "parentPid"],
       [{ ...qemu, pidPath: "relative" }, "pidPath"],
       [{ ...qemu, start: { kind: "xen" } }, "start.kind"],
-      [{ ...qemu, start: { kind: "qemu", file: "/a", arguments: ["a\0b"] } }, "arguments"],
+      [{ ...qemu, start: { ...qemu.start, arguments: ["a\0b"] } }, "arguments"],
+      [{ ...qemu, start: { ...qemu.start, reads: ["relative"] } }, "reads"],
+      [{ ...qemu, start: { ...qemu.start, writes: undefined } }, "writes"],
       [{ ...krun, start: { ...start, cpus: 65 } }, "cpus"],
       [{ ...krun, start: { ...start, memoryMb: 63 } }, "memoryMb"],
       [{ ...krun, start: { ...start, disks: [{ path: "/d", format: "qcow2", readOnly: true }] } }, "format"],
@@ -101,6 +105,8 @@ const start = (
     (lockFd) => Effect.sync(() => fs.closeSync(lockFd))
   )
 
+const places = { reads: [], writes: ["/tmp"] }
+
 /** Both do the same. */
 const runners: Array<[string, ...Array<string>]> = [["TypeScript", ...engineOptions.runnerCommand]]
 const launcher = engineOptions.launcherPath!
@@ -112,7 +118,7 @@ describe.each(runners)("runner in %s", (_language, ...runner) => {
   it.live("reports the call, the argument and the errno that kept it from starting", () =>
     Effect.gen(function* () {
       const runDir = yield* runDirectory
-      const none = { ...qemu, start: { kind: "qemu" as const, file: "/nonexistent", arguments: [] } }
+      const none = { ...qemu, start: { ...places, kind: "qemu" as const, file: "/nonexistent", arguments: [] } }
       const failure = yield* Effect.flip(start(runDir, none, runner))
       expect(failure.message).toContain("execve(/nonexistent) failed with ENOENT")
       const other = yield* Effect.flip(start(runDir, { ...qemu, parentPid: 1 }, runner))
@@ -124,7 +130,10 @@ describe.each(runners)("runner in %s", (_language, ...runner) => {
     Effect.gen(function* () {
       const runDir = yield* runDirectory
       const marker = path.join(runDir, "ran")
-      const touch = { ...qemu, start: { kind: "qemu" as const, file: "/bin/sh", arguments: ["-c", `: > ${marker}`] } }
+      const touch = {
+        ...qemu,
+        start: { ...places, kind: "qemu" as const, file: "/bin/sh", arguments: ["-c", `: > ${marker}`] }
+      }
       let alive = false
       // Long enough for a runner that does not wait.
       const look = (process: ProcessIdentity) =>
@@ -148,7 +157,7 @@ describe.each(runners)("runner in %s", (_language, ...runner) => {
       const runDir = yield* runDirectory
       const said = path.join(runDir, "limits")
       const words = ["-c", `{ ulimit -Sn; ulimit -Hn; ulimit -c; } > ${said}`]
-      const limits = { ...qemu, start: { kind: "qemu" as const, file: "/bin/sh", arguments: words } }
+      const limits = { ...qemu, start: { ...places, kind: "qemu" as const, file: "/bin/sh", arguments: words } }
       const low = ["/bin/sh", "-c", 'ulimit -Sn 64; ulimit -Sc $(ulimit -Hc); exec "$0" "$@"', ...runner]
       const { exited } = yield* start(runDir, limits, low)
       yield* exited
@@ -190,6 +199,7 @@ describe.each(runners)("runner in %s", (_language, ...runner) => {
     Effect.gen(function* () {
       const runDir = yield* runDirectory
       const program = {
+        ...places,
         kind: "qemu" as const,
         file: "/bin/sh",
         arguments: ["-c", "echo; ulimit -c; umask; echo last; exit 9"]
@@ -204,13 +214,60 @@ describe.each(runners)("runner in %s", (_language, ...runner) => {
   it.live("passes the lock on to the replaced program, as long as that lives", () =>
     Effect.gen(function* () {
       const runDir = yield* runDirectory
-      const program = { kind: "qemu" as const, file: "/bin/sleep", arguments: ["60"] }
+      const program = { ...places, kind: "qemu" as const, file: "/bin/sleep", arguments: ["60"] }
       const process = yield* start(runDir, { ...qemu, start: program }, runner)
       const other = fs.openSync(path.join(runDir, "lock"), "r")
       expect(tryLockExclusive(other)).toBe(false)
       yield* process.kill
       expect(tryLockExclusive(other)).toBe(true)
       fs.closeSync(other)
+    })
+  )
+})
+
+describe.skipIf(!runners.some(([language]) => language === "C"))("the runner in C", () => {
+  const told = (words: ReadonlyArray<string>) =>
+    JSON.parse(String(Bun.spawnSync([...words, launcher, "--check"], { stderr: "inherit" }).stdout))
+
+  plain("tells what this machine takes from a VM's process, to root and to others alike", () => {
+    const names = ["calls", "capabilities", "files", "network", "no_new_privileges"]
+    expect(Object.keys(told([])).sort()).toEqual(names)
+    if (process.getuid?.() !== 0) return
+    const other = told(["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"])
+    expect(other).toMatchObject({ no_new_privileges: null, capabilities: null, calls: null })
+    // One step that the machine refuses is told, and keeps none of the others.
+    const poor = told(["unshare", "-r", "setpriv", "--bounding-set=-all", "--inh-caps=-all"])
+    expect(poor).toMatchObject({ no_new_privileges: null, capabilities: null, calls: null })
+  })
+
+  it.live("leaves the program no right, no network and no file but what it needs", () =>
+    Effect.gen(function* () {
+      const runDir = yield* runDirectory
+      const can = told([])
+      const [readable, writable, secret] = ["readable", "writable", "secret"].map((name) =>
+        path.join(runDir, name)
+      ) as [string, string, string]
+      for (const file of [readable, writable, secret]) fs.writeFileSync(file, "kept\n")
+      const script = [
+        "grep -E '^(NoNewPrivs|CapEff|CapPrm|CapBnd|CapAmb|Seccomp):' /proc/self/status | tr -d '\\t' | tr '\\n' ' '; echo",
+        "grep -c : /proc/self/net/dev",
+        `cat ${readable}; cat ${secret} || echo closed; echo changed > ${writable}; (echo changed > ${readable}) || echo fixed`,
+        "ls /root /home > /dev/null || echo closed",
+        "unshare -U true || echo no namespace"
+      ]
+      const program = {
+        ...{ kind: "qemu" as const, reads: [readable], writes: [writable] },
+        ...{ file: "/bin/sh", arguments: ["-c", `exec 2> /dev/null; ${script.join("; ")}`] }
+      }
+      const { exited } = yield* start(runDir, { ...qemu, start: program }, [launcher])
+      const [status, devices, ...files] = (yield* exited).output.trim().split("\n")
+      expect(status).toStartWith("CapPrm:0000000000000000 CapEff:0000000000000000 ")
+      expect(status).toContain("NoNewPrivs:1 Seccomp:2")
+      if (can.network === null) expect(devices).toBe("1")
+      expect(files.at(-1)).toBe("no namespace")
+      if (can.files !== null) return
+      expect(files.slice(0, 4)).toEqual(["kept", "closed", "fixed", "closed"])
+      expect(fs.readFileSync(writable, "utf8")).toBe("changed\n")
     })
   )
 })
