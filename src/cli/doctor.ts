@@ -13,13 +13,14 @@ import {
 import { maintenance, Sweeper } from "../actors/sandboxes/Sweeper.ts"
 import type { Settings } from "../domain/settings.ts"
 import { harmless } from "../domain/terminalText.ts"
-import { enginesLayer, type Program, readConfig } from "../plugin/bunker.ts"
+import { engineOptions, enginesLayer, type Program, readConfig } from "../plugin/bunker.ts"
 import { Database } from "../store/database/Database.ts"
 import { builtIn } from "../store/database/migrations.ts"
 import { machineProblems, recordProblems } from "../store/database/syncDefinitions.ts"
 import { foreignFile } from "../store/files/ownership.ts"
 import { Paths } from "../store/files/Paths.ts"
 import { Engines } from "../vm/engines/Engine.ts"
+import { hardening } from "../vm/engines/hardening.ts"
 import { formatAge, formatBytes } from "./terminal/output.ts"
 
 export interface Finding {
@@ -168,6 +169,25 @@ const engines = (settings: Settings, program: Program): Effect.Effect<ReadonlyAr
     return found.map(({ works: _works, ...finding }) => (none ? { ...finding, state: "broken" as const } : finding))
   }).pipe(Effect.provide(enginesLayer(settings, program)))
 
+/** What the processes of VMs can not do, should a guest break out of its emulator. */
+const isolation = (settings: Settings, program: Program): Effect.Effect<Finding> =>
+  Effect.map(hardening(engineOptions(settings, program)), (found): Finding => {
+    const what = "isolation"
+    if (found === undefined) {
+      const detail = "the launcher is missing: processes of VMs keep this user's rights, behind the VM's own boundary"
+      return { what, state: "warning", detail, fix: "install a C compiler and build again" }
+    }
+    const { taken, left } = found
+    if (left.length === 0) return { what, state: "ok", detail: `processes of VMs go without ${taken.join(", ")}` }
+    const detail = `this machine does not take from processes of VMs ${left.join("; ")}`
+    return {
+      what,
+      state: "warning",
+      detail,
+      fix: "allow user namespaces, and use a kernel with Landlock (5.13 or newer)"
+    }
+  })
+
 const fixes = {
   krun: "use a machine with KVM (bare metal, or nested virtualization), and see that you may open /dev/kvm: sudo usermod -aG kvm $USER",
   qemu: "install it: sudo apt-get install qemu-system-x86"
@@ -216,6 +236,7 @@ export const diagnose = Effect.fn("Doctor.diagnose")(function* (settings: Settin
     ...(yield* maintenanceLine(settings)),
     ...(yield* machines(settings)),
     ...(yield* config(settings, program)),
-    ...(yield* engines(settings, program))
+    ...(yield* engines(settings, program)),
+    yield* isolation(settings, program)
   ]
 })

@@ -142,16 +142,18 @@ const networkLayer = (settings: Settings, program: Program) =>
     proxies: settings.proxies
   })
 
+/** Where this program's engines find what they need. */
+export const engineOptions = (settings: Settings, program: Program) => ({
+  bootCacheDir: path.join(settings.home, "cache", "boot"),
+  libkrun: settings.libkrun,
+  libkrunfw: settings.libkrunfw,
+  qemu: settings.qemu,
+  native: settings.native,
+  agentPath: settings.agent ?? program.agentPath,
+  mountHelperPath: program.mountHelperPath,
+  launcherPath: program.launcherPath,
+  runnerCommand: [...program.command, "__runner"]
+})
+
 /** The engines alone: for what needs neither home nor database. */
-export const enginesLayer = (settings: Settings, program: Program) =>
-  Engines.layer({
-    bootCacheDir: path.join(settings.home, "cache", "boot"),
-    libkrun: settings.libkrun,
-    libkrunfw: settings.libkrunfw,
-    qemu: settings.qemu,
-    native: settings.native,
-    agentPath: settings.agent ?? program.agentPath,
-    mountHelperPath: program.mountHelperPath,
-    launcherPath: program.launcherPath,
-    runnerCommand: [...program.command, "__runner"]
-  })
+export const enginesLayer = (settings: Settings, program: Program) => Engines.layer(engineOptions(settings, program))

@@ -63,6 +63,9 @@ describe.skipIf(!existsSync(program))("upkeep", () => {
     const engines = { BUNKER_QEMU: "/nonexistent", BUNKER_LIBKRUN: "/nonexistent" }
     const { code, stdout } = await own.bunker(["doctor", "--json"], { env: engines })
     const detail = expect.stringContaining("others may write to")
+    expect(JSON.parse(stdout)).toContainEqual(
+      expect.objectContaining({ what: "isolation", detail: expect.stringContaining("processes of VMs") })
+    )
     expect(code).toBe(1)
     expect(JSON.parse(stdout)).toContainEqual(
       expect.objectContaining({ what: "home directory", state: "broken", detail })
