@@ -205,7 +205,8 @@ const upload = async (plugin: string, route: PluginRoute, options: HttpOptions, 
     Effect.runFork(release)
     return c.json(failure("BodyTooLarge", `the body has more than ${route.uploadBytesMax} bytes`), 413)
   }
-  if (Exit.isSuccess(file)) return dispatch(plugin, route, options, c, { [route.upload!]: file.value }, release)
+  if (Exit.isSuccess(file))
+    return dispatch(plugin, route, options, c, { [route.upload!]: file.value }, { release, spooled: route.upload! })
   Effect.runFork(release)
   return toResponse(c, file.cause, options)
 }
@@ -216,8 +217,9 @@ const dispatch = async (
   options: HttpOptions,
   c: Context,
   body: Readonly<Record<string, unknown>>,
-  release: Effect.Effect<void> = Effect.void
+  sent: { readonly release: Effect.Effect<void>; readonly spooled: string } | undefined = undefined
 ): Promise<Response> => {
+  const release = sent?.release ?? Effect.void
   const inPath: Record<string, string> = { ...c.req.param() }
   const placed: Record<string, Readonly<Record<string, string>>> = {}
   for (const [name, field] of Object.entries(route.within ?? {})) {
@@ -228,7 +230,8 @@ const dispatch = async (
     plugin,
     message: route.message,
     payload: merge(merge(route.defaults ?? {}, body), placed),
-    text: { ...c.req.query(), ...inPath }
+    text: { ...c.req.query(), ...inPath },
+    ...(sent === undefined ? {} : { spooled: sent.spooled })
   }
   const exit = await options.run(
     options.host.send(letter).pipe(

@@ -47,6 +47,16 @@ export type PluginGuard<Tag extends string = string> = (
   message: Tag
 ) => { readonly _tag: string; readonly message: string } | undefined
 
+/**
+ * Permissions that a decoded payload needs beside its message's, for what it carries: a path of this machine, a port. `spooled` is the
+ * field that names a file of the door's own, and no path that a client chose.
+ */
+export type PluginNeeds<Tag extends string = string> = (
+  payload: unknown,
+  message: Tag,
+  spooled: string | undefined
+) => ReadonlyArray<string>
+
 /** One CLI command, `bunker NAME ARGUMENT…`: each argument is a field of the message's payload. */
 export interface PluginCommand<Tag extends string = string> {
   readonly name: string
@@ -75,6 +85,7 @@ export interface Plugin {
   readonly routes: ReadonlyArray<PluginRoute>
   readonly commands: ReadonlyArray<PluginCommand>
   readonly guard?: PluginGuard
+  readonly needs?: PluginNeeds
 }
 
 /** Checks a plugin's types: every message has a permission, and routes and commands name messages that exist. */
@@ -90,4 +101,5 @@ export const definePlugin = <Self, Rpcs extends Rpc.Any, Options extends Schema.
   readonly commands?: ReadonlyArray<PluginCommand<Rpcs["_tag"]>>
   /** Refuses a payload for what it carries, before anything else is said of it. */
   readonly guard?: PluginGuard<Rpcs["_tag"]>
+  readonly needs?: PluginNeeds<Rpcs["_tag"]>
 }): Plugin => ({ deps: [], routes: [], commands: [], ...plugin }) as unknown as Plugin

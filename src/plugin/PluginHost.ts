@@ -56,6 +56,8 @@ export interface Letter {
   readonly payload?: Readonly<Record<string, unknown>>
   /** Over the payload; made numbers and booleans where the schema wants them. */
   readonly text?: Readonly<Record<string, string>>
+  /** The field that names a private file of the door's own: what was sent to it. */
+  readonly spooled?: string
 }
 
 export class PluginHost extends Context.Service<
@@ -128,9 +130,8 @@ const make = (
   const policy = options.policy ?? { allow: ["*"], deny: [] }
   const byName = new Map(plugins.map((plugin) => [plugin.name, plugin]))
 
-  const decide = (plugin: Plugin, message: string): Effect.Effect<void, PermissionDenied> =>
+  const decide = (plugin: Plugin, message: string, permission: string): Effect.Effect<void, PermissionDenied> =>
     Effect.flatMap(Clock.currentTimeMillis, (time) => {
-      const permission = plugin.permissions[message] ?? `${plugin.name}:unnamed`
       const allowed = permits(policy, permission)
       options.audit?.({ time, plugin: plugin.name, message, permission, allowed })
       return allowed ? Effect.void : Effect.fail(new PermissionDenied({ plugin: plugin.name, permission }))
@@ -152,11 +153,19 @@ const make = (
     if (plugin === undefined || rpc === undefined) {
       return yield* new UnknownMessage({ plugin: letter.plugin, message_: message })
     }
-    yield* decide(plugin, message)
+    yield* decide(plugin, message, plugin.permissions[message] ?? `${plugin.name}:unnamed`)
+    const { spooled } = letter
+    if (spooled !== undefined && letter.text !== undefined && Object.hasOwn(letter.text, spooled)) {
+      // Else a query would put a path of this machine in the place of what was sent.
+      return yield* new InvalidInput({
+        issues: [{ path: spooled, message: "what is sent is given once, in the body" }]
+      })
+    }
     const given = { ...letter.payload, ...fromText(rpc.payloadSchema, letter.text ?? {}) }
     const refused = plugin.guard?.(given, message)
     if (refused !== undefined) return yield* Effect.fail(refused)
     const payload = yield* decode(rpc.payloadSchema, given)
+    for (const permission of plugin.needs?.(payload, message, spooled) ?? []) yield* decide(plugin, message, permission)
     const address = Context.getUnsafe(context, plugin.address) as Record<string, (payload: unknown) => unknown>
     const answer = address[message]!(payload)
     if (RpcSchema.isStreamSchema(rpc.successSchema)) {

@@ -14,6 +14,7 @@ import { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
 import { ImageOptions, mergeImageOptions } from "../domain/image/imageOptions.ts"
 import { readAgentTimeout } from "../domain/settings.ts"
 import { modelsPlugin } from "./models.ts"
+import { imageNeeds, sandboxNeeds } from "./needs.ts"
 import { definePlugin, type Plugin } from "./Plugin.ts"
 import { sessionsPlugin } from "./sessions.ts"
 
@@ -132,6 +133,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       Login: "images:login",
       Logout: "images:login"
     },
+    needs: imageNeeds,
     layer: (given) => ImageStore.layer(options.sources, mergeImageOptions(given, options.images)),
     routes: [
       { method: "GET", path: "/v1/images", message: "List" },
@@ -201,6 +203,7 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       NetworkEvents: "sandboxes:read",
       NetworkSuggest: "sandboxes:read"
     },
+    needs: sandboxNeeds,
     layer: ({ agentTimeout }) => supervisor(options.keepers, agentTimeout),
     routes: [
       { method: "GET", path: "/v1/sandboxes", message: "List" },

@@ -5,6 +5,7 @@ import type { ModelSources } from "../actors/models/install.ts"
 import { ModelCache, ModelProtocol } from "../actors/models/ModelCache.ts"
 import { InvalidModelName, PlaintextCredential } from "../domain/errors/model.ts"
 import { CredentialAlias, ModelName, plaintextCredential } from "../domain/model/model.ts"
+import { modelNeeds } from "./needs.ts"
 import { definePlugin, type Plugin, type PluginGuard } from "./Plugin.ts"
 
 /** Where a secret is: the name of an environment variable, or a file that holds nothing else. */
@@ -49,6 +50,7 @@ export const modelsPlugin = (sources: Later<ModelSources>): Plugin =>
     },
     layer: () => ModelCache.layer(sources),
     guard,
+    needs: modelNeeds,
     routes: [
       { method: "POST", path: "/ai/models", message: "Add", status: 201 },
       { method: "GET", path: "/ai/models", message: "List" },

@@ -3,6 +3,7 @@
 import { SessionProtocol } from "../actors/sessions/protocol.ts"
 import { SessionOptions, SessionStore } from "../actors/sessions/SessionStore.ts"
 import { blobBytesMax } from "../domain/session/session.ts"
+import { sessionNeeds } from "./needs.ts"
 import { definePlugin } from "./Plugin.ts"
 
 /** The id may hold anything that a path can carry percent-encoded. */
@@ -65,6 +66,7 @@ export const sessionsPlugin = definePlugin({
     Export: "sessions:export",
     Import: "sessions:import"
   },
+  needs: sessionNeeds,
   layer: (given) => SessionStore.layer(given),
   routes: sessionRoutes
 })

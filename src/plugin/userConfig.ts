@@ -47,7 +47,7 @@ export const noConfig: LoadedConfig = {
 }
 
 const Pattern = Schema.String.check(
-  Schema.isPattern(/^(\*|[a-z][a-z0-9-]*:([a-z0-9-]+|\*))$/, {
+  Schema.isPattern(/^(\*|[a-z][a-z0-9-]*(:[a-z0-9-]+)*:([a-z0-9-]+|\*))$/, {
     expected: 'a permission like "images:pull", "images:*" or "*"'
   })
 )
