@@ -38,6 +38,8 @@ export const summaries: Readonly<Record<string, string>> = {
   "sandboxes.Drain": "Let commands that run end, take no new ones, then stop",
   "sandboxes.Pause": "Make a running sandbox stand still",
   "sandboxes.Unpause": "Let a paused sandbox run on, with the right time",
+  "sandboxes.PortAdd": "Publish one more port of a sandbox, also while it runs",
+  "sandboxes.PortRemove": "Publish a port of a sandbox no more; open connections go on",
   "sandboxes.NetworkUpdate": "Change the rules of a sandbox's network; in a running one they hold at once",
   "sandboxes.NetworkEvents": "What a sandbox's network denied, was used for, and failed at",
   "sandboxes.NetworkSuggest": "The shortest rules that would have let through what was denied, and all that was used",

@@ -200,6 +200,8 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       Drain: "sandboxes:stop",
       Touch: "sandboxes:exec",
       NetworkUpdate: "sandboxes:network",
+      PortAdd: "sandboxes:network",
+      PortRemove: "sandboxes:network",
       NetworkEvents: "sandboxes:read",
       NetworkSuggest: "sandboxes:read"
     },
@@ -234,6 +236,14 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
         defaults: { follow: false },
         mayBeSilent: true
       },
+      {
+        method: "POST",
+        path: "/v1/sandboxes/:name/ports",
+        message: "PortAdd",
+        status: 201,
+        defaults: { host_port: 0 }
+      },
+      { method: "DELETE", path: "/v1/sandboxes/:name/ports/:guest_port", message: "PortRemove" },
       { method: "GET", path: "/v1/sandboxes/:name/network/suggest", message: "NetworkSuggest" },
       { method: "POST", path: "/v1/sandboxes/:name/exec", message: "Exec", defaults: newCommand },
       { method: "POST", path: "/v1/sandboxes/:name/execs/:exec/input", message: "Input" },

@@ -10,7 +10,9 @@ import { ExecFailed, OutputTooLarge } from "../domain/errors/vm.ts"
 import type { MachineProblem } from "../domain/sandbox/definition.ts"
 import { outputBytesMax } from "../domain/sandbox/exec.ts"
 import type { LogLine, LogRequest } from "../domain/sandbox/logs.ts"
+import { formatAddress } from "../domain/sandbox/ports.ts"
 import type { SandboxInfo } from "../domain/sandbox/sandbox.ts"
+import { defaultHostIp } from "../domain/sandbox/sandbox.ts"
 import type { SandboxStats } from "../domain/sandbox/stats.ts"
 import { makeSandbox } from "./boot.ts"
 import { holding } from "./eventLoop.ts"
@@ -213,6 +215,21 @@ export class Sandbox implements AsyncDisposable {
   /** Lets it run on, with the right time. */
   unpause(): Promise<void> {
     return this.ask((vms) => vms.Unpause({ name: this.name }))
+  }
+
+  /**
+   * Publishes a port of the guest, also while it runs, and answers where it is reached: `http://127.0.0.1:49152`. Of one that does not run
+   * a free port has the number 0. Default: a free port of 127.0.0.1.
+   */
+  async expose(guestPort: number, on: { readonly hostPort?: number; readonly hostIp?: string } = {}): Promise<string> {
+    const { hostPort = 0, hostIp = defaultHostIp } = on
+    const port = await this.ask((vms) => vms.PortAdd({ name: this.name, guestPort, hostPort, hostIp }))
+    return `http://${formatAddress(port.hostIp, port.hostPort)}`
+  }
+
+  /** Publishes a port of the guest no more; connections that are open go on. */
+  unexpose(guestPort: number): Promise<void> {
+    return this.ask((vms) => vms.PortRemove({ name: this.name, guestPort }))
   }
 
   /** Says that the sandbox is used: its idle time begins anew. */

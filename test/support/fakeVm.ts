@@ -31,6 +31,7 @@ export const fakeVm = Effect.fnUntraced(function* (
     markDraining: () => Effect.void,
     kill: Effect.asVoid(end),
     network: noNetwork("fake"),
+    ports: { open: () => Effect.void, set: () => Effect.succeed([]) },
     pausing: { paused: () => state.paused, thaw: Effect.void } as KeptVm["pausing"],
     measured: {} as KeptVm["measured"]
   }

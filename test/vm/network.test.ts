@@ -234,6 +234,29 @@ suite(`networks of sandboxes (${engine})`, () => {
       expect((await sh(get(`registry.local:${allowed.port}/`))).stdout).toContain("hello")
     })
 
+    it("get and lose published ports while they run", async () => {
+      const said = async (at: string) => {
+        // The service may not listen yet: then the connection is reset.
+        for (;;) {
+          const text = await fetch(at)
+            .then((answer) => answer.text())
+            .catch(() => "")
+          if (text !== "") return text
+        }
+      }
+      await sh("mkdir -p /www && echo from inside > /www/index.html && busybox httpd -p 127.0.0.1:7100 -h /www")
+      const at = (await home.must(["port", "add", "box", "7100"])).trim()
+      expect(await said(`http://${at}/`)).toBe("from inside\n")
+      expect(await home.must(["port", "ls", "box"])).toBe(`${at}->7100\n`)
+      const more = await home.http("POST", "/v1/sandboxes/box/ports", { guest_port: 7100 })
+      expect(more).toMatchObject({ status: 201, body: { guest_port: 7100, host_ip: "127.0.0.1" } })
+      expect(await said(`http://127.0.0.1:${more.body.host_port}/`)).toBe("from inside\n")
+      await home.must(["port", "rm", "box", `${at.split(":")[1]}:7100`])
+      expect(await home.must(["port", "ls", "box"])).toBe(`127.0.0.1:${more.body.host_port}->7100\n`)
+      expect((await home.http("DELETE", "/v1/sandboxes/box/ports/7100")).status).toBe(204)
+      expect((await home.bunker(["port", "rm", "box", "7100"])).stderr).toContain("publishes no such port")
+    })
+
     it("leave the image's resolver alone: it is there again without them", async () => {
       expect((await sh("cat /etc/resolv.conf")).stdout).toBe("nameserver 192.0.0.1\n")
       await home.must(["stop", "box"])

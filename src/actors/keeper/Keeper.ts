@@ -6,7 +6,7 @@
  */
 import { Clock, Deferred, Effect, Exit, Schema, Scope, Stream } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
-import { ExecErrors, NetworkErrors, PauseErrors } from "../../domain/errors/groups.ts"
+import { ExecErrors, NetworkErrors, PauseErrors, PortErrors } from "../../domain/errors/groups.ts"
 import { ExecFailed } from "../../domain/errors/vm.ts"
 import type { RunDefaults } from "../../domain/image/image.ts"
 import { NetworkConfig } from "../../domain/network/config.ts"
@@ -21,7 +21,7 @@ import {
 } from "../../domain/sandbox/exec.ts"
 import { mergeLimits } from "../../domain/sandbox/rlimits.ts"
 import type { SandboxConfig } from "../../domain/sandbox/sandbox.ts"
-import { EndTimeoutMs, TerminationReason } from "../../domain/sandbox/sandbox.ts"
+import { EndTimeoutMs, PublishedPort, TerminationReason } from "../../domain/sandbox/sandbox.ts"
 import { parseSignal, SIGTERM } from "../../domain/sandbox/signals.ts"
 import type { LogWriter } from "../../store/files/logs.ts"
 import type { ExecHandle, ExecEvent as GuestEvent, GuestRequests } from "../../vm/guest/GuestChannel.ts"
@@ -30,7 +30,7 @@ import { fileHandlers, KeeperFiles } from "./files.ts"
 import { type MainCommand, mainExec } from "./mainCommand.ts"
 import type { VmNetwork } from "./network.ts"
 import type { Pausing } from "./pausing.ts"
-import type { Traffic } from "./publishedPorts.ts"
+import type { Published, Traffic } from "./publishedPorts.ts"
 
 /** How a run ended. */
 export class RunEnd extends Schema.Class<RunEnd>("RunEnd")({
@@ -63,6 +63,12 @@ export class KeeperProtocol extends RpcGroup.make(
   Rpc.make("Unpause", { error: PauseErrors }),
   /** The rules of its network from now on; answers once they hold. */
   Rpc.make("Network", { payload: { config: NetworkConfig }, error: NetworkErrors }),
+  /** The ports that are published from now on, all of them; answers them with the host ports that were picked. */
+  Rpc.make("Ports", {
+    payload: { ports: Schema.Array(PublishedPort) },
+    success: Schema.Array(PublishedPort),
+    error: PortErrors
+  }),
   /** Somebody uses the sandbox: it is not idle. */
   Rpc.make("Touch"),
   /** The main command has ended with this code, and the sandbox with it. */
@@ -102,6 +108,7 @@ export interface KeptVm {
   readonly markDraining: (end: RunEnd) => Effect.Effect<void>
   readonly kill: Effect.Effect<void>
   readonly network: VmNetwork
+  readonly ports: Published
   readonly pausing: Pausing
   readonly measured: Measured
 }
@@ -276,6 +283,7 @@ export const keeperBehaviour = (vm: KeptVm, { main, execs }: Records) =>
       },
       Drain: ({ timeoutMs }) => Rpc.fork(drain(timeoutMs)),
       Network: ({ config }) => Rpc.fork(vm.network.update(config)),
+      Ports: ({ ports }) => Rpc.fork(vm.ports.set(ports)),
       Touch: () => Effect.sync(vm.activity),
       Pause: () => Rpc.fork(vm.pausing.pause),
       Unpause: () => Rpc.fork(vm.pausing.unpause),

@@ -130,7 +130,7 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
       })
     )
     const pausing = yield* makePausing({ info, process: vm.identity, channel, paused: false })
-    const handle = { ...vm, network: network === undefined ? noNetwork(info.name) : yield* network.up }
+    const handle = { ...vm, ports, network: network === undefined ? noNetwork(info.name) : yield* network.up }
     const kept = yield* keepRecords(info, boot.image.config, handle, channel, pausing)
     yield* ports.open(kept)
     // Whoever waits for the boot does not wait for its times, and a run that is over at once needs none.
@@ -174,7 +174,7 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (image: RunDefaults, 
   )
   const lost = yield* Deferred.make<string>()
   const network = yield* adoptNetwork(info, (reason) => Deferred.doneUnsafe(lost, Effect.succeed(reason)))
-  const vm: VmHandle = { identity: process, transport, exited, kill: Effect.asVoid(kill), network }
+  const vm: VmHandle = { identity: process, transport, exited, kill: Effect.asVoid(kill), network, ports }
   const own = { info, process, paused }
   if (!paused) {
     const channel = yield* greeting.pipe(
@@ -280,7 +280,7 @@ const startAndGreet = Effect.fnUntraced(function* (engine: Engine, config: VmCon
   const attempt = Effect.gen(function* () {
     const started = yield* engine.spawn({ ...config, onProcess: record })
     const spawned = performance.now()
-    const vm: Omit<VmHandle, "network"> = started
+    const vm: Omit<VmHandle, "network" | "ports"> = started
     const died = Effect.flatMap(started.exited, (exit) => Effect.fail(new DiedEarly(exit)))
     const greeted = connectGuest(started.transport).pipe(
       Effect.timeoutOrElse({

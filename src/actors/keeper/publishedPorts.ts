@@ -7,13 +7,13 @@
  */
 import fs from "node:fs"
 import net from "node:net"
-import { Deferred, Effect, Schema, type Scope, Semaphore, Stream } from "effect"
+import { Deferred, Effect, Exit, Schema, Scope, Semaphore, Stream } from "effect"
 import { PortTaken } from "../../domain/errors/guestIo.ts"
 import { addressesOverlap, formatAddress } from "../../domain/sandbox/ports.ts"
 import { isLive, PublishedPort, type SandboxConfig, SandboxInfo } from "../../domain/sandbox/sandbox.ts"
 import { Database } from "../../store/database/Database.ts"
 import { listSandboxes } from "../../store/database/sandboxes.ts"
-import { attemptFile } from "../../store/files/files.ts"
+import { attemptFile, type FileError } from "../../store/files/files.ts"
 import { Paths } from "../../store/files/Paths.ts"
 import { findListener } from "../../store/processes/listeners.ts"
 import type { DialedConnection } from "../../vm/guest/dial.ts"
@@ -34,6 +34,13 @@ export interface Published {
     /** Counts what is carried. */
     readonly traffic?: Traffic
   }) => Effect.Effect<void, never, Scope.Scope>
+  /**
+   * Listens on these from now on, on those that are there, by the host port that was picked or asked for, without a break; answers
+   * them with the host ports that were picked.
+   */
+  readonly set: (
+    ports: ReadonlyArray<PublishedPort>
+  ) => Effect.Effect<ReadonlyArray<PublishedPort>, PortTaken | FileError>
 }
 
 /** Bytes that a sandbox's network carried, seen from the guest; whoever carries adds to it. */
@@ -128,43 +135,86 @@ export const checkPorts = Effect.fn("Ports.check")(function* (
   yield* Effect.scoped(Effect.forEach(fixed, listen, { discard: true }))
 })
 
+interface Listening {
+  /** As it was asked for, with host port 0 for a free one. */
+  readonly asked: PublishedPort
+  readonly port: PublishedPort
+  readonly scope: Scope.Closeable
+}
+
+const isSame = (one: PublishedPort, other: PublishedPort): boolean =>
+  one.hostIp === other.hostIp && one.hostPort === other.hostPort && one.guestPort === other.guestPort
+
 /** Listens on the ports of a sandbox. `again`: those that its last keeper had, free ones included. */
 export const publishPorts = Effect.fn("Ports.publish")(function* (info: SandboxInfo, again: boolean) {
-  const file = (yield* Paths).run(info.id).ports
-  const asked = info.config.ports ?? []
-  const before = again ? readPorts(file) : []
-  const wanted = asked.map((port, index) => {
-    const had = before[index]
-    return had !== undefined && had.guestPort === port.guestPort && port.hostPort === 0 ? had : port
-  })
-  const servers = yield* Effect.forEach(wanted, listen)
-  const ports = wanted.map((port, index) => ({
-    ...port,
-    hostPort: (servers[index]!.address() as net.AddressInfo).port
-  }))
-  if (ports.length > 0) {
-    yield* attemptFile("write", file, () => fs.writeFileSync(file, encodePorts(ports), { mode: 0o600 }))
-  }
+  const paths = yield* Paths
+  const db = yield* Database
+  const file = paths.run(info.id).ports
+  const own = yield* Effect.scope
+  const turn = yield* Semaphore.make(1)
   const waiting: Array<readonly [socket: net.Socket, port: PublishedPort]> = []
   let take = (socket: net.Socket, port: PublishedPort): void => {
     if (waiting.length >= waitingMax) socket.resetAndDestroy()
     else waiting.push([socket, port])
   }
-  for (const [index, server] of servers.entries()) {
+  let listening: ReadonlyArray<Listening> = []
+
+  /** `wanted`: the host port that is tried for it. */
+  const begin = Effect.fnUntraced(function* (asked: PublishedPort, wanted: PublishedPort) {
+    const scope = yield* Scope.fork(own)
+    const server = yield* listen(wanted).pipe(
+      Scope.provide(scope),
+      Effect.onError(() => Scope.close(scope, Exit.void))
+    )
+    const port = { ...asked, hostPort: (server.address() as net.AddressInfo).port }
     server.on("connection", (socket) => {
       socket.on("error", () => {})
       socket.unref()
-      take(socket, ports[index]!)
+      take(socket, port)
     })
-  }
+    return { asked, port, scope } satisfies Listening
+  })
+  const stop = (each: Listening) => Scope.close(each.scope, Exit.void)
+
+  /** New ones first: where one can not be had, everything stays as it is. */
+  const set = Effect.fn("Ports.set")(function* (
+    asked: ReadonlyArray<PublishedPort>,
+    before: ReadonlyArray<PublishedPort>
+  ) {
+    const left = [...listening]
+    const started: Array<Listening> = []
+    const next: Array<Listening> = []
+    yield* Effect.forEach(
+      asked,
+      Effect.fnUntraced(function* (port, index) {
+        const held = left.findIndex((each) => isSame(each.port, port))
+        const at = held >= 0 ? held : left.findIndex((each) => isSame(each.asked, port))
+        if (at >= 0) return void next.push(...left.splice(at, 1))
+        const had = before[index]
+        const free = had !== undefined && had.guestPort === port.guestPort && port.hostPort === 0
+        const made = yield* begin(port, free ? had : port)
+        started.push(made)
+        next.push(made)
+      }),
+      { discard: true }
+    ).pipe(Effect.onError(() => Effect.forEach(started, stop, { discard: true })))
+    yield* Effect.forEach(left, stop, { discard: true })
+    const ports = next.map(({ port }) => port)
+    if (ports.length > 0 || listening.length > 0) {
+      yield* attemptFile("write", file, () => fs.writeFileSync(file, encodePorts(ports), { mode: 0o600 }))
+    }
+    listening = next
+    return ports
+  })
+
   yield* Effect.addFinalizer(() =>
     Effect.sync(() => {
       for (const [socket] of waiting.splice(0)) socket.resetAndDestroy()
     })
   )
+  yield* set(info.config.ports ?? [], again ? readPorts(file) : [])
   const open: Published["open"] = Effect.fnUntraced(function* (vm) {
     const { channel, ended, activity = () => {}, traffic = { received: 0, sent: 0 } } = vm
-    if (servers.length === 0) return
     const slots = yield* Semaphore.make(Math.min(connectionsMax, channel.streamsMax))
     const run = Effect.runForkWith(yield* Effect.context<Scope.Scope>())
     const scope = yield* Effect.scope
@@ -184,13 +234,15 @@ export const publishPorts = Effect.fn("Ports.publish")(function* (info: SandboxI
     yield* Effect.forkScoped(
       Effect.andThen(
         Deferred.await(ended),
-        Effect.sync(() => {
-          for (const server of servers) server.close()
-        })
+        Effect.suspend(() => Effect.forEach(listening, stop, { discard: true }))
       )
     )
   })
-  return { open } satisfies Published
+  return {
+    open,
+    set: (ports) =>
+      set(ports, []).pipe(turn.withPermits(1), Effect.provideService(Paths, paths), Effect.provideService(Database, db))
+  } satisfies Published
 })
 
 interface Observer {

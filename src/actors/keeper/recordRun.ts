@@ -25,6 +25,7 @@ import { openConsole } from "./consoleLog.ts"
 import { type KeptVm, RunEnd } from "./Keeper.ts"
 import type { VmNetwork } from "./network.ts"
 import type { Pausing } from "./pausing.ts"
+import type { Published } from "./publishedPorts.ts"
 
 /** A process that runs a VM, whether this process started it or adopted it. */
 export interface VmHandle {
@@ -33,6 +34,7 @@ export interface VmHandle {
   readonly exited: Effect.Effect<VmExit>
   readonly kill: Effect.Effect<void>
   readonly network: VmNetwork
+  readonly ports: Published
 }
 
 /** Marks the sandbox running, or paused when that is how it was found, and, in the background of the scope, records how it ends. */
@@ -102,6 +104,7 @@ export const keepRecords = Effect.fnUntraced(function* (
     }),
     kill: vm.kill,
     network: vm.network,
+    ports: vm.ports,
     pausing,
     measured: {
       name: info.name,

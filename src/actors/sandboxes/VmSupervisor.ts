@@ -36,6 +36,7 @@ import { sandboxFileHandlers } from "./files.ts"
 import { bootsMax, type KeeperAddress, type KeeperOptions, makeKeepers } from "./keeperClient.ts"
 import { readLogs } from "./logs.ts"
 import { networkHandlers } from "./network.ts"
+import { portHandlers } from "./ports.ts"
 import { VmProtocol } from "./protocol.ts"
 import { makeRecovery } from "./recovery.ts"
 import { type CreateRequest, makeRecords } from "./registry.ts"
@@ -310,6 +311,7 @@ const make = (options: KeeperOptions) =>
     })
 
     const network = yield* networkHandlers(find, keepers.address)
+    const ports = yield* portHandlers(find, keepers.address)
 
     const viaKeeper = <A>(
       text: string,
@@ -363,6 +365,7 @@ const make = (options: KeeperOptions) =>
       Recover: () => Effect.asVoid(list),
       Problems: () => Effect.map(indexMachines(db, paths), ({ problems }) => problems),
       ...network,
+      ...ports,
       ...statsHandlers(reach),
       ...sandboxFileHandlers(reach)
     })

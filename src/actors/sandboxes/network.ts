@@ -11,12 +11,11 @@ import { suggestRules } from "../../domain/network/suggest.ts"
 import { isLive, type SandboxInfo } from "../../domain/sandbox/sandbox.ts"
 import { sandboxProblem } from "../../domain/sandbox/validation.ts"
 import { Database } from "../../store/database/Database.ts"
-import { findSandbox, type SandboxRecord, saveConfig } from "../../store/database/sandboxes.ts"
-import { findMachine } from "../../store/database/syncDefinitions.ts"
-import { updateMachine } from "../../store/files/definitions.ts"
+import { findSandbox, type SandboxRecord } from "../../store/database/sandboxes.ts"
 import { Paths } from "../../store/files/Paths.ts"
 import type { KeeperAddress } from "./keeperClient.ts"
 import { readLogs } from "./logs.ts"
+import { saveDefinition } from "./saveDefinition.ts"
 
 interface Update {
   readonly name: string
@@ -34,12 +33,7 @@ export const networkHandlers = <E, K>(
     const db = yield* Database
     const paths = yield* Paths
 
-    const save = Effect.fnUntraced(function* (info: SandboxInfo, network: NetworkConfig) {
-      if (info.ephemeral) return yield* saveConfig(db, info.id, { ...info.config, network })
-      yield* updateMachine(paths, info.name, (old) => ({ ...old, config: { ...old.config, network } }))
-      // Reads the file into the record.
-      yield* findMachine(db, paths, info.name)
-    })
+    const save = yield* saveDefinition
 
     const update = Effect.fn("VmSupervisor.networkUpdate")(function* ({ name, network: given, replace }: Update) {
       const { info } = yield* find(name)
@@ -56,7 +50,7 @@ export const networkHandlers = <E, K>(
             )
           )
       }
-      yield* save(info, network)
+      yield* save(info, { ...info.config, network })
       return network
     })
 

@@ -4,6 +4,7 @@ import { Rpc, RpcGroup } from "effect/rpc"
 import {
   CreateErrors,
   NetworkUpdateErrors,
+  PortUpdateErrors,
   ReachErrors,
   RestartErrors,
   SandboxLookupErrors,
@@ -16,7 +17,7 @@ import { Suggestion } from "../../domain/network/suggest.ts"
 import { MachineProblem } from "../../domain/sandbox/definition.ts"
 import { ExecEvent, ExecRequest, MainRequest, SignalNumber, TerminalSize } from "../../domain/sandbox/exec.ts"
 import { LogLine, LogQuery } from "../../domain/sandbox/logs.ts"
-import { EndTimeoutMs, SandboxConfig, SandboxInfo } from "../../domain/sandbox/sandbox.ts"
+import { EndTimeoutMs, PublishedPort, SandboxConfig, SandboxInfo } from "../../domain/sandbox/sandbox.ts"
 import { RunEnd } from "../keeper/Keeper.ts"
 import { SandboxFiles } from "./files.ts"
 import { SandboxStatsMessages } from "./stats.ts"
@@ -84,6 +85,17 @@ export class VmProtocol extends RpcGroup.make(
   }),
   /** The shortest list of rules that would have let through what was denied, and what was used. */
   Rpc.make("NetworkSuggest", { payload: Named, success: Suggestion, error: SandboxLookupErrors }),
+  /** Publishes one more port, at once where it runs; answers it with the host port that was picked, 0 in one that does not run. */
+  Rpc.make("PortAdd", {
+    payload: { ...Named, ...PublishedPort.fields },
+    success: PublishedPort,
+    error: PortUpdateErrors
+  }),
+  /** Publishes a port of the guest no more, at one host port alone where it is named; connections that are open go on. */
+  Rpc.make("PortRemove", {
+    payload: { ...Named, guestPort: Schema.Int, hostPort: Schema.optionalKey(Schema.Int) },
+    error: PortUpdateErrors
+  }),
   /** Says that a sandbox is used: its idle time begins anew. */
   Rpc.make("Touch", { payload: Named, error: ReachErrors }),
   /** Stops it in order when it runs, and boots it in the background. */

@@ -6,6 +6,7 @@ import * as Images from "./images.ts"
 import { migrate } from "./migrate.ts"
 import { modelGroup } from "./models.ts"
 import { networkGroup } from "./network.ts"
+import { portGroup } from "./ports.ts"
 import * as Registry from "./registry.ts"
 import { sessionGroup } from "./sessions.ts"
 import { stats } from "./stats.ts"
@@ -27,6 +28,7 @@ export const others = [
   Registry.logout,
   modelGroup,
   networkGroup,
+  portGroup,
   sessionGroup,
   System.doctor,
   System.serve,

@@ -155,6 +155,11 @@ export const NetworkErrors = Schema.Union([Vm.NetworkFailed, Vm.WrongState])
 /** The same by its name. */
 export const NetworkUpdateErrors = Schema.Union([...reach, Vm.NetworkFailed])
 
+/** Publishing other ports, for a sandbox's keeper. */
+export const PortErrors = Schema.Union([GuestIo.PortTaken, ...store])
+/** The same by its name. */
+export const PortUpdateErrors = Schema.Union([...reach, GuestIo.PortTaken])
+
 /** Stopping and starting again. */
 export const RestartErrors = Schema.Union([...StartErrors.members, Vm.ExecFailed])
 /** Working on files of a sandbox that must be running. */

@@ -207,4 +207,28 @@ describe("a published port", () => {
       expect(withPorts(yield* Paths, info).ports).toEqual(before)
     }).pipe(Effect.scoped, Effect.provide(freshHome))
   )
+
+  it.live("is added and taken away while others go on, and not at all where one can not be had", () =>
+    Effect.gen(function* () {
+      const { guest } = yield* nativeAgent
+      const hello = yield* service((socket) => void socket.end("hello"))
+      const info = yield* sandbox("a", [`0:${hello}`])
+      const ports = yield* publishPorts(info, false)
+      yield* ports.open({ channel: guest, ended: yield* Deferred.make<RunEnd>() })
+      const [first] = withPorts(yield* Paths, info).ports!
+      const asked = { ...info.config.ports![0]!, hostIp: "127.0.0.1" }
+      const both = yield* ports.set([asked, asked])
+      expect(both[0]).toEqual(first!)
+      expect(both[1]!.hostPort).not.toBe(first!.hostPort)
+      for (const { hostPort } of both) expect(yield* client(hostPort, "")).toEqual({ said: "hello", how: "end" })
+      const taken = { ...asked, hostPort: both[0]!.hostPort }
+      expect((yield* Effect.flip(ports.set([asked, taken])))._tag).toBe("PortTaken")
+      // All is as it was.
+      for (const { hostPort } of both) expect((yield* client(hostPort, "")).said).toBe("hello")
+      expect(yield* ports.set([])).toEqual([])
+      const refused = client(first!.hostPort, "")
+      const gone = yield* refused.pipe(Effect.repeat({ until: ({ how }) => how === "ECONNREFUSED", times: 100 }))
+      expect(gone.how).toBe("ECONNREFUSED")
+    }).pipe(Effect.scoped, Effect.provide(freshHome))
+  )
 })

@@ -53,7 +53,8 @@ const kept = Effect.fnUntraced(function* (
       transport: {} as GuestTransport,
       exited: Deferred.await(exited),
       kill: Effect.sync(() => exit(exitOf(killed))),
-      network: noNetwork(name)
+      network: noNetwork(name),
+      ports: { open: () => Effect.void, set: () => Effect.succeed([]) }
     },
     { poweroff: (options: { signal: number }) => poweroff(exit, options) } as unknown as GuestRequests,
     { paused: () => false, thaw: Effect.void } as Pausing
