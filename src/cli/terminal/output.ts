@@ -42,14 +42,21 @@ export const outputFailure = (): { readonly code: number; readonly words: string
 }
 
 /** One line of data, or several; what a terminal would obey in them is shown. */
-export const print = (line: string): Effect.Effect<void> => Effect.asVoid(writeAll(1, `${harmlessLines(line)}\n`))
+export const print = (line: string): Effect.Effect<void> => Effect.asVoid(writeAll(1, `${harmlessLines(line)}${lineEnd}`))
 
 /** A value of a schema as JSON, in the names of the wire. */
 export const printJson = (schema: Schema.Top, value: unknown): Effect.Effect<void> =>
   print(JSON.stringify(toWire(schema, value), null, 2))
 
+let lineEnd = "\n"
+
+/** Tells whether our terminal turns a line feed into the beginning of the next line; in raw mode it does not, and `say` does. */
+export const processedByTerminal = (processed: boolean): void => {
+  lineEnd = processed || process.stderr.isTTY !== true ? "\n" : "\r\n"
+}
+
 /** One line for a person, on stderr. */
-export const say = (line: string): Effect.Effect<void> => Effect.asVoid(writeAll(2, `${harmlessLines(line)}\n`))
+export const say = (line: string): Effect.Effect<void> => Effect.asVoid(writeAll(2, `${harmlessLines(line)}${lineEnd}`))
 
 /** One line for each thing that a sandbox's definition asks for in vain. */
 export const sayWarnings = (info: { readonly name: string; readonly warnings?: ReadonlyArray<string> }) =>
@@ -135,7 +142,7 @@ export const onTerminal = (): boolean => process.stderr.isTTY === true
 /** Writes synchronously, for last words. */
 export const lastWords = (line: string): void => {
   try {
-    fs.writeSync(2, `${harmlessLines(line)}\n`)
+    fs.writeSync(2, `${harmlessLines(line)}${lineEnd}`)
   } catch {
     // Nobody listens.
   }

@@ -6,7 +6,8 @@ import { Deferred, Effect, Queue, type Scope, Stream } from "effect"
 import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
 import { type ExecEvent, exitCodeOf, type TerminalSize } from "../../domain/sandbox/exec.ts"
-import { lastBytes, outputFailure, writeAll } from "./output.ts"
+import { rawState, setTerminalState, type TerminalState, terminalState } from "../../ffi/terminal.ts"
+import { lastBytes, outputFailure, processedByTerminal, writeAll } from "./output.ts"
 import { DetachKeys, TerminalModes } from "./terminalModes.ts"
 
 export interface Attachment<E> {
@@ -163,23 +164,32 @@ const stdin: Stream.Stream<Uint8Array> = Stream.callback<Uint8Array>(
 
 /** Raw until the scope closes, or the process stops or ends; then the terminal is as it was, whatever the guest did to it. */
 const rawMode = (modes: TerminalModes): Effect.Effect<void, never, Scope.Scope> => {
+  let former: TerminalState | undefined
+  const begin = () => {
+    const now = terminalState(0)
+    const raw = rawState(now)
+    // Continued without having been stopped by us: what is raw already is nothing to go back to.
+    if (former === undefined || !Buffer.from(raw).equals(now)) former = now
+    setTerminalState(0, raw)
+    processedByTerminal(false)
+  }
   const restore = () => {
     const undo = modes.undo()
     if (undo !== "" && process.stdout.isTTY) lastBytes(undo)
-    process.stdin.setRawMode(false)
+    processedByTerminal(true)
+    try {
+      if (former !== undefined) setTerminalState(0, former)
+    } catch {
+      // The terminal is gone: nothing is left to put right.
+    }
   }
   const stop = () => {
     restore()
     process.kill(process.pid, "SIGSTOP")
   }
-  const goOn = () => {
-    // A shell may have changed it meanwhile, and what is raw already is not made raw again.
-    process.stdin.setRawMode(false)
-    process.stdin.setRawMode(true)
-  }
   const raw = Effect.acquireRelease(
     Effect.sync(() => {
-      process.stdin.setRawMode(true)
+      begin()
       process.once("exit", restore)
     }),
     () =>
@@ -188,7 +198,7 @@ const rawMode = (modes: TerminalModes): Effect.Effect<void, never, Scope.Scope> 
         restore()
       })
   )
-  return raw.pipe(Effect.andThen(listen(process, "SIGTSTP", stop)), Effect.andThen(listen(process, "SIGCONT", goOn)))
+  return raw.pipe(Effect.andThen(listen(process, "SIGTSTP", stop)), Effect.andThen(listen(process, "SIGCONT", begin)))
 }
 
 const listen = (

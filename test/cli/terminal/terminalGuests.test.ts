@@ -1,5 +1,5 @@
 /** Guests and clients that put a terminal to the test: full-screen programs, pastes, and every way in which either side may go. */
-import { afterAll, beforeAll, describe, expect } from "bun:test"
+import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { type Home, program } from "../../support/bunker.ts"
@@ -103,6 +103,41 @@ describe.skipIf(skipped)("at a terminal", () => {
     await screen.sees("fg=5")
     await screen.isWhole()
   })
+
+  test(
+    "what the guest writes arrives byte by byte, also after the client was stopped",
+    async () => {
+      const bytes = "abc\ndef\r\nend"
+      const arrived = async (args: ReadonlyArray<string>, stopped: boolean) => {
+        let seen = ""
+        const terminal = new Bun.Terminal({
+          cols: 80,
+          rows: 24,
+          data: (_, data) => void (seen += Buffer.from(data).toString("latin1"))
+        })
+        const script = `stty raw; printf ready; while ! [ -e /tmp/go ]; do sleep 0.1; done; printf '${bytes.replaceAll("\n", "\\n").replaceAll("\r", "\\r")}'`
+        const wait = stopped ? script : script.replace(/while.*done; /, "")
+        const child = Bun.spawn([program, ...args, "sh", "-c", wait], { env: home.environment(), terminal })
+        if (stopped) {
+          while (!seen.includes("ready")) await Bun.sleep(20)
+          child.kill("SIGTSTP")
+          const state = () => readFileSync(`/proc/${child.pid}/stat`, "utf8").replace(/^.*\) /s, "")[0]
+          while (state() !== "T") await Bun.sleep(20)
+          child.kill("SIGCONT")
+          await home.must(["exec", "machine", "touch", "/tmp/go"])
+        }
+        const code = await child.exited
+        while (!seen.endsWith("end")) await Bun.sleep(5)
+        terminal.close()
+        return [code, seen]
+      }
+      const right = [0, `ready${bytes}`]
+      expect(await arrived(["exec", "-it", "machine"], false)).toEqual(right)
+      expect(await arrived(["exec", "-it", "machine"], true)).toEqual(right)
+      expect(await arrived(["run", "-q", "-it", "--rm", image], false)).toEqual(right)
+    },
+    timeoutMs
+  )
 
   it("one SIGTERM, SIGHUP or SIGINT from outside ends the client, and the terminal is whole", async (screen) => {
     for (const [signal, code] of [
