@@ -42,6 +42,7 @@ static int watch_children(void) {
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);
   if (agent.native) sigaddset(&set, SIGTERM);
+  else power_watch(&set);
   sigprocmask(SIG_SETMASK, &set, NULL);
   signal(SIGPIPE, SIG_IGN);
   return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -51,8 +52,10 @@ static void reap(int signals) {
   struct signalfd_siginfo info;
   int status;
   pid_t pid;
-  while (read(signals, &info, sizeof info) == (ssize_t)sizeof info)
-    if (info.ssi_signo == SIGTERM) power_quit();
+  while (read(signals, &info, sizeof info) == (ssize_t)sizeof info) {
+    if (!agent.native) power_wish((int)info.ssi_signo);
+    else if (info.ssi_signo == SIGTERM) power_quit();
+  }
   while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
     exec_reaped(pid, status);
     control_reaped(pid);

@@ -13,7 +13,10 @@
 #include "control.h"
 #include "exec.h"
 
-enum { TERM_MS = 500, KILL_MS = 2000, FAREWELL_MS = 500, LIMIT_GRACE_MS = 5000, IDLE_LOOK_MS = 1000 };
+enum { TERM_MS = 500, KILL_MS = 2000, FAREWELL_MS = 500, LIMIT_GRACE_MS = 5000, WISH_GRACE_MS = 500, IDLE_LOOK_MS = 1000 };
+
+/* Words for the host, which reads them on the console when nobody asked for the end (src/actors/keeper/guestEnd.ts). */
+static const char *const by_itself = "powering off by itself";
 
 static enum { POWER_ON, POWER_GRACE, POWER_TERM, POWER_KILL } state;
 static int64_t deadline, asked;
@@ -45,6 +48,27 @@ void power_request(int signal, int64_t grace_ms, int64_t request, uint32_t gener
   enter(POWER_GRACE, grace_ms);
 }
 
+/* What init takes as a wish: busybox and sysvinit (SIGUSR1 halt, SIGUSR2 poweroff, SIGTERM and SIGINT reboot), systemd (SIGRTMIN+3 to
+ * +6), and the kernel's Ctrl-Alt-Del. */
+static const char *wish_of(int signal) {
+  if (signal == SIGUSR1 || signal == SIGRTMIN + 3) return "guest_halt";
+  if (signal == SIGUSR2 || signal == SIGPWR || signal == SIGRTMIN + 4) return "guest_poweroff";
+  if (signal == SIGTERM || signal == SIGINT || signal == SIGRTMIN + 5 || signal == SIGRTMIN + 6) return "guest_reboot";
+  return NULL;
+}
+
+void power_watch(sigset_t *set) {
+  for (int signal = 1; signal <= SIGRTMAX; signal++)
+    if (wish_of(signal)) sigaddset(set, signal);
+}
+
+void power_wish(int signal) {
+  const char *wish = wish_of(signal);
+  if (!wish || state != POWER_ON) return;
+  agent_log(by_itself, wish);
+  power_request(SIGTERM, WISH_GRACE_MS, 0, 0);
+}
+
 _Noreturn void power_quit(void) {
   exec_signal_all(SIGKILL);
   exit(0);
@@ -72,7 +96,7 @@ static void watch_limits(void) {
   if (idle_limit && (control_has_host() || exec_living() > 0)) used_at = now;
   bool late = ends_at && now >= ends_at, idle = idle_limit && now - used_at >= idle_limit;
   if (!late && !idle) return;
-  agent_log("powering off by itself", late ? "max_duration_exceeded" : "idle_timeout");
+  agent_log(by_itself, late ? "max_duration_exceeded" : "idle_timeout");
   power_request(SIGTERM, LIMIT_GRACE_MS, 0, 0);
 }
 

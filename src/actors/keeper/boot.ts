@@ -98,7 +98,7 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
       disks.push({ path: own.upper, format: "raw", readOnly: false })
     }
     // What a run whose keeper was killed left there.
-    yield* Effect.scoped(Effect.flatMap(openConsole(own), (left) => left.collect))
+    yield* Effect.scoped(Effect.flatMap(openConsole(own), (left) => Effect.andThen(left.collect, left.begin)))
     yield* attemptFile("create", own.consoleLog, () => fs.writeFileSync(own.consoleLog, "", { mode: 0o600 }))
     const { vm, channel, phases } = yield* withModels(
       info,

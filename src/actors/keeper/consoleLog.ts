@@ -19,15 +19,18 @@ const keptBytesMax = 1024 * 1024
 const floodBytes = 1024 * 1024
 
 export interface ConsoleCollector {
+  /** Notes that a boot begins: what comes belongs to it, and what was said before to an earlier one. */
+  readonly begin: Effect.Effect<void>
   /** Moves everything that is there. */
   readonly collect: Effect.Effect<void>
   /** Does so once a second, at once in a flood. */
   readonly loop: Effect.Effect<never>
 }
 
-/** Opens both files; what an earlier keeper moved already is passed over. The scope closes them. */
+/** Opens both files; what an earlier keeper moved already is passed over. `seen` gets all that is moved. The scope closes them. */
 export const openConsole = Effect.fnUntraced(function* (
-  paths: Pick<SandboxPaths, "consoleLog" | "consoleLines">
+  paths: Pick<SandboxPaths, "consoleLog" | "consoleLines">,
+  seen: (piece: Uint8Array) => void = () => {}
 ): Effect.fn.Return<ConsoleCollector, FileError, Scope.Scope> {
   const log = yield* openLog(paths.consoleLines)
   const fd = yield* Effect.acquireRelease(
@@ -37,7 +40,7 @@ export const openConsole = Effect.fnUntraced(function* (
     (open) => Effect.sync(() => fs.closeSync(open))
   )
   const turn = Semaphore.makeUnsafe(1)
-  const source = new Source(fd)
+  const source = new Source(fd, seen)
   const once = turn.withPermits(1)(
     Effect.tap(
       Effect.suspend(() => source.move(log)),
@@ -45,14 +48,18 @@ export const openConsole = Effect.fnUntraced(function* (
     )
   )
   const loop = Effect.flatMap(once, (bytes) => Effect.sleep(bytes > floodBytes ? "10 millis" : "1 second"))
-  return { collect: Effect.andThen(once, log.flush), loop: Effect.forever(loop) }
+  const begin = Effect.andThen(log.write("start", "boot"), log.flush)
+  return { begin, collect: Effect.andThen(once, log.flush), loop: Effect.forever(loop) }
 })
 
 class Source {
   private position: number
   private freed: number
 
-  constructor(private readonly fd: number) {
+  constructor(
+    private readonly fd: number,
+    private readonly seen: (piece: Uint8Array) => void
+  ) {
     this.position = this.freed = startOf(fd)
   }
 
@@ -63,6 +70,7 @@ class Source {
       let moved = 0
       for (let piece = self.read(); piece.length > 0; piece = self.read()) {
         yield* log.write("console", piece)
+        self.seen(piece)
         self.position += piece.length
         moved += piece.length
         if (self.position - self.freed >= keptBytesMax) self.free()

@@ -12,6 +12,7 @@ interface Kept {
   readonly lines: ReadonlyArray<{ readonly number: number; readonly at: number }>
 }
 
+const streams = ["stdout", "stderr", "console"] as const
 /** What frames output has no lines; it belongs to the line before it. */
 const isOutput = ({ stream }: LogEntry): boolean => stream === "stdout" || stream === "stderr" || stream === "console"
 
@@ -26,6 +27,8 @@ export class LastLines {
 
   push(entry: LogEntry): void {
     if (this.count === 0) return
+    // Another run, or another boot: what was said before goes on no further.
+    if (entry.stream === "start") for (const stream of streams) this.begun.delete(`${entry.exec} ${stream}`)
     this.kept.push({ entry, lines: isOutput(entry) ? this.linesOf(entry) : [{ number: this.number, at: 0 }] })
     while (!this.kept[this.first]!.lines.some((line) => this.isLast(line.number))) this.first += 1
     // What is passed over is given up now and then, not each time.

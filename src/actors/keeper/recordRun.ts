@@ -11,7 +11,7 @@ import { predecessors, type SandboxInfo, statusAfter } from "../../domain/sandbo
 import { Database } from "../../store/database/Database.ts"
 import { terminate, transition } from "../../store/database/sandboxes.ts"
 import { settleMachine } from "../../store/database/syncDefinitions.ts"
-import { keepBounded } from "../../store/files/boundedFile.ts"
+import { keepBounded, readTail } from "../../store/files/boundedFile.ts"
 import type { FileError } from "../../store/files/files.ts"
 import { footingOf } from "../../store/files/homeState.ts"
 import { Paths } from "../../store/files/Paths.ts"
@@ -22,10 +22,14 @@ import type { GuestTransport } from "../../vm/guest/transport.ts"
 import type { VmExit } from "../../vm/runner/start.ts"
 import { Sweeper } from "../sandboxes/Sweeper.ts"
 import { openConsole } from "./consoleLog.ts"
+import { GuestEndWatch, guestEnd } from "./guestEnd.ts"
 import { type KeptVm, RunEnd } from "./Keeper.ts"
 import type { VmNetwork } from "./network.ts"
 import type { Pausing } from "./pausing.ts"
 import type { Published } from "./publishedPorts.ts"
+
+/** Bytes at the end of a console in which a guest says why it ends. */
+const consoleTailBytes = 4096
 
 /** A process that runs a VM, whether this process started it or adopted it. */
 export interface VmHandle {
@@ -53,15 +57,25 @@ export const keepRecords = Effect.fnUntraced(function* (
   const use = { commands: 0, touches: 0 }
   const traffic = { received: 0, sent: 0 }
   const paths = yield* Paths
-  const console_ = yield* openConsole(paths.sandbox(info.name))
+  const own = paths.sandbox(info.name)
+  const halted = yield* Deferred.make<void>()
+  const watch = new GuestEndWatch(() => Deferred.doneUnsafe(halted, Effect.void))
+  const console_ = yield* openConsole(own, watch.push)
+  /** The end that the guest wanted itself, also where its last words have not been collected yet. */
+  const wanted = (): RunEnd | undefined => {
+    const found = watch.found ?? guestEnd(readTail(own.consoleLog, consoleTailBytes))
+    return found === undefined ? undefined : new RunEnd(found.end)
+  }
+  const expect = (end: RunEnd) => void (expected ??= wanted() ?? end)
   const settle = settleDefinition(info)
   const footing = footingOf(paths, info.name)
   const found = pausing.paused() ? "paused" : "running"
   yield* Effect.orDie(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, found, now)))
   const record = Effect.fn("Keeper.record")(function* (exit: VmExit) {
-    const end = expected === undefined ? unexpectedEnd(exit) : givenUp ? byForce(expected, exit) : expected
-    const to = statusAfter(end.reason)
     yield* console_.collect
+    const known = expected ?? wanted()
+    const end = known === undefined ? unexpectedEnd(exit) : givenUp ? byForce(known, exit) : known
+    const to = statusAfter(end.reason)
     // These records are not anybody's any more: whoever looks puts it right, and finds beside the definition how it ended.
     const standing = footing()
     if (standing !== "whole") {
@@ -81,6 +95,12 @@ export const keepRecords = Effect.fnUntraced(function* (
   yield* Effect.forkScoped(console_.loop)
   const { keeperLog, runnerLog } = paths.run(info.id)
   yield* Effect.forkScoped(keepBounded([keeperLog, runnerLog]))
+  // A machine that halted stands still: nothing but its process is left to be ended.
+  const endHalted = Effect.suspend(() => {
+    expect(unexpectedEnd({ code: undefined, signal: "SIGKILL", report: undefined, output: "" }))
+    return vm.kill
+  })
+  yield* Effect.forkScoped(Effect.andThen(Deferred.await(halted), endHalted))
   const watching = yield* Effect.forkScoped(Effect.flatMap(vm.exited, record), { startImmediately: true })
   // A foreground run that is interrupted takes its VM along, and waits until that is recorded.
   yield* Effect.addFinalizer(() =>
@@ -92,7 +112,7 @@ export const keepRecords = Effect.fnUntraced(function* (
     config: info.config,
     image,
     ended,
-    expect: (end) => void (expected ??= end),
+    expect,
     giveUp: () => void (givenUp = true),
     ending: () => expected !== undefined,
     use,

@@ -12,14 +12,7 @@ import { Rpc, RpcGroup } from "effect/rpc"
 import { hasPassed } from "../../domain/elapsed.ts"
 import { DatabaseErrors } from "../../domain/errors/groups.ts"
 import { SafeName } from "../../domain/name.ts"
-import {
-  isLive,
-  isTerminal,
-  type SandboxInfo,
-  type Status,
-  statusAfter,
-  type TerminationReason
-} from "../../domain/sandbox/sandbox.ts"
+import { isLive, isTerminal, type SandboxInfo, type Status, statusAfter } from "../../domain/sandbox/sandbox.ts"
 import { Database, type DatabaseError } from "../../store/database/Database.ts"
 import { hasForgottenRoot } from "../../store/database/imageCollection.ts"
 import {
@@ -42,6 +35,7 @@ import { savedEnd, savedEnding } from "../../store/files/runFile.ts"
 import { isAlive } from "../../store/processes/processes.ts"
 import { isLeft } from "../../store/processes/processToken.ts"
 import { makeImageFiles } from "../images/cacheFiles.ts"
+import { guestEnd } from "../keeper/guestEnd.ts"
 import { type Address, layerLocal } from "../kit/Actor.ts"
 import { LeaseManager, withLease } from "../leases/LeaseManager.ts"
 
@@ -138,7 +132,7 @@ export const decide = (
   record: Pick<SandboxRecord, "info" | "process" | "hasRunningRun">,
   alive: boolean,
   nowMs: number,
-  selfEnd: () => TerminationReason | undefined = () => undefined,
+  selfEnd: () => Termination | undefined = () => undefined,
   saved?: Termination,
   ending?: Termination
 ): { readonly to: "stopped" | "crashed"; readonly end: Termination } | undefined => {
@@ -148,22 +142,16 @@ export const decide = (
   const stopped = { to: "stopped", end: { ...crashed, reason: "shutdown_requested" } } as const
   if (status === "draining") return ending === undefined ? stopped : { to: statusAfter(ending.reason), end: ending }
   if (record.hasRunningRun) {
-    const reason = selfEnd()
-    return reason === undefined
-      ? { to: "crashed", end: crashed }
-      : { to: "stopped", end: { ...crashed, reason, detail: "its agent powered off by itself" } }
+    const end = selfEnd()
+    return end === undefined ? { to: "crashed", end: crashed } : { to: "stopped", end }
   }
   // Without a run it is still starting, unless whoever started it is long gone.
   const abandoned = status === "starting" && hasPassed(updatedAt, startingMaxMs, nowMs)
   return abandoned ? { to: "crashed", end: { ...crashed, reason: "boot_failed" } } : undefined
 }
 
-/** The limit for which the agent of a VM without a keeper ended it: its last words on the console. */
-const selfEnded = (consoleLog: string): TerminationReason | undefined => {
-  const [, reason] =
-    /bunker-agent: powering off by itself:? (max_duration_exceeded|idle_timeout)/.exec(readTail(consoleLog, 4096)) ?? []
-  return reason as TerminationReason | undefined
-}
+/** How a VM without a keeper ended by itself: its last words on the console. */
+const selfEnded = (consoleLog: string): Termination | undefined => guestEnd(readTail(consoleLog, 4096))?.end
 
 /** How a run ended whose keeper had no records to write that into any more. */
 export const lastWords = (paths: Paths["Service"], { info, process }: SandboxRecord): Termination | undefined =>

@@ -3,9 +3,13 @@ import { Effect, Option, Schedule, Stream } from "effect"
 import type { RunEnd } from "../../actors/keeper/Keeper.ts"
 import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import { type GuestChannelFailed, SandboxCrashed, WrongState } from "../../domain/errors/vm.ts"
+import { ExitWith, say } from "../output.ts"
 
 /** How often the record is looked at again: the connection's end is known a moment before the VM's is recorded. */
 const recorded = Schedule.spaced("50 millis").pipe(Schedule.upTo({ times: 10 }))
+
+/** Exit code of a command whose machine went away below it: 128 + SIGKILL. */
+const killed = 137
 
 /** Lines of the console that are shown, and characters of one. */
 const linesMax = 3
@@ -18,6 +22,8 @@ const consoleEnd = (name: string) =>
       Stream.runCollect,
       Effect.map((lines) =>
         lines
+          // Of this boot alone.
+          .slice(lines.findLastIndex(({ stream }) => stream === "start") + 1)
           .map(({ text = "" }) => text)
           .join("")
           .split("\n")
@@ -48,6 +54,10 @@ export const explainBrokenChannel = Effect.fnUntraced(function* (
       console: yield* consoleEnd(name),
       ephemeral: found.ephemeral
     })
+  }
+  if (found?.status === "stopped" && found.terminationDetail?.startsWith("its guest") === true) {
+    yield* say(`bunker: the command in "${name}" was ended: ${found.terminationDetail}`)
+    return yield* new ExitWith({ code: killed })
   }
   const why = end?.detail ?? end?.reason
   const gone = why === undefined ? "it has ended" : `it has ended (${why})`

@@ -50,6 +50,11 @@ const missing = (bytes: string | undefined): string =>
 class Stamps {
   private readonly begun = new Set<string>()
 
+  /** Another run of a command begins lines of its own. */
+  begin(exec: number): void {
+    for (const stream of ["stdout", "stderr", "console"]) this.begun.delete(`${exec} ${stream}`)
+  }
+
   stamp({ time, stream, exec }: LogLine, said: Uint8Array): Uint8Array {
     const key = `${exec} ${stream}`
     const stamp = Buffer.from(`${new Date(time).toISOString()} `)
@@ -69,11 +74,30 @@ class Stamps {
 
 const newline = 0x0a
 
+/** Follows which lines have begun and not ended, so that what another run says begins a line of its own. */
+class OpenLines {
+  private readonly open = new Map<string, 1 | 2>()
+
+  said({ exec, stream }: LogLine, bytes: Uint8Array): void {
+    if (bytes.length === 0) return
+    if (bytes.at(-1) === newline) this.open.delete(`${exec} ${stream}`)
+    else this.open.set(`${exec} ${stream}`, stream === "stderr" ? 2 : 1)
+  }
+
+  /** Where a line of an earlier run of the command is to be ended now. */
+  begin(exec: number): ReadonlySet<1 | 2> {
+    const ends = new Set<1 | 2>()
+    for (const [key, fd] of this.open) if (key.startsWith(`${exec} `) && this.open.delete(key)) ends.add(fd)
+    return ends
+  }
+}
+
 /** Answers false when nobody reads. */
-const show = (line: LogLine, json: boolean, stamps: Stamps | undefined): Effect.Effect<boolean> => {
+const show = (line: LogLine, json: boolean, lines: OpenLines, stamps: Stamps | undefined): Effect.Effect<boolean> => {
   if (json) return writeAll(1, `${harmlessLines(toJson(line))}\n`)
   const said = () => {
     const bytes = line.data ?? Buffer.from(line.text ?? "")
+    lines.said(line, bytes)
     return stamps === undefined ? bytes : stamps.stamp(line, bytes)
   }
   switch (line.stream) {
@@ -84,6 +108,11 @@ const show = (line: LogLine, json: boolean, stamps: Stamps | undefined): Effect.
       return writeAll(2, said())
     case "dropped":
       return writeAll(2, `bunker: ${missing(line.text)}\n`)
+    case "start": {
+      stamps?.begin(line.exec)
+      const ends = Effect.forEach(lines.begin(line.exec), (fd) => writeAll(fd, "\n"))
+      return Effect.map(ends, (written) => written.every((each) => each))
+    }
     default:
       return Effect.succeed(true)
   }
@@ -140,8 +169,9 @@ export const logs = Command.make(
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
       const stamps = flags.timestamps ? new Stamps() : undefined
+      const lines = new OpenLines()
       yield* vms.Logs(query).pipe(
-        Stream.mapEffect((line) => show(line, flags.json, stamps)),
+        Stream.mapEffect((line) => show(line, flags.json, lines, stamps)),
         Stream.takeWhile((heard) => heard),
         Stream.runDrain
       )

@@ -198,11 +198,13 @@ export const run = Command.make(
             Effect.gen(function* () {
               const end = yield* ended
               if (Option.isSome(end) && isLimit(end.value)) return { end: end.value, exitCode: timedOut }
+              // Its guest powered off or rebooted.
+              if (Option.isSome(end) && end.value.exitCode !== null) return { end: end.value, exitCode: 0 }
               return yield* explainBrokenChannel(info.name, error, Option.getOrUndefined(end))
             })
           )
         )
-        if (!isLimit(end)) return exitCode
+        if (!isLimit(end)) return end.exitCode ?? exitCode
         yield* say(`bunker: ${info.name} was ended: ${end.detail ?? end.reason}`)
         return timedOut
       }).pipe(Effect.onExit((exit) => removeIfEphemeral(info)(exit)))

@@ -22,7 +22,7 @@ const logBytesMax = 10 * 1024 * 1024
 const stallMs = 1000
 
 const streams = ["stdout", "stderr", "exit", "start", "dropped", "console"] as const
-/** `start` and `exit` frame what one command says; `console` is the guest's kernel and agent. */
+/** `start` and `exit` frame what one command says; `console` is the guest's kernel and agent, each boot after a `start`. */
 export type LogStream = (typeof streams)[number]
 
 export interface LogEntry {
