@@ -3,7 +3,7 @@
  * end is not known, and whether a sandbox has ended. Begins nothing twice.
  */
 import os from "node:os"
-import { Effect, Exit, Schedule } from "effect"
+import { Effect, Exit, Option, Schedule } from "effect"
 import { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
 import { GuestChannelFailed } from "../domain/errors/vm.ts"
 import { isLive } from "../domain/sandbox/sandbox.ts"
@@ -11,7 +11,7 @@ import { readSettings } from "../domain/settings.ts"
 import { type Bunker, bunkerLayer, type Program } from "../plugin/bunker.ts"
 import { runApp } from "./app.ts"
 import { explainBrokenChannel } from "./commands/brokenChannel.ts"
-import { explain, lastWords, print } from "./terminal/output.ts"
+import { ExitWith, explain, lastWords, print } from "./terminal/output.ts"
 
 const run = <A, E>(program: Program, effect: Effect.Effect<A, E, Bunker>): Promise<Exit.Exit<A, unknown>> => {
   setInterval(() => {}, 2 ** 30)
@@ -19,10 +19,12 @@ const run = <A, E>(program: Program, effect: Effect.Effect<A, E, Bunker>): Promi
   return Effect.runPromiseExit(Effect.provide(effect, bunkerLayer(settings, program)))
 }
 
-/** `__lost NAME REASON`: one line, and 125. */
+/** `__lost NAME REASON`: one line, and 125, or 137 where the guest ended its machine. */
 export const runLost = async (program: Program): Promise<never> => {
   const [, name = "", reason = ""] = process.argv.slice(2)
   const exit = await run(program, explainBrokenChannel(name, new GuestChannelFailed({ reason: reason.slice(0, 1000) })))
+  const error = Option.getOrUndefined(Exit.findErrorOption(exit))
+  if (error instanceof ExitWith) process.exit(error.code)
   lastWords(`bunker: ${Exit.isFailure(exit) ? explain(exit.cause) : reason}`)
   process.exit(125)
 }

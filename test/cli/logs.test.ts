@@ -55,6 +55,34 @@ describe.skipIf(mustSkip("logs on the command line"))("bunker logs", () => {
     // A process that was killed while it wrote leaves a part of a line.
     writeFileSync(path.join(directory, name), `${lines.map((line) => `${JSON.stringify(line)}\n`).join("")}{"t":17`)
   }
+  test("each run and each boot begins a line of its own, also with --tail and times", async () => {
+    await home.must(["create", "--name", "twice", image])
+    const directory = path.join(home.directory, "sandboxes/twice/logs")
+    mkdirSync(directory, { recursive: true })
+    const into = (name: string, lines: ReadonlyArray<Said>) =>
+      writeFileSync(path.join(directory, name), lines.map((line) => `${JSON.stringify(line)}\n`).join(""))
+    into("main.jsonl", [
+      { t: noon, s: "start", d: "sh" },
+      { t: noon, s: "stdout", d: "first" },
+      { t: noon, s: "stderr", d: "whole\n" },
+      { t: noon, s: "exit", d: "0" },
+      { t: noon + 1, s: "start", d: "sh" },
+      { t: noon + 1, s: "stdout", d: "second" }
+    ])
+    into("console.jsonl", [
+      { t: noon, s: "start", d: "boot" },
+      { t: noon, s: "console", d: "halted" },
+      { t: noon + 1, s: "start", d: "boot" },
+      { t: noon + 1, s: "console", d: "up" }
+    ])
+    const shown = (...flags: ReadonlyArray<string>) => home.bunker(["logs", ...flags, "twice"])
+    expect(await shown()).toEqual({ code: 0, stdout: "first\nsecond", stderr: "whole\n" })
+    expect((await shown("--tail", "1")).stdout).toBe("second")
+    expect((await shown("-t")).stdout).toBe(`${at(0)} first\n2024-03-04T12:00:00.001Z second`)
+    expect((await shown("--console")).stdout).toBe("halted\nup")
+    expect((await shown("--console", "--tail", "1")).stdout).toBe("up")
+  })
+
   const logs = async (...flags: ReadonlyArray<string>) => {
     const { code, stdout, stderr } = await home.bunker(["logs", ...flags, "box"], { env: { TZ: "UTC" } })
     expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" })

@@ -64,6 +64,46 @@ describe.skipIf(mustSkip("ends"))(`how sandboxes end (${engine})`, () => {
     }
   )
 
+  describe("by the guest's own wish", () => {
+    beforeAll(() =>
+      home.must(["create", "-q", "--name", "wish", "--memory", "128m", "test/traps:1", "sleep", "987654"])
+    )
+
+    for (const [words, reason, detail] of [
+      ["poweroff -f", "shutdown_requested", "its guest powered off"],
+      ["halt -f", "shutdown_requested", "its guest halted"],
+      ["reboot -f", "completed", "its guest rebooted"],
+      ["poweroff", "shutdown_requested", "its guest powered off"],
+      ["halt", "shutdown_requested", "its guest halted"],
+      ["reboot", "completed", "its guest rebooted"]
+    ] as const) {
+      it(`${words} is an end in order`, async () => {
+        await home.must(["start", "wish"])
+        const { code, stderr } = await home.bunker(["exec", "wish", "busybox", ...words.split(" ")])
+        // The command may end before the machine does.
+        if (code !== 0) expect([code, stderr]).toEqual([137, `bunker: the command in "wish" was ended: ${detail}\n`])
+        await home.must(["wait", "wish"])
+        const end = { status: "stopped", termination_reason: reason, termination_detail: detail, exit_code: 0 }
+        expect(await inspect("wish")).toMatchObject(end)
+      })
+    }
+
+    it("a run in the foreground ends with 0, and a later boot's words are not taken for it", async () => {
+      for (const words of ["poweroff -f", "poweroff; sleep 987", "reboot -f"]) {
+        const { code, stderr } = await home.bunker(["run", "--rm", "test/traps:1", "sh", "-c", `busybox ${words}`])
+        expect([words, code, stderr]).toEqual([words, 0, expect.not.stringContaining("crashed")])
+      }
+      const oom = "echo 2 > /proc/sys/vm/panic_on_oom; busybox tail /dev/zero"
+      const panicked = await home.bunker(["run", "--rm", "test/traps:1", "sh", "-c", oom])
+      expect([panicked.code, panicked.stderr]).toEqual([125, expect.stringContaining("crashed")])
+      // The same machine crashes: what it said when it was powered off is no reason.
+      await home.must(["start", "wish"])
+      process.kill((await inspect("wish")).pid, "SIGKILL")
+      await home.bunker(["wait", "wish"])
+      expect(await inspect("wish")).toMatchObject({ status: "crashed", termination_reason: "internal_error" })
+    })
+  })
+
   it("a run whose VM dies says why and what its console said, and keeps that until it is read", async () => {
     const child = home.start(["run", "--rm", "--name", "dies", "test/traps:1", "sh", "-c", "echo on; sleep 987"])
     await child.stdout.getReader().read()

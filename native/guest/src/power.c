@@ -13,12 +13,12 @@
 #include "control.h"
 #include "exec.h"
 
-enum { TERM_MS = 500, KILL_MS = 2000, FAREWELL_MS = 500, LIMIT_GRACE_MS = 5000, WISH_GRACE_MS = 500, IDLE_LOOK_MS = 1000 };
+enum { TERM_MS = 500, KILL_MS = 2000, FAREWELL_MS = 500, LIMIT_GRACE_MS = 5000, WISH_MS = 200, WISH_GRACE_MS = 500, IDLE_LOOK_MS = 1000 };
 
 /* Words for the host, which reads them on the console when nobody asked for the end (src/actors/keeper/guestEnd.ts). */
 static const char *const by_itself = "powering off by itself";
 
-static enum { POWER_ON, POWER_GRACE, POWER_TERM, POWER_KILL } state;
+static enum { POWER_ON, POWER_WISHED, POWER_GRACE, POWER_TERM, POWER_KILL } state;
 static int64_t deadline, asked;
 static uint32_t asked_on;
 /* For a machine that no process of the host looks after any more; with one, the host is earlier. */
@@ -66,7 +66,8 @@ void power_wish(int signal) {
   const char *wish = wish_of(signal);
   if (!wish || state != POWER_ON) return;
   agent_log(by_itself, wish);
-  power_request(SIGTERM, WISH_GRACE_MS, 0, 0);
+  /* The command that asked ends by itself meanwhile. */
+  enter(POWER_WISHED, WISH_MS);
 }
 
 _Noreturn void power_quit(void) {
@@ -109,6 +110,8 @@ static bool no_children(void) {
 void power_service(void) {
   if (state == POWER_ON) watch_limits();
   if (state == POWER_ON) return;
+  if (state == POWER_WISHED && now_ms() >= deadline) power_request(SIGTERM, WISH_GRACE_MS, 0, 0);
+  if (state == POWER_WISHED) return;
   bool childless = no_children(), late = now_ms() >= deadline;
   if (state == POWER_GRACE && (late || exec_living() == 0)) {
     if (childless) end();

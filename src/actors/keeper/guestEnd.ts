@@ -53,11 +53,24 @@ export const guestEnd = (text: string): GuestEnd | undefined => {
   return found === undefined ? undefined : signs[found[1]]
 }
 
+/** A kernel's last words when it gives up (kernel/panic.c), after which it restarts the machine, too. */
+const panic = "Kernel panic - not syncing"
+
+/**
+ * The end of a machine that restarted without a word: reboot(2) silences the console first. Both engines' machines end at a restart, with
+ * code 0; a panic is no wish.
+ */
+export const silentRestart = (exitCode: number | undefined, panicked: boolean): Termination | undefined =>
+  exitCode === 0 && !panicked ? reboot : undefined
+
+export const saysPanic = (text: string): boolean => text.includes(panic)
+
 /** Watches a console that comes in pieces. */
 export class GuestEndWatch {
   private carried = ""
   /** The first sign. */
   found: GuestEnd | undefined
+  panicked = false
   /** Told once when the machine stands still. */
   constructor(private readonly onHalt: () => void) {}
 
@@ -65,6 +78,7 @@ export class GuestEndWatch {
     const text = this.carried + Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength).toString("latin1")
     const last = text.lastIndexOf("reboot: ")
     this.found ??= guestEnd(text)
+    this.panicked ||= saysPanic(text)
     if (last >= 0 && guestEnd(text.slice(Math.max(0, last - 2)))?.halted === true) this.onHalt()
     this.carried = text.slice(-longest)
   }

@@ -22,7 +22,7 @@ import type { GuestTransport } from "../../vm/guest/transport.ts"
 import type { VmExit } from "../../vm/runner/start.ts"
 import { Sweeper } from "../sandboxes/Sweeper.ts"
 import { openConsole } from "./consoleLog.ts"
-import { GuestEndWatch, guestEnd } from "./guestEnd.ts"
+import { GuestEndWatch, guestEnd, saysPanic, silentRestart } from "./guestEnd.ts"
 import { type KeptVm, RunEnd } from "./Keeper.ts"
 import type { VmNetwork } from "./network.ts"
 import type { Pausing } from "./pausing.ts"
@@ -66,6 +66,11 @@ export const keepRecords = Effect.fnUntraced(function* (
     const found = watch.found ?? guestEnd(readTail(own.consoleLog, consoleTailBytes))
     return found === undefined ? undefined : new RunEnd(found.end)
   }
+  const restarted = ({ code, signal }: VmExit): RunEnd | undefined => {
+    const panicked = watch.panicked || saysPanic(readTail(own.consoleLog, consoleTailBytes))
+    const end = signal === undefined ? silentRestart(code, panicked) : undefined
+    return end === undefined ? undefined : new RunEnd(end)
+  }
   const expect = (end: RunEnd) => void (expected ??= wanted() ?? end)
   const settle = settleDefinition(info)
   const footing = footingOf(paths, info.name)
@@ -73,7 +78,7 @@ export const keepRecords = Effect.fnUntraced(function* (
   yield* Effect.orDie(Effect.flatMap(Clock.currentTimeMillis, (now) => transition(db, info.id, found, now)))
   const record = Effect.fn("Keeper.record")(function* (exit: VmExit) {
     yield* console_.collect
-    const known = expected ?? wanted()
+    const known = expected ?? wanted() ?? restarted(exit)
     const end = known === undefined ? unexpectedEnd(exit) : givenUp ? byForce(known, exit) : known
     const to = statusAfter(end.reason)
     // These records are not anybody's any more: whoever looks puts it right, and finds beside the definition how it ended.

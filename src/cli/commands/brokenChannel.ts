@@ -3,10 +3,10 @@ import { Effect, Option, Schedule, Stream } from "effect"
 import type { RunEnd } from "../../actors/keeper/Keeper.ts"
 import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import { type GuestChannelFailed, SandboxCrashed, WrongState } from "../../domain/errors/vm.ts"
-import { ExitWith, say } from "../output.ts"
+import { ExitWith, say } from "../terminal/output.ts"
 
 /** How often the record is looked at again: the connection's end is known a moment before the VM's is recorded. */
-const recorded = Schedule.spaced("50 millis").pipe(Schedule.upTo({ times: 10 }))
+const recorded = Schedule.spaced("50 millis").pipe(Schedule.upTo({ times: 40 }))
 
 /** Exit code of a command whose machine went away below it: 128 + SIGKILL. */
 const killed = 137

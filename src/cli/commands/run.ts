@@ -9,7 +9,7 @@ import { ImageNotFound } from "../../domain/errors/image.ts"
 import { BootFailed, InvalidSpec, SandboxCrashed } from "../../domain/errors/vm.ts"
 import { parsePlatform } from "../../domain/image/platform.ts"
 import { ExecRequest, mainCommand } from "../../domain/sandbox/exec.ts"
-import type { SandboxInfo } from "../../domain/sandbox/sandbox.ts"
+import { type SandboxInfo, statusAfter } from "../../domain/sandbox/sandbox.ts"
 import { commandProblem } from "../../domain/sandbox/validation.ts"
 import { Engines } from "../../vm/engines/Engine.ts"
 import { readEnvironment } from "../arguments.ts"
@@ -116,6 +116,9 @@ const networkLines = (name: string, tty: boolean) =>
 const timedOut = 124
 /** Time for a sandbox that a limit ends to say so, in milliseconds. */
 const endMsMax = 15_000
+/** The exit code of an end in order that has one. */
+const orderlyCode = ({ exitCode, reason }: RunEnd): number | null =>
+  statusAfter(reason) === "stopped" ? exitCode : null
 const isLimit = ({ reason }: RunEnd): boolean => reason === "max_duration_exceeded" || reason === "idle_timeout"
 
 export const run = Command.make(
@@ -199,12 +202,12 @@ export const run = Command.make(
               const end = yield* ended
               if (Option.isSome(end) && isLimit(end.value)) return { end: end.value, exitCode: timedOut }
               // Its guest powered off or rebooted.
-              if (Option.isSome(end) && end.value.exitCode !== null) return { end: end.value, exitCode: 0 }
+              if (Option.isSome(end) && orderlyCode(end.value) !== null) return { end: end.value, exitCode: 0 }
               return yield* explainBrokenChannel(info.name, error, Option.getOrUndefined(end))
             })
           )
         )
-        if (!isLimit(end)) return end.exitCode ?? exitCode
+        if (!isLimit(end)) return orderlyCode(end) ?? exitCode
         yield* say(`bunker: ${info.name} was ended: ${end.detail ?? end.reason}`)
         return timedOut
       }).pipe(Effect.onExit((exit) => removeIfEphemeral(info)(exit)))
