@@ -42,7 +42,7 @@ export const outputFailure = (): { readonly code: number; readonly words: string
 }
 
 /** One line of data, or several; what a terminal would obey in them is shown. */
-export const print = (line: string): Effect.Effect<void> => Effect.asVoid(writeAll(1, `${harmlessLines(line)}${lineEnd}`))
+export const print = (line: string): Effect.Effect<void> => Effect.asVoid(writeAll(1, `${harmlessLines(line)}\n`))
 
 /** A value of a schema as JSON, in the names of the wire. */
 export const printJson = (schema: Schema.Top, value: unknown): Effect.Effect<void> =>
