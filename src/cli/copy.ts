@@ -50,6 +50,7 @@ export const unpackIn = Effect.fn("Cli.unpackIn")(function* (to: FileTarget, opt
 
 /** Writes a path of a sandbox to stdout as a tar stream. */
 export const packOut = Effect.fn("Cli.packOut")(function* (from: FileTarget, options: CopyOptions) {
+  yield* Trees.sourceType(from, options)
   const skipped: Array<string> = []
   const tar = tarOf(Trees.readTree(from, options), {
     root: Trees.rootOf(from.path),

@@ -181,6 +181,11 @@ describe.skipIf(!fs.existsSync(program))("machines", () => {
     await refused(["create", "--idle-timeout", "0s", image], "--idle-timeout")
     await refused(["run", "-d", "--rm", "--restart", "always", image, "true"], "restart", "--rm")
     await refused(["run", "--name", "x", "--restart", "always", image, "true"], "--restart", "-d")
-    for (const command of [["stop", "--drain"], ["touch"]]) await refused([...command, "web"], "web", "created")
+    await refused(["touch", "web"], "web", "created")
+    for (const command of [["stop"], ["stop", "--drain"], ["stop", "-t", "1"]]) {
+      const stderr = "bunker: web is not started yet; nothing to stop\n"
+      expect(await home.bunker([...command, "web"])).toEqual({ code: 0, stdout: "web\n", stderr })
+    }
+    await refused(["kill", "web"], "nothing of it runs", "bunker start web", "bunker rm web")
   })
 })

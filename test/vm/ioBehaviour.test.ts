@@ -125,6 +125,51 @@ suite(`files and ports (${engine})`, () => {
       expect((await home.bunker(["cp", "m:/absent", work])).stderr).toContain("/absent")
     })
 
+    itOnHost("onto a symbolic link writes the file that it names, there or not, and leaves the link", async () => {
+      const made = path.join(work, "made")
+      fs.writeFileSync(made, "new")
+      await sh(
+        "mkdir -p /tmp/l/sub; cd /tmp/l; echo old > real; ln -s real one; ln -s /tmp/l/one two; ln -s sub/not dangling"
+      )
+      await sh("cd /tmp/l; ln -s loop loop; ln -s sub to-directory")
+      for (const name of ["two", "dangling"]) await home.must(["cp", made, `m:/tmp/l/${name}`])
+      await home.must(["cp", made, "m:/tmp/l/to-directory"])
+      const seen = await sh("cd /tmp/l; cat real sub/not sub/made; readlink one; readlink two; readlink dangling")
+      expect(seen.stdout).toBe("newnewnewreal\n/tmp/l/one\nsub/not\n")
+      expect((await home.bunker(["cp", made, "m:/tmp/l/loop"])).code).toBe(125)
+      // A link is copied as one, and then takes the place of what is there.
+      fs.symlinkSync("elsewhere", path.join(work, "a-link"))
+      await home.must(["cp", path.join(work, "a-link"), "m:/tmp/l/one"])
+      expect((await sh("readlink /tmp/l/one; cat /tmp/l/real")).stdout).toBe("elsewhere\nnew")
+
+      const here = path.join(work, "here")
+      fs.mkdirSync(here)
+      fs.writeFileSync(path.join(here, "real"), "old")
+      fs.symlinkSync("real", path.join(here, "one"))
+      fs.symlinkSync(path.join(here, "not"), path.join(here, "dangling"))
+      for (const name of ["one", "dangling"]) await home.must(["cp", "m:/tmp/l/real", path.join(here, name)])
+      expect(["real", "not"].map((name) => fs.readFileSync(path.join(here, name), "utf8"))).toEqual(["new", "new"])
+      expect(fs.readlinkSync(path.join(here, "one"))).toBe("real")
+    })
+
+    itOnHost("of a device or pipe is refused, not a success that copied nothing", async () => {
+      await sh("mkfifo /tmp/pipe")
+      Bun.spawnSync([busybox!, "mkfifo", path.join(work, "pipe")])
+      for (const [from, to] of [
+        ["m:/tmp/pipe", work],
+        ["m:/dev/null", "-"],
+        [path.join(work, "pipe"), "m:/tmp"],
+        ["/dev/null", "m:/tmp"]
+      ] as const) {
+        const { code, stderr, stdout } = await home.bunker(["cp", from, to])
+        expect([code, stdout, stderr]).toEqual([
+          125,
+          "",
+          expect.stringContaining("device, pipe or socket, which is not copied")
+        ])
+      }
+    })
+
     itOnHost("pipes tar streams that other programs write and read", async () => {
       const source = makeTree("piped")
       const tar = Bun.spawnSync([busybox!, "tar", "cf", "-", "-C", source, "."]).stdout

@@ -1,6 +1,6 @@
 /**
  * Copies files and trees between this machine and a sandbox, with docker's habits of naming, for every door. Follows no link that a
- * guest made, and writes nothing outside the destination (see vm/trees/hostTree.ts). Blocks while it reads or writes a piece of a file here.
+ * guest names, but the one that the destination itself is, and writes nothing outside the destination (see vm/trees/hostTree.ts). Blocks while it reads or writes a piece of a file here.
  */
 import fs from "node:fs"
 import path from "node:path"
@@ -43,6 +43,49 @@ export const landing = (
   const clean = path.posix.normalize(to).replace(/(?<=.)\/$/, "")
   return { base: path.posix.dirname(clean), root: path.posix.basename(clean) }
 }
+
+/** As many links as Linux follows in one path. */
+const linksMax = 40
+const unread = "it is a device, pipe or socket, which is not copied; read it with a command"
+
+/** What may stand at the root of a copy: a whole copy of nothing is no success. */
+const refuseSpecial = (isSpecial: boolean, shown: string): Effect.Effect<void, CopyFailed> =>
+  isSpecial ? Effect.fail(new CopyFailed({ path: shown, reason: unread })) : Effect.void
+
+/**
+ * Where a file lands whose destination, as the user typed it, is a symbolic link: at the file that it names, there or not, as cp(1)
+ * and docker write it. `targetOf` reads a link. Links further down, which a guest names, are followed nowhere.
+ */
+const throughLinks = Effect.fnUntraced(function* <E, R>(
+  to: string,
+  shown: string,
+  targetOf: (place: string) => Effect.Effect<string | undefined, E, R>
+) {
+  let place = to
+  for (let links = 0; links <= linksMax; links += 1) {
+    const target = yield* targetOf(place)
+    if (target === undefined) {
+      return links === 0 ? undefined : { base: path.posix.dirname(place), root: path.posix.basename(place) }
+    }
+    place = target.startsWith("/") ? target : `${path.posix.dirname(place)}/${target}`
+  }
+  return yield* new CopyFailed({ path: `to ${shown}`, reason: "it goes through too many symbolic links" })
+})
+
+const linkHere = (place: string): Effect.Effect<string | undefined> =>
+  Effect.sync(() => {
+    try {
+      return fs.readlinkSync(place)
+    } catch {
+      return undefined
+    }
+  })
+
+const linkInGuest = (to: FileTarget) => (place: string) =>
+  VmSupervisor.use((vms) => vms.FileStat({ ...to, path: place, follow: false })).pipe(
+    Effect.map(({ target, type }) => (type === "symlink" ? target : undefined)),
+    Effect.catchTag("FileNotFound", () => Effect.succeed(undefined))
+  )
 
 const statHere = (place: string, follow: boolean) =>
   Effect.try({
@@ -104,13 +147,16 @@ export const copyIn = Effect.fn("Files.copyIn")(function* <E, R>(
     Effect.map((found): Kind | undefined => (found.type === "directory" ? "directory" : "other")),
     Effect.catchTag("FileNotFound", () => Effect.succeed(undefined))
   )
-  const place = yield* land(
-    landing(
-      { path: source, kind: stat.isDirectory() ? "directory" : "other", basename: path.basename(path.resolve(source)) },
-      { path: to.path, kind: there }
-    ),
-    shownGuest(to)
+  yield* refuseSpecial(!stat.isDirectory() && !stat.isFile() && !stat.isSymbolicLink(), source)
+  const landed = landing(
+    { path: source, kind: stat.isDirectory() ? "directory" : "other", basename: path.basename(path.resolve(source)) },
+    { path: to.path, kind: there }
   )
+  const linked =
+    stat.isFile() && there !== "directory" && typeof landed !== "string"
+      ? yield* throughLinks(to.path, shownGuest(to), linkInGuest(to))
+      : undefined
+  const place = linked ?? (yield* land(landed, shownGuest(to)))
   const root = binary(place.root)
   const skipped: Array<string> = []
   const records = Stream.fromAsyncIterable(
@@ -128,10 +174,12 @@ export const readTree = (from: FileTarget, options: CopyOptions) =>
 /** A path of a sandbox as people write it. */
 export const shownGuest = (target: FileTarget): string => `${target.name}:${target.path}`
 
-const guestKind = Effect.fnUntraced(function* (from: FileTarget, follow: boolean) {
+/** What is to be copied out of a sandbox: a file, a directory or a link. */
+export const sourceType = Effect.fnUntraced(function* (from: FileTarget, options: CopyOptions) {
   const vms = yield* VmSupervisor
-  const { type } = yield* vms.FileStat({ ...from, follow })
-  return type === "directory" ? ("directory" as const) : ("other" as const)
+  const { type } = yield* vms.FileStat({ ...from, follow: followed(from.path, options) })
+  yield* refuseSpecial(type !== "file" && type !== "directory" && type !== "symlink", shownGuest(from))
+  return type
 })
 
 /** A name as records have it: each byte a character. */
@@ -142,9 +190,14 @@ export const rootOf = (from: string): string => binary(path.posix.basename(path.
 
 /** Copies a path of a sandbox to this machine; answers what was left out, and why. */
 export const copyOut = Effect.fn("Files.copyOut")(function* (from: FileTarget, to: string, options: CopyOptions) {
-  const kind = yield* guestKind(from, followed(from.path, options))
+  const type = yield* sourceType(from, options)
+  const kind = type === "directory" ? "directory" : "other"
   const basename = path.posix.basename(path.posix.normalize(from.path))
-  const place = yield* land(landing({ path: from.path, kind, basename }, { path: to, kind: kindHere(to) }), to)
+  const there = kindHere(to)
+  const landed = landing({ path: from.path, kind, basename }, { path: to, kind: there })
+  const follows = type === "file" && there !== "directory" && typeof landed !== "string"
+  const linked = follows ? yield* throughLinks(to, to, linkHere) : undefined
+  const place = linked ?? (yield* land(landed, to))
   const writer = yield* Effect.acquireRelease(
     Effect.try({
       try: () => new HostTreeWriter(place.base, { owners: options.archive }),

@@ -224,7 +224,7 @@ const make = (options: KeeperOptions) =>
           sandbox: record.info.name,
           status: record.info.status,
           operation: "kill",
-          advice: "it is not running"
+          advice: `nothing of it runs; 'bunker start ${record.info.name}' boots it, 'bunker rm ${record.info.name}' removes it`
         })
       }
       const keeper = yield* Effect.option(keepers.existing(record.info))
@@ -242,7 +242,7 @@ const make = (options: KeeperOptions) =>
           sandbox: info.name,
           status: info.status,
           operation: "stop",
-          advice: "it is not running"
+          advice: `nothing of it runs; 'bunker start ${info.name}' boots it, 'bunker rm ${info.name}' removes it`
         })
       }
       const keeper = yield* reach(text, "stop", up)

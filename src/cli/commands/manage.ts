@@ -26,6 +26,9 @@ const toEach = <E extends { readonly message: string }, R>(
   act: (name: string) => Effect.Effect<unknown, E, R>
 ) => forEachName(list, (name) => Effect.andThen(act(name), print(name)), atOnce)
 
+/** What a stop has nothing to do for: it is as it was to be. */
+const standsStill: ReadonlySet<string> = new Set(["created", "stopped", "crashed"])
+
 export const stop = Command.make(
   "stop",
   {
@@ -39,8 +42,14 @@ export const stop = Command.make(
   },
   Effect.fn("Cli.stop")(function* ({ drain, name, time }) {
     const timeoutMs = yield* readEndTime(time)
-    const end = (vms: VmSupervisor["Service"], each: string) =>
+    const ask = (vms: VmSupervisor["Service"], each: string) =>
       drain ? vms.Drain({ name: each, timeoutMs }) : vms.Stop({ name: each, timeoutMs })
+    const end = (vms: VmSupervisor["Service"], each: string) =>
+      Effect.catchTag(Effect.asVoid(ask(vms, each)), "WrongState", (error) =>
+        standsStill.has(error.status)
+          ? say(`bunker: ${each} is ${error.status === "created" ? "not started yet" : error.status}; nothing to stop`)
+          : Effect.fail(error)
+      )
     return yield* withBunker(VmSupervisor.use((vms) => toEach(name, (each) => end(vms, each))))
   })
 ).pipe(

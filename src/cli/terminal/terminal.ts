@@ -6,7 +6,7 @@ import { Deferred, Effect, Queue, type Scope, Stream } from "effect"
 import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
 import { type ExecEvent, exitCodeOf, type TerminalSize } from "../../domain/sandbox/exec.ts"
-import { rawState, setTerminalState, type TerminalState, terminalState } from "../../ffi/terminal.ts"
+import { OwnTerminal } from "../../store/processes/ownTerminal.ts"
 import { lastBytes, outputFailure, processedByTerminal, writeAll } from "./output.ts"
 import { DetachKeys, TerminalModes } from "./terminalModes.ts"
 
@@ -164,24 +164,16 @@ const stdin: Stream.Stream<Uint8Array> = Stream.callback<Uint8Array>(
 
 /** Raw until the scope closes, or the process stops or ends; then the terminal is as it was, whatever the guest did to it. */
 const rawMode = (modes: TerminalModes): Effect.Effect<void, never, Scope.Scope> => {
-  let former: TerminalState | undefined
+  const terminal = new OwnTerminal()
   const begin = () => {
-    const now = terminalState(0)
-    const raw = rawState(now)
-    // Continued without having been stopped by us: what is raw already is nothing to go back to.
-    if (former === undefined || !Buffer.from(raw).equals(now)) former = now
-    setTerminalState(0, raw)
+    terminal.makeRaw()
     processedByTerminal(false)
   }
   const restore = () => {
     const undo = modes.undo()
     if (undo !== "" && process.stdout.isTTY) lastBytes(undo)
     processedByTerminal(true)
-    try {
-      if (former !== undefined) setTerminalState(0, former)
-    } catch {
-      // The terminal is gone: nothing is left to put right.
-    }
+    terminal.putBack()
   }
   const stop = () => {
     restore()
