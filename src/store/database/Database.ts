@@ -57,6 +57,10 @@ export interface Service {
 
 /** How long a statement waits for another process's write, in milliseconds. */
 const busyTimeoutMs = 5000
+/** Bytes that a write-ahead log keeps on the disk after it was larger and is begun anew. */
+const logBytesKept = 1024 * 1024
+/** Time between two looks whether the log of the home's database is to be emptied, in milliseconds. */
+const idleLookMs = 10_000
 /** Least room that a write needs: SQLite's shared memory grows by 32 KiB. */
 const pageRoomBytes = 64 * 1024
 
@@ -80,6 +84,8 @@ export interface Connection extends Transaction {
   /** Runs statements without parameters and without answers. */
   readonly script: (sql: string) => void
   readonly inTransaction: () => boolean
+  /** Moves what the write-ahead log holds into the file and empties the log, unless somebody uses it: never waits. */
+  readonly emptyLog: () => void
   readonly close: () => void
 }
 
@@ -121,6 +127,7 @@ export const connect = (file: string, options: ConnectOptions): Connection => {
     sqlite.run(`PRAGMA busy_timeout=${busyTimeoutMs}`)
     switchToWal(sqlite)
     sqlite.run(`PRAGMA synchronous=${options.synchronous}`)
+    sqlite.run(`PRAGMA journal_size_limit=${logBytesKept}`)
     sqlite.run("PRAGMA foreign_keys=ON")
     if (options.create === true) fs.chmodSync(file, 0o600)
   } catch (cause) {
@@ -158,6 +165,16 @@ const connectionOf = (sqlite: Sqlite): Connection => {
       prepared(sql).iterate(...values(parameters)) as IterableIterator<Row>,
     script: (sql) => void sqlite.run(sql),
     inTransaction: () => sqlite.inTransaction,
+    emptyLog: () => {
+      try {
+        sqlite.run("PRAGMA busy_timeout=0")
+        sqlite.run("PRAGMA wal_checkpoint(TRUNCATE)")
+      } catch (cause) {
+        if (!isBusy(cause)) throw cause
+      } finally {
+        sqlite.run(`PRAGMA busy_timeout=${busyTimeoutMs}`)
+      }
+    },
     close: () => {
       for (const statement of statements.values()) statement.finalize()
       statements.clear()
@@ -203,6 +220,34 @@ export const databaseError = (operation: string, file: string, cause: unknown): 
   return new DatabaseFailed({ operation, reason: code === "" ? reason : `${reason} (${code})` })
 }
 
+/**
+ * Empties the log of a database that was not written to for a while, for as long as the scope is open: the log of a process that lives
+ * for weeks would stay as large as it ever was. Its timer keeps no process alive.
+ */
+const emptyLogWhenIdle = (file: string, connection: Connection) => {
+  const sizeOf = () => fs.statSync(`${file}-wal`, { throwIfNoEntry: false })
+  let seen = sizeOf()
+  const look = () => {
+    const now = sizeOf()
+    const idle = now !== undefined && now.size > 0 && now.mtimeMs === seen?.mtimeMs
+    seen = now
+    if (!idle || connection.inTransaction()) return
+    try {
+      connection.emptyLog()
+    } catch {
+      // A disk that is full or broken: the next statement says so.
+    }
+  }
+  return Effect.acquireRelease(
+    Effect.sync(() => {
+      const timer = setInterval(look, idleLookMs)
+      timer.unref()
+      return timer
+    }),
+    (timer) => Effect.sync(() => clearInterval(timer))
+  )
+}
+
 /** `reserve`: the file that gives room on a full disk (reserve.ts); absent: there is none. */
 const open = Effect.fnUntraced(function* (file: string, migrations: ReadonlyArray<Migration>, reserve?: string) {
   const failed = (operation: string, cause: unknown) => databaseError(operation, file, cause)
@@ -225,6 +270,7 @@ const open = Effect.fnUntraced(function* (file: string, migrations: ReadonlyArra
     (handle) => Effect.sync(() => handle.close())
   )
   if (reserve !== undefined) restoreReserve(reserve)
+  yield* emptyLogWhenIdle(file, connection)
   const tx: Transaction = connection
   const target: MigrationTarget = { ...connection, immediate: (body) => immediate(connection, body) }
   const now = yield* Clock.currentTimeMillis

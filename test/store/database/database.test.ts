@@ -4,7 +4,7 @@ import { chmodSync, readdirSync, statSync } from "node:fs"
 import path from "node:path"
 import { Effect, Exit, Layer, Result } from "effect"
 import { statements as leaseStatements } from "../../../src/actors/leases/LeaseManager.ts"
-import { Database } from "../../../src/store/database/Database.ts"
+import { connect, Database, immediate } from "../../../src/store/database/Database.ts"
 import { statements as collectionStatements } from "../../../src/store/database/imageCollection.ts"
 import { statements as imageStatements } from "../../../src/store/database/images.ts"
 import { builtIn, type Migration, parts } from "../../../src/store/database/migrations.ts"
@@ -39,6 +39,40 @@ describe("Database", () => {
       })
       expect(yield* db.all<{ readonly x: number }>("SELECT x FROM t")).toEqual([{ x: 3 }])
     }).pipe(Effect.provide(freshHome))
+  )
+
+  it.live("a log that grew is emptied when nobody uses it, and begun anew within a MiB", () =>
+    Effect.gen(function* () {
+      const file = path.join(yield* temporaryDirectory, "log.db")
+      const connection = connect(file, { create: true, synchronous: "NORMAL" })
+      const logBytes = () => statSync(`${file}-wal`).size
+      connection.run("CREATE TABLE t (x BLOB) STRICT")
+      const grow = () =>
+        immediate(connection, () => {
+          for (let i = 0; i < 80; i += 1) connection.run("INSERT INTO t VALUES (?)", [new Uint8Array(100_000)])
+          return Result.void
+        })
+      grow()
+      expect(logBytes()).toBeGreaterThan(4e6)
+      // A reader of an old state keeps what it needs, and nobody waits for it.
+      const reader = new Sqlite(file, { readonly: true })
+      reader.run("BEGIN")
+      reader.query("SELECT count(*) FROM t").get()
+      connection.run("INSERT INTO t VALUES (x'00')")
+      const before = performance.now()
+      connection.emptyLog()
+      expect(performance.now() - before).toBeLessThan(2000)
+      expect(logBytes()).toBeGreaterThan(0)
+      reader.close()
+      connection.emptyLog()
+      expect(logBytes()).toBe(0)
+      // Without an idle moment: what is written after a checkpoint cuts it.
+      grow()
+      connection.run("INSERT INTO t VALUES (x'00')")
+      connection.run("INSERT INTO t VALUES (x'00')")
+      expect(logBytes()).toBeLessThanOrEqual(1024 * 1024)
+      connection.close()
+    })
   )
 
   it.live("no lookup scans a table, bar those that list everything", () =>
