@@ -107,6 +107,10 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
   itOnHost("a crash is recorded and the policy applies, with the keeper there and without", async () => {
     await home.must(["create", "--name", "again", "--restart", "on-failure:3", image])
     await home.must(["start", "again"])
+    // What a guest makes the VM's process print is bounded while it runs.
+    const printed = path.join(home.directory, "run", String((await inspect("again")).id), "runner.log")
+    fs.appendFileSync(printed, "x".repeat(3 * 1024 * 1024))
+    await until("again", () => fs.statSync(printed).size < 1024 * 1024)
     const first = await inspect("again")
     process.kill(first.pid, "SIGKILL")
     const second = await until("again", (info) => info.status === "running" && info.pid !== first.pid)
