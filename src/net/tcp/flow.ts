@@ -186,7 +186,7 @@ export class TcpFlow implements UpstreamHandler, Waiter {
       }
     }
     this.maybeFinished()
-    if (this.state !== "closed" && (this.ackNeeded || sender.sendable() >= 0)) this.context.ready(this)
+    if (this.state !== "closed" && (this.ackNeeded || sender.stuck || sender.sendable() >= 0)) this.context.ready(this)
   }
 
   // From the upstream.
@@ -251,6 +251,8 @@ export class TcpFlow implements UpstreamHandler, Waiter {
     if (this.state !== "open" && this.state !== "timeWait") return "done"
     const size = withData ? sender.sendable() : -1
     if (size < 0) {
+      // Nothing that comes by itself tells of a window that opens again.
+      if (sender.stuck && this.deadline > this.context.now() + sender.congestion.rtoMs) this.restartTimer()
       return !this.ackNeeded || this.write(ACK, sender.nxt, 0, 0) ? "done" : "blocked"
     }
     const next = sender.next(size)
