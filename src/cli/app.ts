@@ -19,6 +19,7 @@ import { Session } from "./context.ts"
 import { adviceFor, similarFlags } from "./habits.ts"
 import { asksForHelp, obstructed, spelledOut, unknownWords } from "./help.ts"
 import { pluginCommands } from "./pluginCommands.ts"
+import { interruptAtSignals } from "./terminal/endingSignals.ts"
 import { ExitWith, explain, lastWords, outputFailure, print, say } from "./terminal/output.ts"
 
 /** What boots sandboxes or runs something in one: time counts most there, so nothing else is loaded with it. */
@@ -196,7 +197,7 @@ export const runApp = async (program: Program, given: ReadonlyArray<string>): Pr
   // Waiting for another process's word is no reason to end: without this, an empty event loop exits with 0.
   setInterval(() => {}, 2 ** 30)
   const stop = new AbortController()
-  const interruption = interruptOnSecondSignal(stop)
+  const interruption = interruptAtSignals(stop)
   const exit = await Effect.runPromiseExit(root as Effect.Effect<void, unknown>, { signal: stop.signal })
   const lost = outputFailure()
   if (lost?.words !== undefined) lastWords(`bunker: ${lost.words}`)
@@ -207,21 +208,4 @@ export const runApp = async (program: Program, given: ReadonlyArray<string>): Pr
   const { code, silent } = exitCodeOf(exit.cause)
   if (!silent) lastWords(`bunker: ${explain(exit.cause)}`)
   process.exit(lost?.code ?? code)
-}
-
-/**
- * The first SIGINT or SIGTERM is terminal.ts's when a command in a guest is attached; otherwise, and at the second
- * one, this program is interrupted, which cleans up. Answers a function that tells the number of the signal that did it.
- */
-const interruptOnSecondSignal = (stop: AbortController): (() => number) => {
-  let seen = 0
-  let last = 2
-  const onSignal = (signal: "SIGINT" | "SIGTERM", number: number) => () => {
-    seen += 1
-    last = number
-    if (seen > 1 || process.listenerCount(signal) === 1) stop.abort()
-  }
-  process.on("SIGINT", onSignal("SIGINT", 2))
-  process.on("SIGTERM", onSignal("SIGTERM", 15))
-  return () => last
 }

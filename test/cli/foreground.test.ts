@@ -54,6 +54,29 @@ suite("a run in the foreground", () => {
     await nothingLeft()
   })
 
+  it("ends at any signal from its first moment on and leaves nothing, unless the signal is ignored", async () => {
+    const made = () => readdirSync(path.join(home.directory, "sandboxes")).length > 0
+    for (const [signal, code] of [
+      ["SIGHUP", 129],
+      ["SIGQUIT", 131],
+      ["SIGALRM", 142],
+      ["SIGUSR1", 138]
+    ] as const) {
+      const child = home.start(["run", "-q", image, "sleep", "1000"])
+      while (!made()) await Bun.sleep(2)
+      child.kill(signal)
+      expect([signal, await child.exited]).toEqual([signal, code])
+      await nothingLeft()
+    }
+    const script = `trap '' HUP; exec "${program}" run -q ${image} sh -c 'echo up; sleep 0.5; exit 4'`
+    const deaf = Bun.spawn(["sh", "-c", script], { env: home.environment(), stdout: "pipe", stderr: "pipe" })
+    while (!made()) await Bun.sleep(2)
+    deaf.kill("SIGHUP")
+    expect(await firstWords(deaf.stdout)).toBe("up\n")
+    deaf.kill("SIGHUP")
+    expect(await deaf.exited).toBe(4)
+  })
+
   it("ends at the second SIGTERM, whatever the command does", async () => {
     const child = home.start([
       "run",

@@ -7,6 +7,7 @@ import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import { InvalidSpec } from "../../domain/errors/vm.ts"
 import { type ExecEvent, exitCodeOf, type TerminalSize } from "../../domain/sandbox/exec.ts"
 import { OwnTerminal } from "../../store/processes/ownTerminal.ts"
+import { isIgnored } from "./endingSignals.ts"
 import { lastBytes, outputFailure, processedByTerminal, writeAll } from "./output.ts"
 import { DetachKeys, TerminalModes } from "./terminalModes.ts"
 
@@ -85,6 +86,7 @@ export const attach = Effect.fn("Cli.attach")(function* <E>(options: Attachment<
     yield* listen(process.stdout, "resize", () => run(tell((exec) => vms.Resize({ name, exec, size: windowSize() }))))
   }
   for (const [signal, number] of Object.entries(options.tty ? passed : { ...passed, ...ending })) {
+    if (isIgnored(number)) continue
     yield* listen(process, signal, () => run(tell((exec) => vms.Signal({ name, exec, signal: number }))))
   }
   for (const [signal, number] of Object.entries(options.tty ? ending : {})) {
