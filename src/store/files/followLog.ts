@@ -17,6 +17,9 @@ const pieceBytes = 256 * 1024
 const answerBytes = 4 * 1024 * 1024
 const newline = 0x0a
 
+/** Tries to open files that a rotation moves meanwhile. */
+const turnsMax = 10
+
 interface Position {
   readonly fd: number
   readonly inode: number
@@ -60,24 +63,46 @@ const readPiece = (position: Position, entries: Array<LogEntry>): number => {
 export const followLog = (file: string): Effect.Effect<LogFollower, never, Scope.Scope> =>
   Effect.gen(function* () {
     let position: Position | undefined
-    const oldest = () => {
-      for (let index = logFilesMax - 1; index >= 0; index -= 1) {
-        const part = openPart(file, index)
-        if (part !== undefined) return part
+    /** The files after it, oldest first: open, so that a rotation takes none of them away unread. */
+    let ahead: Array<Position> = []
+    /** What is to be said before the file after it is read. */
+    let owed: Array<LogEntry> = []
+    /** Opens the files from a number down to the newest, as they follow each other. */
+    const openFrom = (oldest: number): Array<Position> => {
+      for (let turn = 0; ; turn += 1) {
+        const opened: Array<readonly [number, Position]> = []
+        for (let index = oldest; index >= 0; index -= 1) {
+          const part = openPart(file, index)
+          if (part !== undefined) opened.push([index, part])
+        }
+        // A rotation moves them meanwhile: then one may be there twice, or not at all.
+        const still = opened.every(([index, part]) => inodeOf(rotated(file, index)) === part.inode)
+        if (still || turn === turnsMax) return opened.map(([, part]) => part)
+        for (const [, part] of opened) fs.closeSync(part.fd)
       }
-      return undefined
     }
     /** The file after the one that was read to its end; undefined while that is still the newest. */
     const following = (current: Position, entries: Array<LogEntry>): Position | undefined => {
+      const known = ahead.shift()
+      if (known !== undefined) return known
       if (inodeOf(file) === current.inode) return undefined
       for (let index = 1; index < logFilesMax; index += 1) {
-        if (inodeOf(rotated(file, index)) === current.inode) return openPart(file, index - 1)
+        if (inodeOf(rotated(file, index)) !== current.inode) continue
+        const after = openFrom(index)
+        // Where it moved on meanwhile, it is not the first any more.
+        const at = after.findIndex((part) => part.inode === current.inode)
+        for (const part of after.splice(0, at + 1)) fs.closeSync(part.fd)
+        ahead = after
+        return ahead.shift()
       }
-      const after = oldest()
-      if (after !== undefined) entries.push({ time: Date.now(), stream: "dropped", exec: 0, data: new Uint8Array() })
-      return after
+      ahead = openFrom(logFilesMax - 1)
+      if (ahead.length > 0) entries.push({ time: Date.now(), stream: "dropped", exec: 0, data: new Uint8Array() })
+      return ahead.shift()
     }
-    yield* Effect.addFinalizer(() => Effect.sync(() => position !== undefined && fs.closeSync(position.fd)))
+    const close = () => {
+      for (const part of position === undefined ? ahead : [position, ...ahead]) fs.closeSync(part.fd)
+    }
+    yield* Effect.addFinalizer(() => Effect.sync(close))
     const next = Effect.sync(() => {
       const entries: Array<LogEntry> = []
       let left = answerBytes
@@ -89,15 +114,20 @@ export const followLog = (file: string): Effect.Effect<LogFollower, never, Scope
         }
         return true
       }
-      position ??= oldest()
+      if (position === undefined) {
+        ahead = openFrom(logFilesMax - 1)
+        position = ahead.shift()
+      }
       while (position !== undefined) {
         if (!readAll(position)) break
-        const unread: Array<LogEntry> = []
+        const unread = owed
+        owed = []
         const after = following(position, unread)
         if (after === undefined) break
         // What came between the last read and the rotation.
         if (!readAll(position)) {
-          fs.closeSync(after.fd)
+          ahead.unshift(after)
+          owed = unread
           break
         }
         entries.push(...unread)

@@ -41,6 +41,29 @@ it.live("a follower reads every line once, in order, across rotation", () =>
   })
 )
 
+it.live("a follower of a full log misses nothing of what is rotated away while it reads", () =>
+  Effect.gen(function* () {
+    const file = path.join(yield* temporaryDirectory, "main.jsonl")
+    const log = yield* openLog(file, { bytesMax: 6 * 1024 * 1024 })
+    const filler = "x".repeat(1024 * 1024)
+    let written = 0
+    const say = (count: number) =>
+      Effect.forEach(Array.from({ length: count }), () =>
+        Effect.andThen(log.write("stdout", `${written++} ${filler}`), log.flush)
+      )
+    // Four files of six lines, and no more than was kept when the follower came.
+    yield* say(24)
+    const follower = yield* followLog(file)
+    const read: Array<LogEntry> = [...(yield* follower.next)]
+    yield* say(7)
+    for (let next = yield* follower.next; next.length > 0; next = yield* follower.next) read.push(...next)
+    expect(read.map(({ stream }) => stream)).not.toContain("dropped")
+    const numbers = text(read).map((line) => Number.parseInt(line, 10))
+    expect(numbers).toEqual(Array.from({ length: numbers.length }, (_, index) => numbers[0]! + index))
+    expect(numbers.at(-1)).toBe(written - 1)
+  })
+)
+
 it.live("a follower that comes too late for what was rotated away says so in its place", () =>
   Effect.gen(function* () {
     const file = path.join(yield* temporaryDirectory, "main.jsonl")
