@@ -1,5 +1,6 @@
 /**
- * Makes what is published of one commit, in `dist/packages`: the npm package, the npm package of native files, `SHA256SUMS`, and a list of what is inside (SPDX). The same commit and compiler give the same bytes.
+ * Makes what is published of one commit, in `dist/packages`: the npm package, the npm package of native files, the whole program as
+ * archive and Debian package with a script that installs it, `SHA256SUMS`, and a list of what is inside (SPDX). The same commit and compiler give the same bytes.
  *
  * Publishes nothing. Usage: bun run package [--if-stale] [--out DIRECTORY]
  */
@@ -8,6 +9,7 @@ import path from "node:path"
 import { type Native, nativeFiles } from "./native.ts"
 import { npmPackage } from "./npm.ts"
 import { pack, sha256, sourceDate } from "./pack.ts"
+import { programArchives } from "./program.ts"
 import { sbom } from "./sbom.ts"
 
 const root = path.join(import.meta.dirname, "../..")
@@ -48,6 +50,9 @@ const tarballs = [
   pack(path.join(work, "npm"), "package", path.join(out, `bunker-sandbox-${version}.tgz`), epoch),
   pack(built.package, "package", path.join(out, `bunker-sandbox-linux-x64-${version}.tgz`), epoch)
 ]
+tarballs.push(
+  ...(await step("archive and Debian package", () => programArchives(root, work, built.package, out, version, epoch)))
+)
 const list = path.join(out, `bunker-${version}.spdx.json`)
 fs.writeFileSync(list, sbom(root, version, epoch, tarballs))
 fs.writeFileSync(

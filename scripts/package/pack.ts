@@ -24,11 +24,11 @@ export const sourceDate = (root: string): number => {
 export const sha256 = (file: string): string =>
   new Bun.CryptoHasher("sha256").update(fs.readFileSync(file)).digest("hex")
 
-const compressors = { gz: "gzip -9 -n", zst: "zstd -19 -T1 -q", xz: "xz -6 -T1" }
+const compressors = { gz: "gzip -9 -n", zst: "zstd -12 -T1 -q" }
 
 /** A tar of the content of `directory` below the name `prefix`, compressed as its name says; answers the name. */
 export const pack = (directory: string, prefix: string, file: string, epoch: number): string => {
-  const kind = file.endsWith(".zst") ? "zst" : file.endsWith(".xz") ? "xz" : "gz"
+  const kind = file.endsWith(".zst") ? "zst" : "gz"
   output([
     "sh",
     "-c",

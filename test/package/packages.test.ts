@@ -70,8 +70,8 @@ try {
   await Sandbox.get("none")
 } catch (error) {
   if (error instanceof SandboxNotFound) {
-    const { name, _tag }: { name: string; _tag: "SandboxNotFound" } = error
-    console.log(name, _tag)
+    const { sandbox, suggestion, _tag }: { sandbox: string; suggestion: string; _tag: "SandboxNotFound" } = error
+    console.log(sandbox, suggestion, _tag)
   }
 }
 `
