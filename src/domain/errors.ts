@@ -3,6 +3,7 @@ export { CopyFailed, FileFailed, FileNotFound, PortRefused, PortTaken } from "./
 export * from "./errors/image.ts"
 export * from "./errors/model.ts"
 export * from "./errors/plugin.ts"
+export * from "./errors/secret.ts"
 export * from "./errors/server.ts"
 export * from "./errors/session.ts"
 export * from "./errors/store.ts"

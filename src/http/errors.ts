@@ -39,6 +39,7 @@ const statuses: Statuses = {
   ImageNotCached: 404,
   PlatformNotFound: 404,
   SandboxNotFound: 404,
+  SecretNotFound: 404,
   FileNotFound: 404,
   FileFailed: 422,
   CopyFailed: 422,
@@ -89,6 +90,7 @@ const statuses: Statuses = {
   DatabaseFailed: 500,
   StoredDataCorrupt: 500,
   StoreFailed: 500,
+  SecretsUnreadable: 500,
   HomeUnusable: 500,
   SchemaMismatch: 500,
   DiskFull: 507
