@@ -1,6 +1,6 @@
 /**
  * Says what the definition of a sandbox can hold about secrets, how people type them, and what is wrong with one. Holds no value: those
- * are in the encrypted store (store/secrets.ts).
+ * are in the encrypted store (store/secrets/secretFile.ts).
  */
 import { Schema } from "effect"
 import { isAddress } from "./address.ts"

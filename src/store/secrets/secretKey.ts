@@ -1,15 +1,15 @@
 /**
  * Keeps the key that encrypts secrets: in the keyring of the operating system where there is one, else in a file of mode 0600 in the
- * home. Encrypts nothing itself (see secrets.ts).
+ * home. Encrypts nothing itself (see secretFile.ts).
  *
  * Invariant: a home has one key; where it was once put, it is looked for.
  */
 import crypto from "node:crypto"
 import fs from "node:fs"
 import { Context, Effect, type Scope } from "effect"
-import { SecretsUnreadable } from "../domain/errors/secret.ts"
-import { attemptFile, type FileError, writeAtomic } from "./files.ts"
-import { fileLock } from "./lock.ts"
+import { SecretsUnreadable } from "../../domain/errors/secret.ts"
+import { attemptFile, type FileError, writeAtomic } from "../files/files.ts"
+import { fileLock } from "../files/lock.ts"
 
 const keyBytes = 32
 /** A locked keyring may ask its owner; a background process does not wait for that for ever. */

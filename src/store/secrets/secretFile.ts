@@ -7,9 +7,9 @@
 import crypto from "node:crypto"
 import fs from "node:fs"
 import { Clock, Effect, Redacted, Schema, type Scope } from "effect"
-import { SecretNotFound, SecretsUnreadable } from "../domain/errors/secret.ts"
-import { attemptFile, type FileError, writeAtomic } from "./files.ts"
-import { fileLock } from "./lock.ts"
+import { SecretNotFound, SecretsUnreadable } from "../../domain/errors/secret.ts"
+import { attemptFile, type FileError, writeAtomic } from "../files/files.ts"
+import { fileLock } from "../files/lock.ts"
 import { type SecretKeyPlace, secretKey } from "./secretKey.ts"
 
 const algorithm = "aes-256-gcm"

@@ -3,8 +3,8 @@ import fs from "node:fs"
 import os from "node:os"
 import path from "node:path"
 import { Effect, Redacted } from "effect"
-import { SecretKeyring } from "../../src/store/secretKey.ts"
-import { listSecrets, readSecrets, removeSecret, setSecrets } from "../../src/store/secrets.ts"
+import { SecretKeyring } from "../../../src/store/secrets/secretKey.ts"
+import { listSecrets, readSecrets, removeSecret, setSecrets } from "../../../src/store/secrets/secretFile.ts"
 
 const noKeyring = {
   get: () => Promise.reject(new Error("no keyring")),
