@@ -16,6 +16,7 @@ import { readAgentTimeout } from "../domain/settings.ts"
 import { modelsPlugin } from "./models.ts"
 import { imageNeeds, sandboxNeeds } from "./needs.ts"
 import { definePlugin, type Plugin } from "./Plugin.ts"
+import { secretsPlugin } from "./secrets.ts"
 import { sessionsPlugin } from "./sessions.ts"
 
 const noOptions = Schema.Struct({})
@@ -287,5 +288,6 @@ export const builtInPlugins = (options: BuiltInOptions): ReadonlyArray<Plugin> =
       { method: "GET", path: "/v1/sandboxes/:name/stats", message: "Stats", defaults: { watch: false } }
     ]
   }),
+  secretsPlugin,
   sessionsPlugin
 ]

@@ -13,6 +13,7 @@ import type { LeaseManager } from "../actors/leases/LeaseManager.ts"
 import type { ModelCache } from "../actors/models/ModelCache.ts"
 import type { Sweeper } from "../actors/sandboxes/Sweeper.ts"
 import type { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
+import type { SecretStore } from "../actors/secrets/SecretStore.ts"
 import type { SessionStore } from "../actors/sessions/SessionStore.ts"
 import type { PluginInvalid } from "../domain/errors/plugin.ts"
 import { readImageOptions } from "../domain/image/imageOptions.ts"
@@ -50,6 +51,7 @@ export type Bunker =
   | ImageStore
   | ModelCache
   | VmSupervisor
+  | SecretStore
   | SessionStore
   | Sweeper
   | LeaseManager

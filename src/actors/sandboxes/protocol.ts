@@ -13,6 +13,7 @@ import {
 } from "../../domain/errors/groups.ts"
 import { NetworkConfig } from "../../domain/network/config.ts"
 import { NetworkEvent } from "../../domain/network/events.ts"
+import { SecretValue } from "../../domain/network/secrets.ts"
 import { Suggestion } from "../../domain/network/suggest.ts"
 import { MachineProblem } from "../../domain/sandbox/definition.ts"
 import { ExecEvent, ExecRequest, MainRequest, SignalNumber, TerminalSize } from "../../domain/sandbox/exec.ts"
@@ -27,6 +28,8 @@ const NewSandbox = {
   name: Schema.optionalKey(Schema.String),
   ephemeral: Schema.Boolean,
   config: SandboxConfig,
+  /** Values of the secrets that refer to none of the store, by name; kept encrypted with the sandbox. */
+  secretValues: Schema.optionalKey(Schema.Record(Schema.String, SecretValue)),
   /** A sandbox of the same name is stopped and removed first, once everything else was checked. */
   replace: Schema.optionalKey(Schema.Boolean)
 }

@@ -5,11 +5,13 @@
  * Invariants: a failed create leaves nothing; a definition that is there, even one that can not be understood, is never overwritten.
  */
 import fs from "node:fs"
-import { Clock, Effect, Schema } from "effect"
+import { Clock, Effect, Redacted, Schema } from "effect"
+import { SecretNotFound } from "../../domain/errors/secret.ts"
 import { StoreFailed } from "../../domain/errors/store.ts"
 import { AlreadyExists, ImageMoved, InvalidSpec, SandboxNotFound } from "../../domain/errors/vm.ts"
 import { canonicalReference, parseReference } from "../../domain/image/reference.ts"
 import { parseName, SafeName } from "../../domain/name.ts"
+import { valueProblem } from "../../domain/network/secrets.ts"
 import { isTerminal, type SandboxConfig, type SandboxInfo } from "../../domain/sandbox/sandbox.ts"
 import { sandboxProblem } from "../../domain/sandbox/validation.ts"
 import { Database } from "../../store/database/Database.ts"
@@ -34,6 +36,7 @@ import { attemptFile, ensureDirectory, removeBelow } from "../../store/files/fil
 import { Paths } from "../../store/files/Paths.ts"
 import { isAlive, signalProcess } from "../../store/processes/processes.ts"
 import { leaseToken } from "../../store/processes/processToken.ts"
+import { listSecrets, setSecrets } from "../../store/secrets/secretFile.ts"
 import { makeImageFiles } from "../images/cacheFiles.ts"
 import { ImageStore } from "../images/ImageStore.ts"
 import { checkPorts } from "../keeper/publishedPorts.ts"
@@ -49,6 +52,8 @@ export interface CreateRequest {
   readonly name?: string
   readonly ephemeral: boolean
   readonly config: SandboxConfig
+  /** Values of its secrets that refer to none of the store. */
+  readonly secretValues?: Readonly<Record<string, Redacted.Redacted<string>>>
   /** A sandbox of the same name is stopped and removed once everything else was checked. */
   readonly replace?: boolean
 }
@@ -58,6 +63,27 @@ const checkDefinition = (config: SandboxConfig, ephemeral: boolean): Effect.Effe
   const problem = sandboxProblem(config, ephemeral)
   return problem === undefined ? Effect.void : Effect.fail(new InvalidSpec(problem))
 }
+
+/** Each secret has a value: one that came along, or one of the store. */
+const checkSecrets = Effect.fnUntraced(function* (
+  paths: Paths["Service"],
+  { secrets = [] }: SandboxConfig,
+  values: CreateRequest["secretValues"] = {}
+) {
+  const wrong = (reason: string) => new InvalidSpec({ field: "secrets", reason })
+  const own = secrets.filter(({ store }) => store === undefined).map(({ name }) => name)
+  for (const [name, value] of Object.entries(values)) {
+    const problem = own.includes(name) ? valueProblem(Redacted.value(value)) : "no secret of that name takes it"
+    if (problem !== undefined) return yield* wrong(`the value of ${name.slice(0, 64)} can not be used: ${problem}`)
+  }
+  const without = own.find((name) => !Object.hasOwn(values, name))
+  if (without !== undefined) return yield* wrong(`${without} has no value; give one, or name a secret of the store`)
+  const named = secrets.flatMap(({ store }) => (store === undefined ? [] : [store]))
+  if (named.length === 0) return
+  const stored = (yield* listSecrets(paths.secrets)).map(({ name }) => name)
+  const missing = named.find((name) => !stored.includes(name))
+  if (missing !== undefined) return yield* new SecretNotFound({ name: missing })
+})
 
 export const makeRecords = Effect.gen(function* () {
   const db = yield* Database
@@ -137,12 +163,20 @@ export const makeRecords = Effect.gen(function* () {
       })
     )
 
+  const keepValues = ({ name }: Checked, values: CreateRequest["secretValues"] = {}) =>
+    Object.keys(values).length === 0
+      ? Effect.void
+      : setSecrets(paths.sandbox(name).secrets, new Map(Object.entries(values))).pipe(
+          Effect.onError(() => Effect.ignore(Effect.flatMap(find(name), ({ info }) => remove(info))))
+        )
+
   /** Fails with what a create would fail with, its image aside: that may not be here yet. */
   const check = Effect.fn("Records.check")(function* (request: CreateRequest) {
     const name = yield* parseName(request.name ?? `box-${crypto.randomUUID().slice(0, 8)}`)
     const image = canonicalReference(yield* parseReference(request.config.image))
     const config = { ...request.config, image }
     yield* checkDefinition(config, request.ephemeral)
+    yield* checkSecrets(paths, config, request.secretValues)
     yield* settleMounts(config).pipe(Effect.provideService(Paths, paths))
     const before = yield* findMachine(db, paths, name)
     // One that only waits for a reader makes room.
@@ -167,6 +201,7 @@ export const makeRecords = Effect.gen(function* () {
         if (before !== undefined) yield* retire(name)
         const checked = { name, config, manifestDigest }
         yield* request.ephemeral ? insertEphemeral(checked) : insertMachine(checked)
+        yield* keepValues(checked, request.secretValues)
       })
     )
     return name

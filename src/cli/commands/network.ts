@@ -79,6 +79,7 @@ const update = Command.make(
     ),
     deny: Flag.String("deny").pipe(Flag.withDescription("RULE[,RULE...] that wins over every other"), Flag.atLeast(0)),
     allowHostPort: ruleFlags.allowHostPort,
+    inspect: ruleFlags.inspect,
     addHost: ruleFlags.addHost,
     replace: flag("replace", undefined, "Take these rules alone; default: add them to those that there are"),
     name

@@ -15,6 +15,7 @@ const publicWord = "public"
 export const ruleFlags = {
   denyNet: repeated("deny-net", "RULE[,RULE...] that wins over every other"),
   allowHostPort: repeated("allow-host-port", "PORT of this machine's loopback, reached as host.bunker.internal:PORT"),
+  inspect: repeated("inspect", "NAME[,NAME...] whose TLS is opened here, so that 'network events' shows each request"),
   addHost: repeated("add-host", "NAME:IP, what a name leads to in place of this machine's own lookup")
 }
 
@@ -28,19 +29,21 @@ export const networkFlags = {
 }
 
 /** Words among them after which a value follows. */
-export const valuedNetworkFlags = ["--deny-net", "--allow-host-port", "--add-host", "--network"] as const
+export const valuedNetworkFlags = ["--deny-net", "--inspect", "--allow-host-port", "--add-host", "--network"] as const
 
 /** Flags by the field of the network that they set. */
 export const networkFlagOf = {
   "network.allow": "--allow-net",
   "network.deny": "--deny-net",
   "network.host_ports": "--allow-host-port",
+  "network.inspect": "--inspect",
   "network.hosts": "--add-host"
 } as const
 
 export interface ParsedRules {
   readonly denyNet: ReadonlyArray<string>
   readonly allowHostPort: ReadonlyArray<string>
+  readonly inspect: ReadonlyArray<string>
   readonly addHost: ReadonlyArray<string>
 }
 
@@ -92,6 +95,10 @@ export const readRules = Effect.fnUntraced(function* (
         parsed.allowHostPort.flatMap((text) => text.split(",")),
         hostPort
       )
+    ),
+    ...given(
+      "inspect",
+      parsed.inspect.flatMap((text) => text.split(","))
     ),
     ...(hosts.length === 0 ? {} : { hosts: Object.fromEntries(hosts) })
   }

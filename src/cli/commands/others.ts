@@ -8,6 +8,7 @@ import { modelGroup } from "./models.ts"
 import { networkGroup } from "./network.ts"
 import { portGroup } from "./ports.ts"
 import * as Registry from "./registry.ts"
+import { secretGroup } from "./secrets.ts"
 import { sessionGroup } from "./sessions.ts"
 import { stats } from "./stats.ts"
 import * as System from "./system.ts"
@@ -29,6 +30,7 @@ export const others = [
   modelGroup,
   networkGroup,
   portGroup,
+  secretGroup,
   sessionGroup,
   System.doctor,
   System.serve,

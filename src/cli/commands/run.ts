@@ -30,6 +30,7 @@ import {
   timeoutFlag,
   toConfig
 } from "./sandboxFlags.ts"
+import { type GivenSecrets, readSecrets } from "./secretFlags.ts"
 
 type NewSandbox = Parameters<VmSupervisor["Service"]["Check"]>[0]
 
@@ -60,6 +61,8 @@ const pullFor = (request: NewSandbox, choice: ImageChoice) =>
     VmSupervisor.use((vms) => vms.Check(request)),
     ensureImage(choice)
   )
+
+const valuesOf = ({ values }: GivenSecrets) => (Object.keys(values).length === 0 ? {} : { secretValues: values })
 
 const named = (name: Option.Option<string>) => (Option.isSome(name) ? { name: name.value } : {})
 
@@ -148,7 +151,8 @@ export const run = Command.make(
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
       const images = yield* ImageStore
-      const config = yield* toConfig(flags, true)
+      const given = yield* readSecrets(flags, process.env)
+      const config = yield* toConfig(flags, given, true)
       if (config.restart !== undefined && config.restart.policy !== "no" && !flags.detach) {
         return yield* new InvalidSpec({
           field: "--restart",
@@ -156,7 +160,7 @@ export const run = Command.make(
         })
       }
       const ephemeral = flags.rm || (Option.isNone(flags.name) && !flags.detach)
-      const request = { ...named(flags.name), ephemeral, config, replace: flags.replace }
+      const request = { ...named(flags.name), ephemeral, config, ...valuesOf(given), replace: flags.replace }
       const { config: defaults } = yield* presentImage(flags).pipe(
         Effect.catchTag("ImageNotFound", () =>
           Effect.andThen(pullFor(request, flags), images.Inspect({ reference: flags.image }))
@@ -233,8 +237,9 @@ export const create = Command.make(
   Effect.fn("Cli.create")(function* (flags) {
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
-      const config = yield* toConfig(flags, false)
-      const request = { ...named(flags.name), ephemeral: false, config, replace: flags.replace }
+      const given = yield* readSecrets(flags, process.env)
+      const config = yield* toConfig(flags, given, false)
+      const request = { ...named(flags.name), ephemeral: false, config, ...valuesOf(given), replace: flags.replace }
       yield* pullFor(request, flags)
       const info = yield* vms.Create(request)
       yield* print(info.name)

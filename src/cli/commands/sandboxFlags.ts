@@ -9,6 +9,7 @@ import { Session } from "../context.ts"
 import { checkFlags, checkProblem, readLimits, readPorts } from "../ioFlags.ts"
 import { networkFlagOf, networkFlags, readNetwork, valuedNetworkFlags } from "./networkFlags.ts"
 import { type ParsedPolicies, policyFlags, readPolicies, valuedPolicyFlags } from "./policyFlags.ts"
+import { type GivenSecrets, secretFlags, valuedSecretFlags } from "./secretFlags.ts"
 
 const optionalText = (name: string, description: string) =>
   Flag.String(name).pipe(Flag.withDescription(description), Flag.optional)
@@ -71,6 +72,7 @@ export const sandboxFlags = {
     Flag.withAlias("p")
   ),
   ...networkFlags,
+  ...secretFlags,
   rlimit: rlimitFlag,
   model: repeated("model", "NAME[:/path], a model of the cache, read-only; default /models/NAME"),
   label: repeated("label", "KEY=value, for your own use").pipe(Flag.withAlias("l")),
@@ -93,6 +95,7 @@ export const commandArgument = Argument.String("command").pipe(
 export const valuedFlags: ReadonlySet<string> = new Set([
   ...valuedPolicyFlags,
   ...valuedNetworkFlags,
+  ...valuedSecretFlags,
   ..."--pull --platform --env -e --env-file --workdir -w --user -u --name --cpus --memory -m --disk --entrypoint --hostname -h --session --label -l --volume -v --tmpfs --model --publish -p --rlimit --timeout --engine --log-level".split(
     " "
   )
@@ -119,6 +122,7 @@ interface Parsed extends ParsedPolicies {
   readonly allowHostPort: ReadonlyArray<string>
   readonly addHost: ReadonlyArray<string>
   readonly network: Option.Option<string>
+  readonly inspect: ReadonlyArray<string>
   readonly rlimit: ReadonlyArray<string>
   readonly model: ReadonlyArray<string>
   readonly label: ReadonlyArray<string>
@@ -150,11 +154,16 @@ export const flagOf: Readonly<Record<string, string>> = {
   models: "--model",
   labels: "--label",
   network: "--allow-net",
-  ...networkFlagOf
+  ...networkFlagOf,
+  secrets: "--secret"
 }
 
 /** Checks every value and names the flag of the first that is out of bounds. */
-export const toConfig = Effect.fnUntraced(function* (parsed: Parsed, endsWithCommand: boolean) {
+export const toConfig = Effect.fnUntraced(function* (
+  parsed: Parsed,
+  { secrets }: Pick<GivenSecrets, "secrets">,
+  endsWithCommand: boolean
+) {
   const { settings } = yield* Session
   const engine = Option.getOrElse(parsed.engine, () => settings.engine ?? "auto")
   if (!isEngine(engine)) {
@@ -187,6 +196,7 @@ export const toConfig = Effect.fnUntraced(function* (parsed: Parsed, endsWithCom
     ...(yield* readLimits(parsed.rlimit)),
     ...(yield* readMounts(parsed.volume, parsed.tmpfs, parsed.model, process.cwd())),
     ...(yield* readNetwork(parsed)),
+    ...(secrets.length === 0 ? {} : { secrets }),
     ...(yield* readPolicies(parsed)),
     ...(parsed.tty ? { tty: true } : {}),
     ...(parsed.interactive ? { openStdin: true } : {})

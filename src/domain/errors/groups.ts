@@ -3,6 +3,7 @@ import { Schema } from "effect"
 import * as GuestIo from "./guestIo.ts"
 import * as Image from "./image.ts"
 import * as Model from "./model.ts"
+import * as Secret from "./secret.ts"
 import * as Store from "./store.ts"
 import * as Vm from "./vm.ts"
 
@@ -14,6 +15,16 @@ const named = [Vm.InvalidSpec, Store.InvalidName, Vm.SandboxNotFound, Vm.Machine
 export const DatabaseErrors = Schema.Union(database)
 /** Any message that touches the database and files. */
 export const StoreErrors = Schema.Union(store)
+
+/** Working on the store of secrets. */
+export const SecretErrors = Schema.Union([
+  Vm.InvalidSpec,
+  Store.InvalidName,
+  Vm.SandboxNotFound,
+  Secret.SecretNotFound,
+  Secret.SecretsUnreadable,
+  ...store
+])
 
 /** Looking an image up by its reference. */
 export const ImageLookupErrors = Schema.Union([Vm.InvalidSpec, Image.InvalidReference, Image.ImageNotFound, ...store])
@@ -104,6 +115,8 @@ export const CreateErrors = Schema.Union([
   Model.ModelNotFound,
   Vm.AlreadyExists,
   Vm.MachineConfigInvalid,
+  Secret.SecretNotFound,
+  Secret.SecretsUnreadable,
   // Of the sandbox that is replaced.
   Vm.SandboxNotFound,
   Vm.WrongState,
@@ -129,7 +142,9 @@ export const StartErrors = Schema.Union([
   Vm.BootFailed,
   Vm.NetworkFailed,
   Vm.GuestChannelFailed,
-  Vm.SupervisorUnreachable
+  Vm.SupervisorUnreachable,
+  Secret.SecretNotFound,
+  Secret.SecretsUnreadable
 ])
 export type StartError = typeof StartErrors.Type
 

@@ -50,6 +50,8 @@ export const NetworkConfig = Schema.Struct({
   ),
   /** Addresses by the name that leads to them in place of the host's own lookup; a rule must still allow the name. */
   hosts: Schema.optionalKey(Schema.Record(Schema.String, Schema.String)),
+  /** Names whose TLS is opened though no secret is for them, so that each request is an event. */
+  inspect: Schema.optionalKey(Schema.Array(Schema.String.check(Schema.isMaxLength(253))).check(Schema.isMaxLength(64))),
   limits: Schema.optionalKey(NetworkLimits)
 })
 export type NetworkConfig = typeof NetworkConfig.Type
@@ -58,6 +60,16 @@ interface NetworkProblem {
   /** As on the wire, below `network`. */
   readonly field: string
   readonly reason: string
+}
+
+/** What is wrong with a list of names, undefined for nothing. */
+const namesProblem = (field: string, names: ReadonlyArray<string> = []): NetworkProblem | undefined => {
+  for (const text of names) {
+    const name =
+      parseAddress(text) === undefined ? normalizeName(text) : "it is an address, for which no certificate can be made"
+    if (typeof name === "string") return { field, reason: `"${text.slice(0, 64)}" can not be inspected: ${name}` }
+  }
+  return undefined
 }
 
 const ruleProblem = (field: string, rules: ReadonlyArray<string> = []): NetworkProblem | undefined => {
@@ -85,6 +97,7 @@ export const networkProblem = (config: NetworkConfig): NetworkProblem | undefine
   return (
     ruleProblem("allow", config.allow) ??
     ruleProblem("deny", config.deny) ??
+    namesProblem("inspect", config.inspect) ??
     (hosts.length > hostsMax ? { field: "hosts", reason: `there are more than ${hostsMax} names` } : undefined) ??
     hosts.map(hostProblem).find((each) => each !== undefined)
   )
@@ -98,7 +111,8 @@ export const mergeNetwork = (before: NetworkConfig, more: NetworkConfig): Networ
   const lists = {
     allow: joined(before.allow, more.allow),
     deny: joined(before.deny, more.deny),
-    hostPorts: joined(before.hostPorts, more.hostPorts)
+    hostPorts: joined(before.hostPorts, more.hostPorts),
+    inspect: joined(before.inspect, more.inspect)
   }
   const kept = Object.fromEntries(Object.entries(lists).filter(([, value]) => value !== undefined))
   const hosts =

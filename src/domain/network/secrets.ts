@@ -8,6 +8,9 @@ import type { NetworkConfig } from "./config.ts"
 import { normalizeName } from "./names.ts"
 import { compilePolicy, decideLookup } from "./policy.ts"
 
+/** A value on its way to where it is kept. */
+export const SecretValue = Schema.RedactedFromValue(Schema.NonEmptyString.check(Schema.isMaxLength(16_384)))
+
 const secretsMax = 64
 const hostsMax = 32
 /** Longest value, in bytes: servers take headers of 8 to 16 KiB. */
@@ -49,7 +52,8 @@ export const parseSecret = (text: string): SecretBinding | string => {
   const [, list = "", use] = /^(.*?)(?::(header|basic|query))?$/s.exec(text.slice(equals + 1)) ?? []
   const hosts = list.split(",").map(normalHost)
   const wrong = hosts.find((host) => "problem" in host)
-  if (wrong !== undefined && "problem" in wrong) return `the secret ${name} can not be for one of its hosts: ${wrong.problem}`
+  if (wrong !== undefined && "problem" in wrong)
+    return `the secret ${name} can not be for one of its hosts: ${wrong.problem}`
   const names = hosts.flatMap((host) => ("name" in host ? [host.name] : []))
   const [first = "", ...others] = names
   return {
@@ -103,7 +107,9 @@ export const secretsProblem = (
       const normal = normalHost(host)
       if ("problem" in normal) return wrong(`${name} can not be for "${shown(host)}": ${normal.problem}`)
       if (!decideLookup(policy, normal.name).allowed) {
-        return wrong(`${name} is for ${normal.name}, which the network does not allow: add --allow-net=${normal.name}:443`)
+        return wrong(
+          `${name} is for ${normal.name}, which the network does not allow: add --allow-net=${normal.name}:443`
+        )
       }
     }
   }

@@ -6,6 +6,7 @@
 import { Effect, Schema } from "effect"
 import { SafeName } from "../name.ts"
 import { NetworkConfig } from "../network/config.ts"
+import { SecretBindings } from "../network/secrets.ts"
 
 export const Status = Schema.Literals(["created", "starting", "running", "draining", "paused", "stopped", "crashed"])
 export type Status = typeof Status.Type
@@ -209,6 +210,8 @@ export const SandboxConfig = Schema.Struct({
   openStdin: Schema.optionalKey(Schema.Boolean),
   /** What its guest may reach, absent for no network at all. */
   network: Schema.optionalKey(NetworkConfig),
+  /** Secrets that requests get on their way; values are not part of the definition. */
+  secrets: Schema.optionalKey(SecretBindings),
   /** Agent session that it works for. */
   session: Schema.optionalKey(Schema.String.check(Schema.isMaxLength(256)))
 })

@@ -5,6 +5,7 @@
 
 import { isAddress } from "../network/address.ts"
 import { networkProblem } from "../network/config.ts"
+import { secretsProblem } from "../network/secrets.ts"
 import { snakeCase } from "../wire.ts"
 import type { ExecRequest } from "./exec.ts"
 import { mountProblem } from "./mounts.ts"
@@ -162,6 +163,7 @@ export const sandboxProblem = (config: SandboxConfig, ephemeral: boolean): Probl
   placeProblem(config) ??
   addressProblem(config) ??
   networkOf(config) ??
+  secretsProblem(config.secrets, config.network) ??
   keepingProblem(config, ephemeral) ??
   labelProblem(config) ??
   textProblem(config) ??

@@ -7,6 +7,7 @@ import { type Digest, digestHex } from "../../domain/image/digest.ts"
 import type { ModelName } from "../../domain/model/model.ts"
 import type { SafeName } from "../../domain/name.ts"
 import { type SessionId, sessionStem } from "../../domain/session/session.ts"
+import type { SecretPlace } from "../secrets/secretFile.ts"
 import { attemptFile, ensureDirectory, type FileError } from "./files.ts"
 import { foreignDirectory, foreignFile } from "./ownership.ts"
 
@@ -38,6 +39,10 @@ export interface SandboxPaths {
   readonly consoleLines: CheckedPath
   /** What its network denied, used and failed at, as `store/logs.ts` writes. */
   readonly networkLog: CheckedPath
+  /** Values of secrets that the sandbox was given. */
+  readonly secrets: SecretPlace
+  /** Its certificate authority and its placeholders, mode 0600. */
+  readonly interception: CheckedPath
 }
 
 /** The sockets and reports of one live sandbox, by row id: a socket's path has at most 107 bytes (unix(7)). */
@@ -113,6 +118,8 @@ export class Paths extends Context.Service<
     readonly sandboxes: CheckedPath
     readonly runs: CheckedPath
     readonly sessions: CheckedPath
+    /** Secrets that sandboxes may refer to by name. */
+    readonly secrets: SecretPlace
     /** Held by whoever makes or removes a session's file. */
     readonly sessionsLock: CheckedPath
     readonly serverSocket: CheckedPath
@@ -190,6 +197,7 @@ const make = Effect.fnUntraced(function* (
     vmdks: at("cache", "vmdk"),
     sandboxes: at("sandboxes"),
     sessions: at("sessions"),
+    secretsDirectory: at("secrets"),
     runs: at("run")
   }
   yield* Effect.forEach([root, ...Object.values(directories)], ensureDirectory).pipe(
@@ -219,8 +227,11 @@ const make = Effect.fnUntraced(function* (
       shm: at("sessions", `${file}-shm`)
     }
   }
+  const { secretsDirectory, ...rooms } = directories
+  const key = { file: at("secrets", "key"), lock: at("cache", "locks", "secret-key.lock") }
   return {
     home: at(),
+    secrets: { file: path.join(secretsDirectory, "store.json"), lock: at("cache", "locks", "secrets.lock"), key },
     sessionsLock: at("cache", "locks", "sessions.lock"),
     session: (id) => sessionFile(`${sessionStem(id)}.db`),
     sessionFile,
@@ -233,7 +244,7 @@ const make = Effect.fnUntraced(function* (
     modelCacheHolding: (directory) => modelCache(path.dirname(directory)),
     modelLock: (name) => at("cache", "locks", `model-${name}.lock`),
     modelPlaceLock: (name) => at("cache", "locks", `model-place-${name}.lock`),
-    ...directories,
+    ...rooms,
     layerImage: (diffId) => at("cache", "layers", `${digestHex(diffId)}.erofs`),
     fsmeta: (manifest) => at("cache", "fsmeta", `${digestHex(manifest)}.erofs`),
     documents: (manifest) => at("cache", "fsmeta", `${digestHex(manifest)}.json`),
@@ -255,7 +266,13 @@ const make = Effect.fnUntraced(function* (
       mainLog: at("sandboxes", name, "logs", "main.jsonl"),
       execLog: at("sandboxes", name, "logs", "exec.jsonl"),
       consoleLines: at("sandboxes", name, "logs", "console.jsonl"),
-      networkLog: at("sandboxes", name, "logs", "network.jsonl")
+      networkLog: at("sandboxes", name, "logs", "network.jsonl"),
+      secrets: {
+        file: at("sandboxes", name, "secrets.json"),
+        lock: at("cache", "locks", `secrets-${name}.lock`),
+        key
+      },
+      interception: at("sandboxes", name, "interception.json")
     }),
     run: (sandboxId) => ({
       directory: at("run", String(sandboxId)),

@@ -78,7 +78,10 @@ const write = (file: string, content: SecretFile): Effect.Effect<void, FileError
   writeAtomic(file, `${JSON.stringify(content)}\n`)
 
 /** Changes the file while no other process does. */
-const change = <A, E>(place: SecretPlace, edit: (before: SecretFile) => Effect.Effect<readonly [SecretFile, A], E, Scope.Scope>) =>
+const change = <A, E>(
+  place: SecretPlace,
+  edit: (before: SecretFile) => Effect.Effect<readonly [SecretFile, A], E, Scope.Scope>
+) =>
   Effect.scoped(
     Effect.gen(function* () {
       yield* fileLock(place.lock)
@@ -111,7 +114,9 @@ export const removeSecret = Effect.fn("Secrets.remove")(function* (
 ): Effect.fn.Return<void, SecretError | SecretNotFound> {
   yield* change(place, (before) => {
     const { [name]: gone, ...secrets } = before.secrets
-    return gone === undefined ? Effect.fail(new SecretNotFound({ name })) : Effect.succeed([{ ...before, secrets }, undefined] as const)
+    return gone === undefined
+      ? Effect.fail(new SecretNotFound({ name }))
+      : Effect.succeed([{ ...before, secrets }, undefined] as const)
   })
 })
 

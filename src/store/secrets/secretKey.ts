@@ -55,7 +55,8 @@ const fromKeyring = Effect.fnUntraced(function* (file: string): Effect.fn.Return
   )
   const key = decode(text ?? "")
   if (key !== undefined) return key
-  const reason = "their key is in the keyring of this system, which does not give it; unlock it, and let this program see it"
+  const reason =
+    "their key is in the keyring of this system, which does not give it; unlock it, and let this program see it"
   return yield* new SecretsUnreadable({ path: file, reason })
 })
 

@@ -42,7 +42,11 @@ test("each host of a secret must be allowed, and each secret have a name of its 
 })
 
 test("hosts that are opened are there once, as rules compare them", () => {
-  expect(openedHosts([{ name: "A", hosts: ["API.test", "b.test"] }], ["b.test.", "c.test"])).toEqual(["api.test", "b.test", "c.test"])
+  expect(openedHosts([{ name: "A", hosts: ["API.test", "b.test"] }], ["b.test.", "c.test"])).toEqual([
+    "api.test",
+    "b.test",
+    "c.test"
+  ])
 })
 
 test("a value that no header can hold is refused without being repeated", () => {

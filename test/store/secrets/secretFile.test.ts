@@ -3,8 +3,8 @@ import fs from "node:fs"
 import os from "node:os"
 import path from "node:path"
 import { Effect, Redacted } from "effect"
-import { SecretKeyring } from "../../../src/store/secrets/secretKey.ts"
 import { listSecrets, readSecrets, removeSecret, setSecrets } from "../../../src/store/secrets/secretFile.ts"
+import { SecretKeyring } from "../../../src/store/secrets/secretKey.ts"
 
 const noKeyring = {
   get: () => Promise.reject(new Error("no keyring")),
@@ -117,7 +117,10 @@ test("a file that is no file of secrets is named, and not replaced", () =>
     Effect.gen(function* () {
       const place = placeIn(directory)
       fs.writeFileSync(place.file, "{")
-      expect(yield* Effect.flip(setSecrets(place, values({ A: "x" })))).toMatchObject({ _tag: "SecretsUnreadable", path: place.file })
+      expect(yield* Effect.flip(setSecrets(place, values({ A: "x" })))).toMatchObject({
+        _tag: "SecretsUnreadable",
+        path: place.file
+      })
       expect(fs.readFileSync(place.file, "utf8")).toBe("{")
     })
   ))
