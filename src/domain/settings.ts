@@ -52,6 +52,8 @@ export interface Settings {
   readonly path: string
   /** `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, or the same in lower case: through which sandboxes reach the network. */
   readonly proxies: ProxySettings
+  /** `SSL_CERT_FILE`: certificates by which servers are verified that get secrets; absent: the system's. */
+  readonly certificates: string | undefined
   /** `BUN_JSC_…`: options of the JavaScript engine that this program runs on; none but for odd machines. */
   readonly runtime: Readonly<Record<string, string>>
 }
@@ -119,6 +121,7 @@ export const readSettings = (env: Environment, cwd: string, fallbackHome: string
     engine: given(env["BUNKER_ENGINE"]),
     agentTimeout: given(env["BUNKER_AGENT_TIMEOUT"]),
     proxies: readProxies(env),
+    certificates: given(env["SSL_CERT_FILE"]),
     path: given(env["PATH"]) ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     runtime: Object.fromEntries(
       Object.entries(env).flatMap(([key, value]) =>
@@ -144,6 +147,7 @@ export const settingsEnvironment = (settings: Settings): Readonly<Record<string,
       DOCKER_CONFIG: settings.dockerConfig,
       BUNKER_MODELS: settings.models,
       ...Object.fromEntries(Object.entries(settings.proxies).map(([kind, value]) => [`${kind}_proxy`, value])),
+      SSL_CERT_FILE: settings.certificates,
       PATH: settings.path,
       HOME: "/",
       LC_ALL: "C.UTF-8"

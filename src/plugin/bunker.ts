@@ -140,7 +140,13 @@ const ownConfig = Effect.fnUntraced(function* (file: string, program: Program, o
 const networkLayer = (settings: Settings, program: Program) =>
   Layer.succeed(NetworkProgram, {
     command: [...program.command, "__net"],
-    environment: { ...settings.runtime, PATH: settings.path, HOME: "/", LC_ALL: "C.UTF-8" },
+    environment: {
+      ...settings.runtime,
+      ...(settings.certificates === undefined ? {} : { SSL_CERT_FILE: settings.certificates }),
+      PATH: settings.path,
+      HOME: "/",
+      LC_ALL: "C.UTF-8"
+    },
     proxies: settings.proxies
   })
 

@@ -125,9 +125,15 @@ export const commandEnded = (exitCode: number) =>
 const finishTimeoutMs = 10_000
 
 /** What an exec asks the guest for, after the defaults of sandbox and image. */
-const resolveExec = (request: ExecRequest, vm: Pick<KeptVm, "config" | "image">) => ({
+const resolveExec = (request: ExecRequest, vm: Pick<KeptVm, "config" | "image" | "network">) => ({
   argv: request.argv,
-  env: mergeEnv(request.tty === null ? [] : ["TERM=xterm-256color"], vm.image.env, vm.config.env, request.env),
+  env: mergeEnv(
+    request.tty === null ? [] : ["TERM=xterm-256color"],
+    vm.image.env,
+    vm.network.env(),
+    vm.config.env,
+    request.env
+  ),
   cwd: request.cwd ?? vm.config.workdir ?? (vm.image.workingDir || "/"),
   user: request.user ?? vm.config.user ?? vm.image.user,
   tty: request.tty,

@@ -125,6 +125,11 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
         yield* prepareGuest(started.channel, info, mounts.guest).pipe(
           Effect.mapError((error) => explain(error, info, own.consoleLog, own.upper))
         )
+        if (network !== undefined) {
+          yield* network
+            .settle(started.channel, boot.image.config.env)
+            .pipe(Effect.mapError((error) => explain(error, info, own.consoleLog)))
+        }
         const times = [begun, prepared, started.spawned, greeted, performance.now()]
         return { ...started, phases: phasesBetween(times) }
       })

@@ -8,6 +8,8 @@ import crypto from "node:crypto"
 import fs from "node:fs"
 import path from "node:path"
 import { Effect, Option, Redacted, Schema } from "effect"
+import type { FileFailed, FileNotFound } from "../../domain/errors/guestIo.ts"
+import type { GuestChannelFailed } from "../../domain/errors/vm.ts"
 import { makePlaceholder } from "../../domain/network/placeholders.ts"
 import { openedHosts, type SecretBinding } from "../../domain/network/secrets.ts"
 import type { SandboxConfig, SandboxInfo } from "../../domain/sandbox/sandbox.ts"
@@ -16,6 +18,8 @@ import type { InterceptionState } from "../../net/tls/interception.ts"
 import { attemptFile, type FileError, readText, writeAtomic } from "../../store/files/files.ts"
 import { Paths } from "../../store/files/Paths.ts"
 import { readSecrets, type SecretError } from "../../store/secrets/secretFile.ts"
+import type { GuestRequests } from "../../vm/guest/GuestChannel.ts"
+import { trustAuthority, trustVariables } from "./guestTrust.ts"
 
 const Kept = Schema.fromJsonString(
   Schema.Struct({
@@ -26,17 +30,22 @@ const Kept = Schema.fromJsonString(
       hosts: Schema.Array(Schema.String)
     }),
     /** By the name of the secret. */
-    placeholders: Schema.Record(Schema.String, Schema.String)
+    placeholders: Schema.Record(Schema.String, Schema.String),
+    /** The guest's file of all certificates, with the authority in it; absent before its first boot. */
+    bundle: Schema.optionalKey(Schema.String)
   })
 )
 type Kept = typeof Kept.Type
 
 /** The secrets of one sandbox, and what its guest gets of them. */
 export interface SandboxInterception {
-  /** Its certificate authority, PEM. */
-  readonly certificate: string
-  /** `NAME=placeholder` for each secret. */
-  readonly variables: ReadonlyArray<string>
+  /** `NAME=placeholder` for each secret, and what names the authority in the guest, once that is known. */
+  readonly variables: () => ReadonlyArray<string>
+  /** Makes the guest trust the authority. */
+  readonly trust: (
+    channel: GuestRequests,
+    imageEnv: ReadonlyArray<string>
+  ) => Effect.Effect<void, FileError | FileFailed | FileNotFound | GuestChannelFailed>
   /** With the values that there are now. */
   readonly state: Effect.Effect<InterceptionState, SecretError>
 }
@@ -62,6 +71,7 @@ const keep = Effect.fnUntraced(function* (
     return [name, before?.placeholders[name] ?? makePlaceholder(crypto.randomBytes(256), length)] as const
   })
   const kept = {
+    ...before,
     authority: whole ? before.authority : makeAuthority(info.name, hosts).serialize(),
     placeholders: Object.fromEntries(placeholders)
   }
@@ -94,7 +104,8 @@ export const openInterception = Effect.fn("Secrets.open")(function* (
   const hosts = openedHosts(secrets, network?.inspect)
   if (network === undefined || hosts.length === 0) return undefined
   const paths = yield* Paths
-  const { authority, placeholders } = yield* keep(info, hosts, yield* valuesOf(info, secrets))
+  let kept = yield* keep(info, hosts, yield* valuesOf(info, secrets))
+  const { authority, placeholders } = kept
   const stateOf = (values: Values): InterceptionState => ({
     authority,
     inspected: openedHosts([], network.inspect),
@@ -110,8 +121,16 @@ export const openInterception = Effect.fn("Secrets.open")(function* (
     })
   })
   return {
-    certificate: authority.certificate,
-    variables: secrets.map(({ name }) => `${name}=${placeholders[name]}`),
+    variables: () => [
+      ...(kept.bundle === undefined ? [] : trustVariables(kept.bundle)),
+      ...secrets.map(({ name }) => `${name}=${placeholders[name]}`)
+    ],
+    trust: Effect.fnUntraced(function* (channel, imageEnv) {
+      const bundle = yield* trustAuthority(channel, authority.certificate, imageEnv)
+      if (bundle === kept.bundle) return
+      kept = { ...kept, bundle }
+      yield* writeAtomic(paths.sandbox(info.name).interception, `${JSON.stringify(kept)}\n`)
+    }),
     state: Effect.map(Effect.provideService(valuesOf(info, secrets), Paths, paths), stateOf)
   }
 })

@@ -4,7 +4,7 @@
  */
 import fs from "node:fs"
 import { Context, Effect, type Scope } from "effect"
-import { NetworkFailed, WrongState } from "../../domain/errors/vm.ts"
+import { type GuestChannelFailed, NetworkFailed, WrongState } from "../../domain/errors/vm.ts"
 import type { NetworkConfig } from "../../domain/network/config.ts"
 import type { NetworkEvent } from "../../domain/network/events.ts"
 import type { SandboxInfo } from "../../domain/sandbox/sandbox.ts"
@@ -15,6 +15,9 @@ import type { NetworkCounters } from "../../net/process/protocol.ts"
 import type { FileError } from "../../store/files/files.ts"
 import { openLog } from "../../store/files/logs.ts"
 import { Paths } from "../../store/files/Paths.ts"
+import type { SecretError } from "../../store/secrets/secretFile.ts"
+import type { GuestRequests } from "../../vm/guest/GuestChannel.ts"
+import { openInterception, type SandboxInterception, watchSecrets } from "./interception.ts"
 
 /** Program and environment of network processes. */
 export const NetworkProgram = Context.Reference<{
@@ -32,6 +35,8 @@ export interface VmNetwork {
   /** The rules hold once it answers; connections that they deny now are gone. */
   readonly update: (config: NetworkConfig) => Effect.Effect<void, NetworkFailed | WrongState>
   readonly counters: Effect.Effect<NetworkCounters | undefined>
+  /** `KEY=value` for every command of the guest, over its image's. */
+  readonly env: () => ReadonlyArray<string>
 }
 
 /** The network of a VM that is about to boot. */
@@ -40,6 +45,11 @@ export interface NewNetwork {
   readonly card: number
   /** The VM has its end: this process's copy goes. */
   readonly handedOver: Effect.Effect<void>
+  /** Prepares a guest that has its root file system, before its first command. */
+  readonly settle: (
+    channel: GuestRequests,
+    imageEnv: ReadonlyArray<string>
+  ) => Effect.Effect<void, NetworkFailed | GuestChannelFailed>
   /** Waits for the process, which starts while the guest boots. */
   readonly up: Effect.Effect<VmNetwork, NetworkFailed>
 }
@@ -58,7 +68,8 @@ export const noNetwork = (name: string): VmNetwork => ({
         advice: `stop it and start it again, which gives it one`
       })
     ),
-  counters: Effect.succeed(undefined)
+  counters: Effect.succeed(undefined),
+  env: () => []
 })
 
 const failed = (name: string) => (cause: unknown) =>
@@ -76,14 +87,32 @@ const recorder = Effect.fnUntraced(function* (
 const optionsOf = Effect.fnUntraced(function* (
   info: SandboxInfo,
   config: NetworkConfig,
+  interception: SandboxInterception | undefined,
   onLost: (reason: string) => void
-): Effect.fn.Return<NetSupervisorOptions, FileError, Scope.Scope | Paths> {
+): Effect.fn.Return<NetSupervisorOptions, SecretError, Scope.Scope | Paths> {
   const { directory } = (yield* Paths).run(info.id)
   const onEvent = yield* recorder(info)
-  return { ...(yield* NetworkProgram), directory, config, onEvent, onLost }
+  const opened = interception === undefined ? {} : { interception: yield* interception.state }
+  return { ...(yield* NetworkProgram), directory, config, ...opened, onEvent, onLost }
 })
 
-const kept = (name: string, supervisor: NetSupervisor): VmNetwork => ({
+/** Hands secrets over again when one of them has changed. */
+const followSecrets = Effect.fnUntraced(function* (
+  info: SandboxInfo,
+  interception: SandboxInterception | undefined,
+  supervisor: () => NetSupervisor | undefined
+) {
+  if (interception === undefined) return
+  const run = Effect.runForkWith(yield* Effect.context<never>())
+  const hand = interception.state.pipe(
+    Effect.map((state) => supervisor()?.intercept(state)),
+    Effect.catch((error) => Effect.logError(`the secrets of ${info.name} can not be read again: ${error.message}`))
+  )
+  yield* watchSecrets(info, () => void run(hand))
+})
+
+const kept = (name: string, supervisor: NetSupervisor, interception: SandboxInterception | undefined): VmNetwork => ({
+  env: interception?.variables ?? (() => []),
   update: (config) => Effect.tryPromise({ try: () => supervisor.update(config), catch: failed(name) }),
   counters: Effect.promise(() => supervisor.counters().catch(() => undefined))
 })
@@ -99,12 +128,13 @@ const closing = (started: Promise<NetSupervisor>) =>
 /** Starts the process for a VM whose definition has a network; undefined for one that has none. The scope keeps it. */
 export const openNetwork = Effect.fn("Network.open")(function* (
   info: SandboxInfo
-): Effect.fn.Return<NewNetwork | undefined, FileError, Scope.Scope | Paths> {
+): Effect.fn.Return<NewNetwork | undefined, SecretError, Scope.Scope | Paths> {
   const { networkSocket } = (yield* Paths).run(info.id)
   fs.rmSync(networkSocket, { force: true })
   const { network } = info.config
   if (network === undefined) return undefined
-  const options = yield* optionsOf(info, network, () => {})
+  const interception = yield* openInterception(info)
+  const options = yield* optionsOf(info, network, interception, () => {})
   let card = -1
   const handedOver = Effect.sync(() => {
     if (card >= 0) fs.closeSync(card)
@@ -120,12 +150,23 @@ export const openNetwork = Effect.fn("Network.open")(function* (
     }),
     (made) => Effect.andThen(handedOver, closing(made.started))
   )
+  let supervisor: NetSupervisor | undefined
+  yield* followSecrets(info, interception, () => supervisor)
   return {
     card,
     handedOver,
-    up: Effect.map(Effect.tryPromise({ try: () => started, catch: failed(info.name) }), (supervisor) =>
-      kept(info.name, supervisor)
-    )
+    settle: (channel, imageEnv) =>
+      interception === undefined
+        ? Effect.void
+        : Effect.catchIf(
+            interception.trust(channel, imageEnv),
+            (error) => error._tag !== "GuestChannelFailed",
+            (error) => new NetworkFailed({ name: info.name, reason: `its guest trusts no authority: ${error.message}` })
+          ),
+    up: Effect.map(Effect.tryPromise({ try: () => started, catch: failed(info.name) }), (ready) => {
+      supervisor = ready
+      return kept(info.name, ready, interception)
+    })
   }
 })
 
@@ -136,10 +177,11 @@ export const openNetwork = Effect.fn("Network.open")(function* (
 export const adoptNetwork = Effect.fn("Network.adopt")(function* (
   info: SandboxInfo,
   onLost: (reason: string) => void
-): Effect.fn.Return<VmNetwork, FileError, Scope.Scope | Paths> {
+): Effect.fn.Return<VmNetwork, SecretError, Scope.Scope | Paths> {
   const { networkSocket } = (yield* Paths).run(info.id)
   if (!fs.existsSync(networkSocket)) return noNetwork(info.name)
-  const options = yield* optionsOf(info, info.config.network ?? {}, onLost)
+  const interception = yield* openInterception(info)
+  const options = yield* optionsOf(info, info.config.network ?? {}, interception, onLost)
   const adopted = yield* Effect.acquireRelease(
     Effect.promise(() =>
       NetSupervisor.adopt(options).catch((cause) => {
@@ -149,5 +191,7 @@ export const adoptNetwork = Effect.fn("Network.adopt")(function* (
     ),
     (supervisor) => Effect.sync(() => supervisor?.close())
   )
-  return adopted === undefined ? noNetwork(info.name) : kept(info.name, adopted)
+  if (adopted === undefined) return noNetwork(info.name)
+  yield* followSecrets(info, interception, () => adopted)
+  return kept(info.name, adopted, interception)
 })

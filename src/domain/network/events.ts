@@ -1,7 +1,16 @@
 /** Says what a sandbox's network tells of itself: what was denied, used or went wrong. Holds no behaviour but words. */
 import { Schema } from "effect"
 
-const NetworkEventKind = Schema.Literals(["denied", "used", "limit", "failed", "replaced"])
+const NetworkEventKind = Schema.Literals([
+  "denied",
+  "used",
+  "limit",
+  "failed",
+  "replaced",
+  "secret",
+  "refused",
+  "request"
+])
 
 /** One thing that happened, or as many alike as `count` says. */
 export const NetworkEvent = Schema.Struct({
@@ -9,7 +18,8 @@ export const NetworkEvent = Schema.Struct({
   at: Schema.Int,
   /**
    * `denied`: by the policy. `used`: the first connection to a destination. `limit`: a bound was met. `failed`: allowed, but not to be
-   * had. `replaced`: the process behind the network was; connections that were open are gone.
+   * had. `replaced`: the process behind the network was; connections that were open are gone. `secret`: the value of a secret went
+   * into a request. `refused`: a request to an opened host was not sent. `request`: one to an inspected host was.
    */
   kind: NetworkEventKind,
   /** Name that was asked for, in the form in which rules compare it; null where there is none. */
@@ -47,6 +57,8 @@ export const formatEvent = (event: NetworkEvent): string => {
   const by = event.rule === null ? event.reason : `${event.reason}: ${event.rule}`
   const where = event.name !== null && event.address !== null ? ` (${event.address})` : ""
   if (event.kind === "replaced") return `network: ${event.reason}`
+  if (event.kind === "secret" || event.kind === "request")
+    return `network: ${formatDestination(event)}: ${event.reason}${times}`
   const what = event.kind === "used" ? "allowed" : event.kind
   return `network: ${what} ${formatDestination(event)}${where}${by === "" ? "" : `: ${by}`}${times}`
 }

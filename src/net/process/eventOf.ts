@@ -1,8 +1,10 @@
 /** Puts what the network stack tells into the words of domain/network/events.ts. Tells nobody (see eventTeller.ts). */
 import type { NetworkEvent } from "../../domain/network/events.ts"
+import { describeRefusal } from "../../domain/network/placeholders.ts"
 import { decideLookup, decideName, type NetworkPolicy } from "../../domain/network/policy.ts"
 import type { PreviousFlow } from "../stack.ts"
 import { decideTarget } from "../stackPolicy.ts"
+import type { SecretEvent } from "../tls/gate.ts"
 import type { NetworkEvent as StackEvent } from "../types.ts"
 import type { FlowKey } from "./protocol.ts"
 
@@ -62,4 +64,31 @@ export const flowOf = ({ protocol, address, port, guestPort }: StackEvent): Flow
 export const previousFlow = (key: FlowKey): PreviousFlow => {
   const [address = "", port = "0", guestPort = "0"] = key.split(" ")
   return { address, port: Number(port), guestPort: Number(guestPort) }
+}
+
+/** What became of a request to an opened host. Repeats names, never values. */
+export const eventOfSecret = (event: SecretEvent, at: number): NetworkEvent => {
+  const told = (kind: NetworkEvent["kind"], reason: string): NetworkEvent => ({
+    at,
+    kind,
+    name: event.host,
+    address: null,
+    port: event.port,
+    protocol: "tcp",
+    rule: null,
+    reason: reason.slice(0, 512),
+    count: 1
+  })
+  switch (event.kind) {
+    case "used":
+      return told("secret", `the secret ${event.secret} was put in`)
+    case "refused":
+      return told("refused", `the request was not sent: ${describeRefusal(event, event.host)}`)
+    case "misdirected":
+      return told("refused", `the request was not sent: it was for "${event.named}"`)
+    case "request":
+      return told("request", `${event.method} ${event.path}`)
+    case "untrusted":
+      return told("failed", `the server can not be trusted: ${event.reason}`)
+  }
 }

@@ -18,6 +18,7 @@ import {
   setCloseOnExec,
   setLimit
 } from "../../ffi/posix.ts"
+import { Access } from "../access.ts"
 import { cardAddresses } from "../addresses.ts"
 import { makeDialer } from "../dial/dialer.ts"
 import { parseProxies } from "../dial/proxy.ts"
@@ -25,8 +26,14 @@ import { resolveName } from "../dial/resolve.ts"
 import { openStreamLink } from "../link.ts"
 import { makeStack, type Stack } from "../stack.ts"
 import { stackPolicy } from "../stackPolicy.ts"
-import { defaultLimits, type NetworkEvent as StackEvent, type NetworkLimits as StackLimits } from "../types.ts"
-import { eventOf, flowOf, previousFlow } from "./eventOf.ts"
+import type { Interception, InterceptionState } from "../tls/interception.ts"
+import {
+  type Dialer,
+  defaultLimits,
+  type NetworkEvent as StackEvent,
+  type NetworkLimits as StackLimits
+} from "../types.ts"
+import { eventOf, eventOfSecret, flowOf, previousFlow } from "./eventOf.ts"
 import { EventTeller } from "./eventTeller.ts"
 import {
   type FlowKey,
@@ -90,6 +97,10 @@ class NetProcess {
   private names: Array<string> = []
   private readonly writers = new Set<LineWriter>()
   private readonly bytes = { up: 0, down: 0 }
+  private dialer: Dialer | undefined
+  private opening: Promise<void> | undefined
+  private access: Access | undefined
+  private interception: Interception | undefined
   private readonly teller = new EventTeller((event) => this.send({ event }))
 
   listen(): void {
@@ -129,24 +140,46 @@ class NetProcess {
       case "policy":
         this.setPolicy(request.config)
         return void writer.send({ re: request.id })
+      case "secrets":
+        this.opening = this.setSecrets(request.state)
+        return this.opening
       case "counters":
         return void writer.send({ re: request.id, counters: this.counters() })
     }
   }
 
+  /** A state that can not be used opens nothing: the guest's connections to these hosts fail by their certificates. */
+  private async setSecrets(state: InterceptionState): Promise<void> {
+    // Loaded by sandboxes with secrets alone.
+    const { Interception } = await import("../tls/interception.ts")
+    const { hostTrust } = await import("../tls/hostTrust.ts")
+    this.interception ??= new Interception({
+      dialer: { tcp: async (...flow) => this.dialer?.tcp(...flow) ?? { _tag: "unreachable", reason: "not started" } },
+      allow: (to) => (address) => this.access?.address(to, address) ?? { allow: false },
+      trust: () => hostTrust(process.env),
+      onEvent: (event) => this.teller.add(eventOfSecret(event, Date.now()))
+    })
+    this.interception.update(state)
+  }
+
   private async start({ config, memory, proxies, successor }: Extract<Request, { op: "start" }>): Promise<void> {
     this.policy = compilePolicy(config)
+    this.access = new Access(stackPolicy(this.policy))
+    this.dialer = makeDialer({
+      connectTimeoutMs: defaultLimits.connectTimeoutMs,
+      proxies: parseProxies(proxies),
+      resolve: (name) => this.resolve(name)
+    })
     this.names = [...memory.names]
+    // No flow shall pass a host by that is to be opened.
+    await this.opening
     const link = await openStreamLink({ fd: linkFd, guestMac: cardAddresses.guestMac, successor })
     this.stack = makeStack({
       link,
       addresses: cardAddresses,
       policy: stackPolicy(this.policy),
-      dialer: makeDialer({
-        connectTimeoutMs: defaultLimits.connectTimeoutMs,
-        proxies: parseProxies(proxies),
-        resolve: (name) => this.resolve(name)
-      }),
+      dialer: this.dialer,
+      intercept: (to) => this.interception?.intercept(to),
       events: (event) => this.hear(event),
       limits: stackLimits(config.limits),
       names: { initial: memory.names, added: (name) => this.addName(name) },
@@ -167,7 +200,9 @@ class NetProcess {
 
   private setPolicy(config: NetworkConfig): void {
     this.policy = compilePolicy(config)
-    this.stack?.setPolicy(stackPolicy(this.policy))
+    const policy = stackPolicy(this.policy)
+    if (this.access !== undefined) this.access.policy = policy
+    this.stack?.setPolicy(policy)
   }
 
   private hear(event: StackEvent): void {

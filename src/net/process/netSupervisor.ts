@@ -11,6 +11,7 @@ import type { NetworkConfig } from "../../domain/network/config.ts"
 import type { NetworkEvent } from "../../domain/network/events.ts"
 import { isHungUp, pidfdGetDescriptor, pidfdOpen, socketPair } from "../../ffi/posix.ts"
 import type { ProxyVariables } from "../dial/proxy.ts"
+import type { InterceptionState } from "../tls/interception.ts"
 import {
   type FlowKey,
   LineReader,
@@ -30,6 +31,8 @@ export interface NetSupervisorOptions {
   readonly config: NetworkConfig
   /** Upstream proxies of the host; their values may hold a password. */
   readonly proxies: ProxyVariables
+  /** Absent: no host is opened. */
+  readonly interception?: InterceptionState
   readonly onEvent: (event: NetworkEvent) => void
   /** The card can not be served any more: the VM's process may spin, and has to be ended. */
   readonly onLost: (reason: string) => void
@@ -56,6 +59,7 @@ const described = (reason: string): NetworkEvent => ({
 
 export class NetSupervisor {
   private config: NetworkConfig
+  private interception: InterceptionState | undefined
   private flows = new Set<FlowKey>()
   private names: Array<string> = []
   private writer: LineWriter | undefined
@@ -72,6 +76,7 @@ export class NetSupervisor {
     private link: number
   ) {
     this.config = options.config
+    this.interception = options.interception
   }
 
   /** Starts a process for a card that is new. `card` is the VM's end, close-on-exec; the caller closes it once the VM has it. */
@@ -98,6 +103,7 @@ export class NetSupervisor {
       supervisor.link = copyOf(hello.pid)
       if (hello.started) await supervisor.ask({ op: "policy", config: options.config })
       else supervisor.begin(false)
+      if (hello.started && options.interception !== undefined) supervisor.intercept(options.interception)
       supervisor.startedAt = Date.now()
     } catch (cause) {
       supervisor.close()
@@ -144,7 +150,14 @@ export class NetSupervisor {
     this.begin(successor)
   }
 
+  /** Hands over secrets, now and to each process that takes this one's place. */
+  intercept(state: InterceptionState): void {
+    this.interception = state
+    this.writer?.send({ op: "secrets", state })
+  }
+
   private begin(successor: boolean): void {
+    if (this.interception !== undefined) this.writer?.send({ op: "secrets", state: this.interception })
     const memory = { flows: [...this.flows], names: this.names }
     this.writer?.send({ op: "start", config: this.config, successor, memory, proxies: this.options.proxies })
     this.flows = new Set()

@@ -5,6 +5,7 @@
 import type { NetworkConfig } from "../../domain/network/config.ts"
 import type { NetworkEvent } from "../../domain/network/events.ts"
 import type { ProxyVariables } from "../dial/proxy.ts"
+import type { InterceptionState } from "../tls/interception.ts"
 
 /** Name of the socket, in the run directory, that the network process listens on. */
 export const socketName = "net.sock"
@@ -34,6 +35,8 @@ export type Request =
       readonly memory: Memory
       readonly proxies: ProxyVariables
     }
+  /** Which hosts are opened, with the values that go to them; said before `start`, and again when a value has changed. */
+  | { readonly op: "secrets"; readonly state: InterceptionState }
   /** Swaps the policy; answered once it holds. */
   | { readonly op: "policy"; readonly id: number; readonly config: NetworkConfig }
   | { readonly op: "counters"; readonly id: number }
