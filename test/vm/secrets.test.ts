@@ -82,7 +82,13 @@ suite(`secrets in sandboxes (${engine})`, () => {
     const { hostname, port } = server
     return {
       port,
-      flags: ["--allow-net=api.test,other.test", "--add-host", `api.test:${hostname}`, "--add-host", `other.test:${hostname}`]
+      flags: [
+        "--allow-net=api.test,other.test",
+        "--add-host",
+        `api.test:${hostname}`,
+        "--add-host",
+        `other.test:${hostname}`
+      ]
     }
   }
   const value = () => `value-${crypto.randomUUID()}`
@@ -99,7 +105,21 @@ suite(`secrets in sandboxes (${engine})`, () => {
       "tail -n 3 /etc/ssl/certs/ca-certificates.crt | head -c 0; true"
     ].join("\n")
     const result = await home.bunker(
-      ["run", "--name", "one", "--rm", ...flags, "--inspect", "other.test", "--secret", "KEY=api.test", image, "sh", "-c", script],
+      [
+        "run",
+        "--name",
+        "one",
+        "--rm",
+        ...flags,
+        "--inspect",
+        "other.test",
+        "--secret",
+        "KEY=api.test",
+        image,
+        "sh",
+        "-c",
+        script
+      ],
       { env: { KEY: key, SSL_CERT_FILE: trust } }
     )
     const lines = result.stdout.split("\n")
@@ -157,7 +177,10 @@ suite(`secrets in sandboxes (${engine})`, () => {
       [["--allow-net=b.test", "--secret", "KEY=api.test"], "add --allow-net=api.test:443"],
       [["--allow-net=api.test", "--secret", "NONE=api.test"], 'no secret "NONE"'],
       [["--allow-net=api.test", "--secret", "KEY=*.test"], "without *"],
-      [["--allow-net=api.test", "--secret", "KEY=api.test", "--secret-from", "KEY=sk-mistake"], "a value is never typed there"]
+      [
+        ["--allow-net=api.test", "--secret", "KEY=api.test", "--secret-from", "KEY=sk-mistake"],
+        "a value is never typed there"
+      ]
     ]
     for (const [flags, words] of cases) {
       const { code, stderr } = await home.bunker(["create", ...flags, image], { env: { KEY: "x-value" } })

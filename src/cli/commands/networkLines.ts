@@ -5,6 +5,8 @@ import { formatEvent, type NetworkEvent } from "../../domain/network/events.ts"
 import { harmless } from "../../domain/terminalText.ts"
 import { say } from "../terminal/output.ts"
 
+/** What went well is for `network events`. */
+const quiet: ReadonlyArray<string> = ["used", "secret", "request"]
 /** Lines after which no more destinations are told apart. */
 const linesMax = 200
 
@@ -20,7 +22,7 @@ export const sayNetworkEvents = Effect.fnUntraced(function* (name: string, raw: 
   const one = (event: NetworkEvent) =>
     Effect.suspend(() => {
       const key = destinationOf(event)
-      if (event.kind === "used" || seen.has(key) || seen.size > linesMax) return Effect.void
+      if (quiet.includes(event.kind) || seen.has(key) || seen.size > linesMax) return Effect.void
       seen.add(key)
       return seen.size > linesMax
         ? line(`bunker: network: there is more; 'bunker network events ${name}' has all of it`)

@@ -28,7 +28,10 @@ const makeTransport = (guest: Duplex): Duplex => {
     highWaterMark: waitingBytes,
     read: () => void guest.resume(),
     write: (chunk, _encoding, done) => void guest.write(chunk, (error) => done(error ?? null)),
-    final: (done) => void guest.end(() => done()),
+    final: (done) => {
+      guest.end()
+      done()
+    },
     destroy: (error, done) => {
       guest.destroy()
       done(error)
