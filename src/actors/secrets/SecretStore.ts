@@ -40,7 +40,7 @@ const make = Effect.gen(function* () {
     if (text === undefined) return paths.secrets
     const name = yield* parseName(text)
     const found = yield* findSandbox(db, name)
-    if (found === undefined) return yield* new SandboxNotFound({ name })
+    if (found === undefined) return yield* new SandboxNotFound({ sandbox: name })
     return { ...paths.sandbox(name).secrets, info: found.info }
   })
 
