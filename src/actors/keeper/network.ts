@@ -161,7 +161,8 @@ export const openNetwork = Effect.fn("Network.open")(function* (
         : Effect.catchIf(
             interception.trust(channel, imageEnv),
             (error) => error._tag !== "GuestChannelFailed",
-            (error) => new NetworkFailed({ sandbox: info.name, reason: `its guest trusts no authority: ${error.message}` })
+            (error) =>
+              new NetworkFailed({ sandbox: info.name, reason: `its guest trusts no authority: ${error.message}` })
           ),
     up: Effect.map(Effect.tryPromise({ try: () => started, catch: failed(info.name) }), (ready) => {
       supervisor = ready
