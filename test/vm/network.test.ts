@@ -9,7 +9,7 @@ import { inLab, vmCases } from "../support/vmCases.ts"
 
 const suite = describe.skipIf(mustSkip("networks of sandboxes"))
 const timeoutMs = 600_000
-const { it } = vmCases(timeoutMs)
+const { it, itOnHost } = vmCases(timeoutMs)
 
 const image = "test/busybox:1"
 /** An address of this machine's loopback that no other test uses. */
@@ -174,6 +174,19 @@ suite(`networks of sandboxes (${engine})`, () => {
       expect(await home.must(["network", "suggest", "box"])).toBe("--allow-net=10.1.2.3:5432,pypi.example\n")
     })
 
+    it("have a process behind the card that has no rights but its user's", () => {
+      const [pid] = netProcesses(home)
+      const status = fs.readFileSync(`/proc/${pid}/status`, "latin1")
+      const field = (name: string) => new RegExp(`^${name}:\\s*(\\S+)$`, "m").exec(status)?.[1]
+      for (const set of ["CapInh", "CapPrm", "CapEff", "CapAmb"]) expect(field(set)).toBe("0000000000000000")
+      expect(field("NoNewPrivs")).toBe("1")
+      const tasks = fs
+        .readdirSync(`/proc/${pid}/task`)
+        .map((task) => fs.readFileSync(`/proc/${pid}/task/${task}/status`, "latin1"))
+      expect(tasks.filter((task) => !/^NoNewPrivs:\s*1$/m.test(task) || !/^CapEff:\s*0+$/m.test(task))).toEqual([])
+      return Promise.resolve()
+    })
+
     it("follow new rules at once, and end the connections that these deny", async () => {
       const held = home.start(["exec", "box", "sh", "-c", get(`registry.local:${allowed.port}/held`)])
       const reader = held.stdout.getReader()
@@ -210,7 +223,7 @@ suite(`networks of sandboxes (${engine})`, () => {
       expect(await home.must(["network", "events", "box"])).toContain("was replaced")
     })
 
-    it("are those of the next keeper when theirs is killed", async () => {
+    itOnHost("are those of the next keeper when theirs is killed", async () => {
       const [before] = netProcesses(home)
       const keeper = fs.readdirSync("/proc").find((pid) => {
         try {
@@ -234,7 +247,7 @@ suite(`networks of sandboxes (${engine})`, () => {
       expect((await sh(get(`registry.local:${allowed.port}/`))).stdout).toContain("hello")
     })
 
-    it("get and lose published ports while they run", async () => {
+    itOnHost("get and lose published ports while they run", async () => {
       const said = async (at: string) => {
         // The service may not listen yet: then the connection is reset.
         for (;;) {
@@ -257,7 +270,7 @@ suite(`networks of sandboxes (${engine})`, () => {
       expect((await home.bunker(["port", "rm", "box", "7100"])).stderr).toContain("publishes no such port")
     })
 
-    it("leave the image's resolver alone: it is there again without them", async () => {
+    itOnHost("leave the image's resolver alone: it is there again without them", async () => {
       expect((await sh("cat /etc/resolv.conf")).stdout).toBe("nameserver 192.0.0.1\n")
       await home.must(["stop", "box"])
       // It has a moment for its last words.

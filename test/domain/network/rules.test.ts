@@ -9,6 +9,8 @@ const shown = (text: string): string => {
   return typeof rule === "string" ? `refused: ${rule}` : formatRule(rule)
 }
 
+import { generator, seedOf } from "../../support/random.ts"
+
 describe("rules of a network policy", () => {
   test.each([
     ["example.com", "example.com"],
@@ -145,4 +147,44 @@ describe("addresses", () => {
 test("names are compared without case, dot and script", () => {
   expect(normalizeName("EXAMPLE.com.")).toEqual({ name: "example.com" })
   expect(normalizeName("straße.example")).toEqual(normalizeName("xn--strae-oqa.example"))
+})
+
+test("no text makes the reader of rules throw, and what it reads is read again from what is shown", () => {
+  const seed = seedOf("rules of networks")
+  const below = generator(seed)
+  const pieces = [
+    "*",
+    ".",
+    ":",
+    "/",
+    "-",
+    "[",
+    "]",
+    ",",
+    "::",
+    "udp",
+    "tcp",
+    "dns",
+    "a",
+    "example.com",
+    "10.0.0.0",
+    "8",
+    "443",
+    "65536",
+    "ü",
+    "xn--",
+    "%",
+    "@",
+    " ",
+    "\0",
+    "_",
+    "0x7f",
+    "ffff"
+  ]
+  for (let round = 0; round < 20_000; round += 1) {
+    const text = Array.from({ length: 1 + below(7) }, () => pieces[below(pieces.length)]).join("")
+    const rule = parseRule(text)
+    if (typeof rule === "string") expect(rule.length).toBeLessThan(400)
+    else expect({ seed, text, again: parseRule(formatRule(rule)) }).toEqual({ seed, text, again: rule })
+  }
 })
