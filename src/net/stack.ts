@@ -40,7 +40,9 @@ import {
   type Link,
   type NetworkEvent,
   type NetworkLimits,
-  type NetworkPolicy
+  type NetworkPolicy,
+  type Upstream,
+  type UpstreamHandler
 } from "./types.ts"
 
 export interface StackOptions {
@@ -89,6 +91,11 @@ export interface Stack {
   /** Resets flows that are denied now; names that are denied now stop resolving. */
   readonly recheck: () => void
   readonly stats: () => StackStats
+  /**
+   * Connects to a TCP port of the guest. What the guest says goes to `upstream`; once it has accepted, what is said to the result goes to
+   * it. Undefined when it refuses or does not answer.
+   */
+  readonly connectGuest: (port: number, upstream: Upstream) => Promise<UpstreamHandler | undefined>
   /** Resets all flows and closes the link. */
   readonly close: () => void
 }
@@ -219,6 +226,10 @@ class NetworkStack implements Stack {
   recheck(): void {
     this.tcp.recheck()
     this.datagrams.recheck()
+  }
+
+  connectGuest(port: number, upstream: Upstream): Promise<UpstreamHandler | undefined> {
+    return this.tcp.connectGuest(port, upstream)
   }
 
   stats(): StackStats {

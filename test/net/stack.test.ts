@@ -7,6 +7,7 @@ import {
   type ByHand,
   checksumsRight,
   ethernet,
+  FakeUpstream,
   ip,
   makeByHand,
   question,
@@ -357,6 +358,49 @@ describe("TCP", () => {
         .map(({ to }) => to)
         .toSorted()
     ).toEqual([2, 2, 2, 2])
+  })
+})
+
+describe("to the guest", () => {
+  const to = cardAddresses.gateway4
+  const connecting = async (hand: ByHand) => {
+    const upstream = new FakeUpstream({ data: () => {}, drain: () => {}, end: () => {}, closed: () => {} })
+    const connected = hand.stack.connectGuest(8080, upstream)
+    const [syn] = await hand.sent()
+    expect(syn).toMatchObject({ flags: SYN, to: 8080 })
+    expect(syn!.frame.toString("hex", 54)).toBe("0204ffd70103030701010402")
+    return { upstream, connected, from: syn!.from, theirs: (syn!.sequence + 1) | 0 }
+  }
+
+  test("a port that listens is connected to, bytes go both ways, ends too", async () => {
+    const hand = makeByHand()
+    const { connected, from, theirs, upstream } = await connecting(hand)
+    const answer = { from: 8080, flags: SYN | ACK, sequence: 500, acknowledgement: theirs, options: [3, 3, 7, 0] }
+    expect(await hand.give(tcp(to, from, answer))).toMatchObject([{ flags: ACK, acknowledgement: 501 }])
+    const handler = await connected
+    handler!.data(Buffer.from("hello"))
+    expect(await hand.sent()).toMatchObject([{ sequence: theirs, body: Buffer.from("hello") }])
+    const rest = { from: 8080, flags: ACK | FIN, sequence: 501, acknowledgement: theirs + 5, data: "hi" }
+    await hand.give(tcp(to, from, rest))
+    expect([upstream.got.toString(), upstream.ended]).toEqual(["hi", true])
+    handler!.end()
+    await hand.sent()
+    await hand.give(tcp(to, from, { from: 8080, flags: ACK, sequence: 504, acknowledgement: theirs + 6 }))
+    expect(hand.stack.stats().tcpFlows).toBe(0)
+    // It is the stack's own doing, so nothing is told.
+    expect(hand.events).toEqual([])
+  })
+
+  test("a port that nobody listens at is refused", async () => {
+    const hand = makeByHand()
+    const { connected, from, theirs, upstream } = await connecting(hand)
+    await hand.give(tcp(to, from, { from: 8080, flags: RST | ACK, acknowledgement: theirs }))
+    expect(await connected).toBeUndefined()
+    expect(upstream.wasReset).toBe(true)
+    const other = await connecting(hand)
+    expect(other.from).not.toBe(from)
+    hand.stack.close()
+    expect(await other.connected).toBeUndefined()
   })
 })
 

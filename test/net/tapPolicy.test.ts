@@ -2,10 +2,11 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import fs from "node:fs"
 import net from "node:net"
+import { cardAddresses } from "../../src/net/addresses.ts"
 import { makeDialer } from "../../src/net/dial/dialer.ts"
 import { parseProxies } from "../../src/net/dial/proxy.ts"
 import type { NetworkPolicy } from "../../src/net/types.ts"
-import { allowAll } from "../support/frames.ts"
+import { allowAll, FakeUpstream } from "../support/frames.ts"
 import { makeTapWorld, missingForTap, type TapWorld } from "../support/tapWorld.ts"
 
 const missing = missingForTap()
@@ -179,6 +180,32 @@ describe.skipIf(missing !== undefined)("a guest with Linux's TCP", () => {
     server.close()
   }, 60_000)
 })
+
+test.skipIf(missing !== undefined)(
+  "a port of the guest is connected to from the gateway, one that is closed refuses",
+  async () => {
+    await using world = await makeTapWorld()
+    const server = world.spawn([
+      process.execPath,
+      "-e",
+      `require("node:net").createServer({ allowHalfOpen: true }, (socket) => {
+       let got = ""
+       socket.on("data", (bytes) => (got += bytes))
+       socket.on("end", () => socket.end(got.length + " from " + socket.remoteAddress))
+     }).listen(8080, "0.0.0.0", () => console.log("listening"))`
+    ])
+    await server.stdout.getReader().read()
+    const upstream = new FakeUpstream({ data: () => {}, drain: () => {}, end: () => {}, closed: () => {} })
+    const guest = await world.stack.connectGuest(8080, upstream)
+    guest!.data(Buffer.alloc(300_000, 65))
+    guest!.end()
+    while (!upstream.ended) await Bun.sleep(5)
+    expect(upstream.got.toString()).toBe(`300000 from ${cardAddresses.gateway4}`)
+    expect(await world.stack.connectGuest(8081, upstream)).toBeUndefined()
+    server.kill()
+    await server.exited
+  }
+)
 
 describe.skipIf(missing !== undefined)("through a proxy of the host", () => {
   /** A proxy that connects to a server of this test whatever the name, and remembers what it was asked. */

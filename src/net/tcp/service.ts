@@ -22,6 +22,9 @@ import { sendReset } from "./writer.ts"
 /** Flows in TIME_WAIT; the oldest makes room. */
 const timeWaitMax = 1024
 const mebibyte = 1_048_576
+/** Ports of the gateway that connect to the guest: Linux's ephemeral ones. */
+const firstPort = 32_768
+const lastPortMax = 60_999
 
 export interface TcpOptions {
   readonly card: Card
@@ -54,6 +57,8 @@ export class TcpService {
   private readonly table = new FlowTable()
   private readonly entries = new Map<TcpFlow, Entry>()
   private readonly waiting = new Set<TcpFlow>()
+  private readonly connecting = new Map<TcpFlow, (handler: UpstreamHandler | undefined) => void>()
+  private lastPort = lastPortMax
   private readonly segment = emptySegment()
   private halfOpen = 0
   private readonly finished = { up: 0, down: 0 }
@@ -99,7 +104,7 @@ export class TcpService {
     if (!readSegment(segment, packet)) return "tcpHeader"
     const flow = this.table.find(packet, segment)
     if (flow !== undefined && !this.mayReplace(flow, segment)) {
-      const wasOpening = flow.state === "synReceived"
+      const wasOpening = flow.state === "synReceived" || flow.state === "synSent"
       flow.input(segment, packet.bytes)
       if (wasOpening && flow.state === "open") this.established(flow)
       return undefined
@@ -151,6 +156,36 @@ export class TcpService {
     return undefined
   }
 
+  /**
+   * Connects to a port of the guest from the gateway's address. Once the guest has accepted, what is said to the result goes to it; what
+   * it says goes to `upstream`. Undefined when it refuses, does not answer, or has as many flows as it may.
+   */
+  connectGuest(port: number, upstream: Upstream): Promise<UpstreamHandler | undefined> {
+    const remotePort = this.freePort(port)
+    if (remotePort === undefined || this.entries.size >= this.options.limits.tcpFlows) return Promise.resolve(undefined)
+    const key = { family: 4, guestPort: port, remote: this.options.card.addresses.gateway4, remotePort } as const
+    const flow = new TcpFlow(key, this.context)
+    const destination = { protocol: "tcp", address: formatAddress(key.remote), port } as const
+    this.table.add(flow)
+    this.entries.set(flow, { flow, destination, local: true, opened: false })
+    this.halfOpen += 1
+    const connected = Promise.withResolvers<UpstreamHandler | undefined>()
+    this.connecting.set(flow, connected.resolve)
+    flow.begin(upstream, "synSent")
+    return connected.promise
+  }
+
+  /** A port of the gateway from which no flow goes to this port of the guest. */
+  private freePort(guestPort: number): number | undefined {
+    const taken = new Set<number>()
+    for (const { key } of this.table) if (key.guestPort === guestPort) taken.add(key.remotePort)
+    for (let tries = 0; tries <= taken.size; tries++) {
+      this.lastPort = this.lastPort === lastPortMax ? firstPort : this.lastPort + 1
+      if (!taken.has(this.lastPort)) return this.lastPort
+    }
+    return undefined
+  }
+
   private limitReached(): string | undefined {
     const { limits, newFlows, now } = this.options
     if (this.entries.size >= limits.tcpFlows) return `${limits.tcpFlows} TCP flows`
@@ -198,11 +233,15 @@ export class TcpService {
     if (entry === undefined || entry.opened) return
     entry.opened = true
     this.halfOpen -= 1
+    this.connecting.get(flow)?.(flow)
+    this.connecting.delete(flow)
     if (!entry.local) this.options.events.tell({ kind: "opened", ...entry.destination, guestPort: flow.key.guestPort })
   }
 
   private gone(flow: TcpFlow, stays: boolean): void {
     const entry = this.entries.get(flow)
+    this.connecting.get(flow)?.(undefined)
+    this.connecting.delete(flow)
     if (entry !== undefined) {
       this.entries.delete(flow)
       this.finished.up += flow.receiver.bytes
