@@ -108,9 +108,10 @@ describe.skipIf(skipped)(`the life of sandboxes (${engine})`, () => {
     await home.must(["create", "--name", "again", "--restart", "on-failure:3", image])
     await home.must(["start", "again"])
     // What a guest makes the VM's process print is bounded while it runs.
-    const printed = path.join(home.directory, "run", String((await inspect("again")).id), "runner.log")
-    fs.appendFileSync(printed, "x".repeat(3 * 1024 * 1024))
-    await until("again", () => fs.statSync(printed).size < 1024 * 1024)
+    const run = path.join(home.directory, "run", String((await inspect("again")).id))
+    const printed = ["runner.log", "keeper.log", "net.log"].map((name) => path.join(run, name))
+    for (const file of printed) fs.appendFileSync(file, "x".repeat(3 * 1024 * 1024))
+    await until("again", () => printed.every((file) => fs.statSync(file).size < 1024 * 1024))
     const first = await inspect("again")
     process.kill(first.pid, "SIGKILL")
     const second = await until("again", (info) => info.status === "running" && info.pid !== first.pid)

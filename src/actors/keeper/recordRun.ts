@@ -98,8 +98,8 @@ export const keepRecords = Effect.fnUntraced(function* (
   })
   if (!info.ephemeral) yield* Effect.forkScoped(settle)
   yield* Effect.forkScoped(console_.loop)
-  const { keeperLog, runnerLog } = paths.run(info.id)
-  yield* Effect.forkScoped(keepBounded([keeperLog, runnerLog]))
+  const { keeperLog, netLog, runnerLog } = paths.run(info.id)
+  yield* Effect.forkScoped(keepBounded([keeperLog, netLog, runnerLog]))
   // A machine that halted stands still: nothing but its process is left to be ended.
   const endHalted = Effect.suspend(() => {
     expect(unexpectedEnd({ code: undefined, signal: "SIGKILL", report: undefined, output: "" }))

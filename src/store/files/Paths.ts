@@ -54,6 +54,8 @@ export interface RunPaths {
   readonly keeperLog: CheckedPath
   /** What the VM's process and its helpers print. */
   readonly runnerLog: CheckedPath
+  /** What the process behind the guest's network card prints. */
+  readonly netLog: CheckedPath
   /** Held by the process that keeps the VM. */
   readonly keeperLock: CheckedPath
   /** The host ports that are listened on, as JSON. */
@@ -280,6 +282,7 @@ const make = Effect.fnUntraced(function* (
       entrySocket: at("run", String(sandboxId), "entry.sock"),
       keeperLog: at("run", String(sandboxId), "keeper.log"),
       runnerLog: at("run", String(sandboxId), "runner.log"),
+      netLog: at("run", String(sandboxId), "net.log"),
       keeperLock: at("run", String(sandboxId), "keeper.lock"),
       restartLock: at("run", String(sandboxId), "restart.lock"),
       ports: at("run", String(sandboxId), "ports.json"),
