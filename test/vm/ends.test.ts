@@ -46,6 +46,33 @@ describe.skipIf(mustSkip("ends"))(`how sandboxes end (${engine})`, () => {
   afterAll(() => home.dispose(), timeoutMs)
 
   itOnHost(
+    "a working directory that the image names and lacks is made, one that a person names must be there",
+    async () => {
+      for (const [name, config] of [
+        ["test/dir:1", { Cmd: ["pwd"], WorkingDir: "srv/new", User: "1:1" }],
+        ["test/empty:1", { Entrypoint: [""], Cmd: ["pwd"] }]
+      ] as const) {
+        const image = imageOf([busyboxLayer(busyboxPath()!)], { config: { Env: ["PATH=/bin"], ...config } })
+        const archive = path.join(home.directory, "image.tar")
+        writeFileSync(archive, archiveOf(layoutFiles([{ name, top: image.manifest, blobs: image.blobs }])))
+        await home.must(["load", "-q", archive])
+      }
+      expect(await home.must(["run", "--rm", "test/dir:1", "sh", "-c", "pwd; busybox stat -c '%u %a' /srv/new"])).toBe(
+        "/srv/new\n0 755\n"
+      )
+      const asked = await home.bunker(["run", "--rm", "-w", "/not/there", "test/dir:1"])
+      expect([asked.code, asked.stderr]).toEqual([expect.any(Number), expect.stringContaining("/not/there")])
+      expect(asked.code).not.toBe(0)
+      const empty = await home.bunker(["run", "--rm", "test/empty:1"])
+      expect([empty.code, empty.stderr]).toEqual([
+        125,
+        expect.stringContaining('the first word of what "test/empty:1" runs')
+      ])
+      expect(await home.must(["run", "--rm", "--entrypoint", "busybox", "test/empty:1", "pwd"])).toBe("/\n")
+    }
+  )
+
+  itOnHost(
     "the image's signal goes to the command, TERM and then KILL to the rest, and that is an end in order",
     async () => {
       await start(1)

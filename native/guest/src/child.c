@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -158,6 +159,19 @@ static _Noreturn void run(struct plan *plan) {
   refuse_command(name, "", error);
 }
 
+/* What fails here fails again at chdir. */
+static void make_directories(const char *path) {
+  char at[PATH_MAX];
+  if (strlen(path) >= sizeof at) return;
+  strcpy(at, path);
+  for (char *slash = at; (slash = strchr(slash + 1, '/'));) {
+    *slash = 0;
+    if (mkdir(at, 0755) < 0 && errno != EEXIST) return;
+    *slash = '/';
+  }
+  mkdir(at, 0755);
+}
+
 _Noreturn void child_run(struct plan *plan) {
   struct identity who;
   reset_signals();
@@ -168,6 +182,10 @@ _Noreturn void child_run(struct plan *plan) {
   /* As root first: an image's working directory may be closed to its user, who still starts in it. */
   const char *cwd = plan->cwd && *plan->cwd ? plan->cwd : "/";
   bool inside = chdir(cwd) == 0;
+  if (!inside && plan->make_cwd && errno == ENOENT) {
+    make_directories(cwd);
+    inside = chdir(cwd) == 0;
+  }
   become(plan, &who);
   if (plan->files) {
     close(REPORT_FD);

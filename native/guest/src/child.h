@@ -10,6 +10,7 @@ struct plan {
   int stdio[3]; /* of a terminal only the first counts */
   int report;
   bool terminal;
+  bool make_cwd;           /* a working directory that is missing is made */
   bool files;              /* no program: the child works on files itself */
   const struct json *spec; /* the request */
 };

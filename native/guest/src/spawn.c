@@ -78,6 +78,7 @@ static bool open_all(struct exec *e, struct plan *plan, int report[2]) {
   plan->argv = strings(&e->spec, json_get(&e->spec, 0, "argv"), 0);
   plan->env = strings(&e->spec, json_get(&e->spec, 0, "env"), PLAN_ENV_SPARE);
   plan->cwd = json_string(&e->spec, json_get(&e->spec, 0, "cwd"));
+  plan->make_cwd = json_is(&e->spec, json_get(&e->spec, 0, "make_cwd"), JSON_TRUE);
   plan->spec = &e->spec;
   plan->files = e->kind == EXEC_FILE;
   plan->user = json_string(&e->spec, json_get(&e->spec, 0, "user"));

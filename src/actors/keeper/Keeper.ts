@@ -124,6 +124,10 @@ export const commandEnded = (exitCode: number) =>
 /** Time to write everything out after the main command, in milliseconds. */
 const finishTimeoutMs = 10_000
 
+/** Where a command starts: a directory that a person names must be there; one of the image's is made, as docker makes it. */
+const directoryOf = (asked: string | undefined, image: string) =>
+  asked === undefined ? { cwd: image.startsWith("/") ? image : `/${image}`, makeCwd: true } : { cwd: asked }
+
 /** What an exec asks the guest for, after the defaults of sandbox and image. */
 const resolveExec = (request: ExecRequest, vm: Pick<KeptVm, "config" | "image" | "network">) => ({
   argv: request.argv,
@@ -134,7 +138,7 @@ const resolveExec = (request: ExecRequest, vm: Pick<KeptVm, "config" | "image" |
     vm.config.env,
     request.env
   ),
-  cwd: request.cwd ?? vm.config.workdir ?? (vm.image.workingDir || "/"),
+  ...directoryOf(request.cwd ?? vm.config.workdir, vm.image.workingDir),
   user: request.user ?? vm.config.user ?? vm.image.user,
   tty: request.tty,
   stdin: request.stdin,
@@ -155,6 +159,10 @@ const holdMs = 30_000
 export const runMain = (vm: KeptVm, main: MainCommand, how: MainRequest, detached = false) =>
   Stream.suspend(() => {
     const [program, ...rest] = mainCommand(vm.image, vm.config)
+    if (program === "") {
+      const detail = "the command of the image begins with an empty word; give another with --entrypoint, or a command"
+      return Stream.fail(new ExecFailed({ reason: "failed", detail }))
+    }
     if (program === undefined) {
       return Stream.fail(
         new ExecFailed({ reason: "failed", detail: "neither the sandbox nor its image names a command; give it one" })

@@ -166,7 +166,12 @@ export const run = Command.make(
           Effect.andThen(pullFor(request, flags), images.Inspect({ reference: flags.image }))
         )
       )
-      if (mainCommand(defaults, config).length === 0) {
+      const [program] = mainCommand(defaults, config)
+      if (program === "") {
+        const reason = `the first word of what "${flags.image}" runs is empty; give another with --entrypoint`
+        return yield* new InvalidSpec({ field: "command", reason })
+      }
+      if (program === undefined) {
         return yield* new InvalidSpec({
           field: "command",
           reason: `"${flags.image}" names no command; give one after the image`

@@ -54,6 +54,8 @@ export interface ExecSpec {
   readonly env: ReadonlyArray<string>
   /** Absolute path; "" is "/". */
   readonly cwd: string
+  /** A directory that is missing is made, root's and with mode 0755. */
+  readonly makeCwd?: boolean
   /** "", "name", "uid", "name:group" or "uid:gid"; "" is user 0. */
   readonly user: string
   readonly tty: { readonly cols: number; readonly rows: number } | null
@@ -286,7 +288,7 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
   const exec = Effect.fn("GuestChannel.exec")(function* (
     spec: ExecSpec
   ): Effect.fn.Return<ExecHandle, ExecFailed | GuestChannelFailed, Scope.Scope> {
-    const { argv, env, cwd, user, tty, stdin, rlimits, timeoutMs, keep } = spec
+    const { argv, env, cwd, makeCwd, user, tty, stdin, rlimits, timeoutMs, keep } = spec
     if (argv.length + env.length > stringsMax) {
       return yield* new ExecFailed({ reason: "limit", detail: `more than ${stringsMax} arguments and variables` })
     }
@@ -294,7 +296,7 @@ export const connectGuest = Effect.fn("GuestChannel.connect")(function* (
     if (cwd !== undefined && cwd !== "" && !cwd.startsWith("/")) {
       return yield* new ExecFailed({ reason: "bad_cwd", detail: cwd })
     }
-    const fields = { argv, env, cwd: cwd || "/", user, tty, stdin, rlimits, timeout_ms: timeoutMs }
+    const fields = { argv, env, cwd: cwd || "/", make_cwd: makeCwd, user, tty, stdin, rlimits, timeout_ms: timeoutMs }
     if (isTooLong(fields)) {
       return yield* new ExecFailed({
         reason: "limit",
