@@ -11,6 +11,7 @@ import {
   ip,
   makeByHand,
   question,
+  type Seen,
   tcp,
   udp
 } from "../support/frames.ts"
@@ -536,6 +537,38 @@ describe("UDP and DNS", () => {
     expect(added).toEqual(["a.test", "b.test"])
     expect(hand.events.filter(({ kind }) => kind === "denied").map(({ name }) => name)).toEqual(["c.test", "a.test"])
     expect(await hand.give(tcp("198.18.0.2", 80, { flags: SYN }))).toMatchObject([{ flags: RST | ACK }])
+  })
+
+  test("a guest that asks by TCP and reads no answers is asked for no more, and answered once it reads", async () => {
+    const hand = makeByHand()
+    const [answer] = await hand.give(tcp(far, 53, { flags: SYN, sequence: 999, window: 1000 }))
+    const acknowledgement = (answer!.sequence + 1) | 0
+    const asked = question("a.test", 1)
+    const piece = Buffer.concat(
+      Array.from({ length: 1000 }, () => Buffer.concat([Buffer.from([0, asked.length]), asked]))
+    )
+    let sequence = 1000
+    let next = acknowledgement
+    const take = (segments: ReadonlyArray<Seen>): void => {
+      for (const segment of segments) if (segment.sequence === next) next = (next + segment.body.length) | 0
+    }
+    for (let count = 0; count < 200; count++) {
+      const segments = await hand.give(
+        tcp(far, 53, { flags: ACK, sequence, acknowledgement, window: 1000, data: piece })
+      )
+      sequence = segments.at(-1)?.acknowledgement ?? sequence
+      take(segments)
+    }
+    expect(hand.stack.stats().heldBytes).toBeLessThan(3 * 1_048_576)
+    for (let quiet = 0; quiet < 3; ) {
+      const segments = await hand.give(tcp(far, 53, { flags: ACK, sequence, acknowledgement: next, window: 60_000 }))
+      quiet = segments.some(({ body }) => body.length > 0) ? 0 : quiet + 1
+      take(segments)
+    }
+    const answerBytes = 2 + asked.length + 16
+    expect(Math.floor((next - acknowledgement) / answerBytes)).toBe(Math.floor((sequence - 1000) / (asked.length + 2)))
+    expect(hand.stack.stats().heldBytes).toBe(0)
+    hand.stack.close()
   })
 
   test("questions that are none are refused or get no answer", async () => {

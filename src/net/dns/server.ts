@@ -88,6 +88,8 @@ export class DnsServer {
   stream(handler: UpstreamHandler): Upstream {
     let rest = Buffer.alloc(0)
     let ended = false
+    // A guest that reads no answers is asked for no more questions.
+    let paused = false
     const send = (answer: Buffer): void => {
       const head = Buffer.alloc(2)
       head.writeUInt16BE(answer.length)
@@ -99,6 +101,7 @@ export class DnsServer {
     }
     return {
       write: (bytes, start, length) => {
+        if (paused) return 0
         if (ended || rest.length + length > streamBytesMax * 2) return length
         rest = Buffer.concat([rest, bytes.subarray(start, start + length)])
         while (rest.length >= 2 && rest.length >= 2 + rest.readUInt16BE(0)) {
@@ -113,8 +116,13 @@ export class DnsServer {
       reset: () => {
         ended = true
       },
-      pause: () => {},
-      resume: () => {}
+      pause: () => {
+        paused = true
+      },
+      resume: () => {
+        paused = false
+        handler.drain()
+      }
     }
   }
 }
