@@ -12,11 +12,11 @@ import { ExecFailed } from "../domain/errors/vm.ts"
 import { readSettings } from "../domain/settings.ts"
 import { harmless } from "../domain/terminalText.ts"
 import type { Program } from "../plugin/bunker.ts"
-import { isShell, separateGuestCommand } from "./arguments.ts"
+import { isShell, separateGuestCommand, separateShortValues } from "./arguments.ts"
 import * as Run from "./commands/run.ts"
 import { valuedFlags } from "./commands/sandboxFlags.ts"
 import { Session } from "./context.ts"
-import { adviceFor, similarFlags } from "./habits.ts"
+import { adviceFor, inOurWords, similarFlags } from "./habits.ts"
 import { asksForHelp, obstructed, spelledOut, unknownWords } from "./help.ts"
 import { pluginCommands } from "./pluginCommands.ts"
 import { interruptAtSignals } from "./terminal/endingSignals.ts"
@@ -40,13 +40,23 @@ const guestCommands: Readonly<Record<string, ReadonlySet<string>>> = {
   exec: Run.execValuedFlags
 }
 
+/** Short flags with a value, of the others. */
+const shortValued: Readonly<Record<string, ReadonlySet<string>>> = {
+  stop: new Set(["-t"]),
+  restart: new Set(["-t"]),
+  kill: new Set(["-s"]),
+  ps: new Set(["-f"])
+}
+const none: ReadonlySet<string> = new Set()
+
 interface Prepared {
   readonly argv: ReadonlyArray<string>
   readonly debug: boolean
 }
 
 /** Takes `--debug` out of our part of the command line, and separates the guest's part from it. */
-const prepareArguments = (given: ReadonlyArray<string>): Prepared => {
+const prepareArguments = (typed: ReadonlyArray<string>): Prepared => {
+  const given = inOurWords(typed)
   const [first, ...rest] = given
   if (first === "--debug") return { ...prepareArguments(rest), debug: true }
   if (first === undefined) return { argv: ["--help"], debug: false }
@@ -55,7 +65,8 @@ const prepareArguments = (given: ReadonlyArray<string>): Prepared => {
     return { argv: ["--completions", rest[0]!], debug: false }
   }
   const valued = guestCommands[first]
-  const argv = valued === undefined ? spelledOut(given) : spelledOut([first, ...separateGuestCommand(rest, valued)])
+  const short = separateShortValues(rest, valued ?? shortValued[first] ?? none)
+  const argv = spelledOut([first, ...(valued === undefined ? short : separateGuestCommand(short, valued))])
   const end = argv.includes("--") ? argv.indexOf("--") : argv.length
   const at = argv.indexOf("--debug")
   return at < 0 || at > end ? { argv, debug: false } : { argv: argv.toSpliced(at, 1), debug: true }

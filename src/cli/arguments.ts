@@ -30,6 +30,29 @@ export const separateGuestCommand = (
   return [...argv.slice(0, index + 1), "--", ...argv.slice(index + 1)]
 }
 
+/**
+ * Takes values apart from short flags that they are written to, as in `-eA=1` or `-it -p80:80`, up to the first positional
+ * argument. `valued` are the flags that take a value.
+ */
+export const separateShortValues = (
+  argv: ReadonlyArray<string>,
+  valued: ReadonlySet<string>
+): ReadonlyArray<string> => {
+  const words: Array<string> = []
+  for (let index = 0; index < argv.length; index += 1) {
+    const word = argv[index]!
+    if (word === "--" || word === "-" || !word.startsWith("-")) return [...words, ...argv.slice(index)]
+    const at = word.startsWith("--")
+      ? -1
+      : [...word].findIndex((letter, place) => place > 0 && valued.has(`-${letter}`))
+    if (at > 0 && at < word.length - 1 && word[at + 1] !== "=") words.push(word.slice(0, at + 1), word.slice(at + 1))
+    else words.push(word)
+    const takesNext = at > 0 ? at === word.length - 1 : valued.has(word)
+    if (takesNext && index + 1 < argv.length) words.push(argv[(index += 1)]!)
+  }
+  return words
+}
+
 const units: Readonly<Record<string, number>> = {
   "": 1,
   m: 1,

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { closeSync, existsSync, mkdirSync, openSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { separateGuestCommand } from "../../src/cli/arguments.ts"
+import { separateGuestCommand, separateShortValues } from "../../src/cli/arguments.ts"
 import { Home, program } from "../support/bunker.ts"
 
 describe("the guest's part of a command line", () => {
@@ -17,6 +17,20 @@ describe("the guest's part of a command line", () => {
     expect(split("alpine")).toBe("alpine")
     expect(split("--name", "alpine")).toBe("--name alpine")
     expect(split()).toBe("")
+  })
+})
+
+describe("values of short flags", () => {
+  const valued = new Set(["-e", "-p", "--name"])
+  const split = (...argv: ReadonlyArray<string>) => separateShortValues(argv, valued).join(" ")
+  test("may be written to their flag, up to the first word that is no flag", () => {
+    expect(split("-eA=1", "x", "-eB=2")).toBe("-e A=1 x -eB=2")
+    expect(split("-itp80:80", "x")).toBe("-itp 80:80 x")
+    expect(split("-e=A=1", "-it", "x")).toBe("-e=A=1 -it x")
+    expect(split("-e", "-p9", "--name", "-p9", "x")).toBe("-e -p9 --name -p9 x")
+    expect(split("-ie", "-p9", "x")).toBe("-ie -p9 x")
+    expect(split("--", "-p9")).toBe("-- -p9")
+    expect(split("-e")).toBe("-e")
   })
 })
 
@@ -135,6 +149,48 @@ suite("bunker", () => {
     expect((await home.bunker(["nosuch"])).stderr).toBe(`bunker: there is no command "nosuch"; see 'bunker --help'\n`)
     expect((await home.bunker(["ps", "-x"])).stderr).toBe(`bunker: there is no flag -x; see 'bunker ps --help'\n`)
   }, 30_000)
+
+  test("words of habit do what ours do", async () => {
+    const root = path.join(home.directory, "root")
+    mkdirSync(root)
+    await home.must(["import", "-q", "-c", 'CMD ["/x"]', root, "habit:1"])
+    for (const [habit, ours] of [
+      [
+        ["image", "ls", "-q"],
+        ["images", "-q"]
+      ],
+      [
+        ["system", "df", "--json"],
+        ["df", "--json"]
+      ],
+      [
+        ["system", "prune", "--help"],
+        ["prune", "--help"]
+      ],
+      [["stats", "--no-stream"], ["stats"]]
+    ] as const)
+      expect(await home.must(habit)).toBe(await home.must(ours))
+    await home.must([
+      "create",
+      "-eA=1",
+      "-eB=2",
+      "--pull",
+      "missing",
+      "--restart=unless-stopped",
+      "--name",
+      "habit",
+      "habit:1"
+    ])
+    const [box, image] = JSON.parse(await home.must(["inspect", "habit", "habit:1"]))
+    expect(box.config).toMatchObject({ env: ["A=1", "B=2"], restart: { policy: "always" } })
+    expect(image.image.reference).toContain("habit:1")
+    await refused(["kill", "-s", "NOPE", "habit"], {}, "--signal", "TERM")
+    await refused(["kill", "-sTERM", "habit"], {}, "habit", "bunker start")
+    await refused(["tag", "a", "b"], {}, "bunker load -t")
+    await refused(["run", "--privileged", "x"], {}, "own kernel")
+    await refused(["ps", "--format", "json"], {}, "--json")
+    await home.must(["rm", "habit"])
+  }, 60_000)
 
   test("--debug is ours anywhere before the guest's command, and adds the cause", async () => {
     for (const args of [

@@ -2,10 +2,14 @@
 
 import { Clock, Effect, Fiber, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
+import { ImageStore } from "../../actors/images/ImageStore.ts"
 import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
+import { InvalidSpec } from "../../domain/errors/vm.ts"
+import { ImageInspection } from "../../domain/image/image.ts"
 import type { MachineProblem } from "../../domain/sandbox/definition.ts"
 import { formatPort } from "../../domain/sandbox/ports.ts"
 import { isLive, SandboxInfo } from "../../domain/sandbox/sandbox.ts"
+import { parseSignal } from "../../domain/sandbox/signals.ts"
 import { harmless } from "../../domain/terminalText.ts"
 import { withBunker } from "../context.ts"
 import { flag } from "../flags.ts"
@@ -115,11 +119,30 @@ export const touch = Command.make(
   Command.withShortDescription("Keep a sandbox from idling")
 )
 
+const SIGKILL = 9
+/** Number of the main command among the commands of a sandbox. */
+const mainExec = 0
+
 export const kill = Command.make(
   "kill",
-  { name: names },
-  Effect.fn("Cli.kill")(function* ({ name }) {
-    return yield* withBunker(VmSupervisor.use((vms) => toEach(name, (each) => vms.Kill({ name: each }))))
+  {
+    signal: Flag.String("signal").pipe(
+      Flag.withAlias("s"),
+      Flag.withDescription("Send this signal to the main command, and leave the sandbox; KILL, the default, ends it"),
+      Flag.withDefault("KILL")
+    ),
+    name: names
+  },
+  Effect.fn("Cli.kill")(function* ({ name, signal }) {
+    const number = parseSignal(signal)
+    if (number === undefined) {
+      return yield* new InvalidSpec({ field: "--signal", reason: `"${signal}" is no signal; write TERM, HUP or 15` })
+    }
+    const act = (vms: VmSupervisor["Service"], each: string) =>
+      number === SIGKILL
+        ? Effect.asVoid(vms.Kill({ name: each }))
+        : vms.Signal({ name: each, exec: mainExec, signal: number })
+    return yield* withBunker(VmSupervisor.use((vms) => toEach(name, (each) => act(vms, each))))
   })
 ).pipe(
   Command.withDescription("End sandboxes at once; what was not written out is lost."),
@@ -142,6 +165,7 @@ export const remove = Command.make(
 )
 
 const SandboxInfos = Schema.Array(SandboxInfo)
+const Inspected = Schema.Array(Schema.Union([SandboxInfo, ImageInspection]))
 
 /** Sandboxes that a list names on a line each, since it can not show them. */
 const recordsNamedMax = 16
@@ -212,14 +236,20 @@ export const inspect = Command.make(
   Effect.fn("Cli.inspect")(function* ({ name }) {
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
-      const found: Array<SandboxInfo> = []
-      const one = (each: string) => Effect.map(vms.Inspect({ name: each }), (info) => found.push(info))
-      yield* forEachName(name, one).pipe(Effect.ensuring(Effect.suspend(() => printJson(SandboxInfos, found))))
+      const found: Array<SandboxInfo | ImageInspection> = []
+      const image = (reference: string) => ImageStore.use((images) => images.Inspect({ reference }))
+      const one = (each: string) =>
+        vms.Inspect({ name: each }).pipe(
+          // What names no sandbox may name an image; when it does not, a sandbox was meant.
+          Effect.catchTag(["SandboxNotFound", "InvalidName"], (error) => Effect.mapError(image(each), () => error)),
+          Effect.map((info) => found.push(info))
+        )
+      yield* forEachName(name, one).pipe(Effect.ensuring(Effect.suspend(() => printJson(Inspected, found))))
     })
     return yield* withBunker(body)
   })
 ).pipe(
-  Command.withDescription("Print all that is recorded of sandboxes, as JSON."),
+  Command.withDescription("Print all that is recorded of sandboxes, or of images, as JSON."),
   Command.withShortDescription("Print a sandbox as JSON")
 )
 

@@ -47,11 +47,11 @@ const duration = Effect.fnUntraced(function* (flag: string, given: Option.Option
 export const readPolicies = Effect.fnUntraced(function* (
   parsed: ParsedPolicies
 ): Effect.fn.Return<Pick<SandboxConfig, "restart" | "maxDurationMs" | "idleTimeoutMs">, InvalidSpec> {
-  const restart = Option.map(parsed.restart, parseRestart)
+  const restart = Option.map(parsed.restart, (text) => parseRestart(text === "unless-stopped" ? "always" : text))
   if (Option.isSome(restart) && restart.value === undefined) {
     return yield* new InvalidSpec({
       field: "--restart",
-      reason: `"${Option.getOrThrow(parsed.restart)}" is no restart policy; write no, always, on-failure or on-failure:3`
+      reason: `"${Option.getOrThrow(parsed.restart)}" is no restart policy; write no, always (also unless-stopped: what is stopped stays so), on-failure or on-failure:3`
     })
   }
   const policy = Option.getOrUndefined(restart)

@@ -19,8 +19,9 @@ const off = (name: string, description: string) =>
   Flag.Boolean(name).pipe(Flag.withDescription(description), Flag.withDefault(false))
 
 const imageFlags = {
-  pull: Flag.Literals("pull", ["if-missing", "always", "never"]).pipe(
+  pull: Flag.Literals("pull", ["if-missing", "missing", "always", "never"]).pipe(
     Flag.withDescription("When to fetch the image; default if-missing"),
+    Flag.map((policy) => (policy === "missing" ? "if-missing" : policy)),
     Flag.withDefault("if-missing" as const)
   ),
   platform: optionalText("platform", "os/architecture[/variant] of the image; default: this machine's"),

@@ -36,13 +36,17 @@ export const stats = Command.make(
       Flag.withDescription("Go on, once a second, until the sandboxes end"),
       Flag.withDefault(false)
     ),
+    noStream: Flag.Boolean("no-stream").pipe(
+      Flag.withDescription("Show them once; the default without -w"),
+      Flag.withDefault(false)
+    ),
     json: Flag.Boolean("json").pipe(
       Flag.withDescription("Print JSON, with -w one line for each sample"),
       Flag.withDefault(false)
     ),
     name: Argument.String("name").pipe(Argument.withDescription("Sandbox; default: all that run"), Argument.variadic())
   },
-  Effect.fn("Cli.stats")(function* ({ watch, json, name }) {
+  Effect.fn("Cli.stats")(function* ({ watch, noStream, json, name }) {
     const body = Effect.gen(function* () {
       const vms = yield* VmSupervisor
       const names =
@@ -51,7 +55,7 @@ export const stats = Command.make(
           : (yield* vms.List())
               .filter((info) => info.status === "running" || info.status === "paused")
               .map((info) => info.name)
-      if (watch) return yield* follow(vms, names, json)
+      if (watch && !noStream) return yield* follow(vms, names, json)
       const found = new Map<string, SandboxStats>()
       const one = (each: string) =>
         Stream.runForEach(vms.Stats({ name: each, watch: false }), (sample) =>
