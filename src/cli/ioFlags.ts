@@ -2,7 +2,7 @@
 import { Effect, Option, Schema } from "effect"
 import { parseDuration } from "../domain/duration.ts"
 import { InvalidSpec } from "../domain/errors/vm.ts"
-import { parsePort } from "../domain/sandbox/ports.ts"
+import { parsePorts } from "../domain/sandbox/ports.ts"
 import { parseRlimit } from "../domain/sandbox/rlimits.ts"
 import { endTimeoutMsMax, limits, type SandboxConfig } from "../domain/sandbox/sandbox.ts"
 import type { Problem } from "../domain/sandbox/validation.ts"
@@ -16,7 +16,10 @@ const each = <A>(field: string, texts: ReadonlyArray<string>, parse: (text: stri
 
 /** `-p`; the field is absent where nothing was given. */
 export const readPorts = (texts: ReadonlyArray<string>): Effect.Effect<Pick<SandboxConfig, "ports">, InvalidSpec> =>
-  Effect.map(each("-p", texts, parsePort), (ports) => (ports.length > 0 ? { ports } : {}))
+  Effect.map(each("-p", texts, parsePorts), (found) => {
+    const ports = found.flat()
+    return ports.length > 0 ? { ports } : {}
+  })
 
 /** `--rlimit`; the field is absent where nothing was given. */
 export const readLimits = (texts: ReadonlyArray<string>): Effect.Effect<Pick<SandboxConfig, "rlimits">, InvalidSpec> =>

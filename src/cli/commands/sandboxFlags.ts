@@ -69,9 +69,10 @@ export const sandboxFlags = {
   session: optionalText("session", "Agent session that the sandbox works for; shown by inspect"),
   volume: repeated("volume", "HOST:GUEST[:ro], a directory or file of this machine").pipe(Flag.withAlias("v")),
   tmpfs: repeated("tmpfs", "/path[:size=64m], a directory in the guest's memory"),
-  publish: repeated("publish", "[HOST_IP:]HOST_PORT:GUEST_PORT, tcp; 0 takes a free host port").pipe(
-    Flag.withAlias("p")
-  ),
+  publish: repeated(
+    "publish",
+    "[HOST_IP:]HOST_PORT:GUEST_PORT, tcp, ranges too (8000-8010:80-90); 0 takes a free host port"
+  ).pipe(Flag.withAlias("p")),
   ...networkFlags,
   ...secretFlags,
   rlimit: rlimitFlag,

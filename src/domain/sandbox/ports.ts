@@ -1,6 +1,6 @@
 /** Reads and writes published ports as people type them: `[HOST_IP:]HOST_PORT:GUEST_PORT`. Pure. */
 import { isAddress, parseAddress } from "../network/address.ts"
-import { defaultHostIp, type PublishedPort } from "./sandbox.ts"
+import { defaultHostIp, limits, type PublishedPort } from "./sandbox.ts"
 
 const port = (text: string, least: number): number | undefined => {
   const number = /^\d{1,5}$/.test(text) ? Number(text) : -1
@@ -35,6 +35,29 @@ export const parsePort = (text: string): PublishedPort | string => {
   if (hostPort === undefined) return `"${host}" in "${text}" is not a port`
   if (guestPort === undefined) return `"${guest}" in "${text}" is not a port`
   return { hostIp, hostPort, guestPort }
+}
+
+/**
+ * A port, or as many as a range has: `8000-8010:80-90`, `127.0.0.1:8000-8010:8000-8010`, `8000-8010` for free host ports. Else what is
+ * wrong with it.
+ */
+export const parsePorts = (text: string): ReadonlyArray<PublishedPort> | string => {
+  const match = /^(.*?:)??(?:(\d{1,5})-(\d{1,5}):)?(\d{1,5})-(\d{1,5})(\/tcp)?$/.exec(text)
+  if (match === null) {
+    const found = parsePort(text)
+    return typeof found === "string" ? found : [found]
+  }
+  const [, ip = "", host, hostLast, guest = "", guestLast = ""] = match
+  const count = Number(guestLast) - Number(guest) + 1
+  if (count < 1 || (host !== undefined && Number(hostLast) - Number(host) + 1 !== count)) {
+    return `the ranges in "${text}" do not have the same number of ports, in rising order`
+  }
+  if (count > limits.portsMax) return `the ranges in "${text}" have more than ${limits.portsMax} ports`
+  const all = Array.from({ length: count }, (_, at) =>
+    parsePort(`${ip}${host === undefined ? 0 : Number(host) + at}:${Number(guest) + at}`)
+  )
+  const wrong = all.find((each) => typeof each === "string")
+  return wrong === undefined ? (all as ReadonlyArray<PublishedPort>) : `${wrong}, of "${text}"`
 }
 
 /** `IP:PORT`, as addresses are written. */

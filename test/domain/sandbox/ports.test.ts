@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test"
 import net from "node:net"
 import { isAddress } from "../../../src/domain/network/address.ts"
-import { addressesOverlap, formatPort, parsePort, portProblem } from "../../../src/domain/sandbox/ports.ts"
+import { addressesOverlap, formatPort, parsePort, parsePorts, portProblem } from "../../../src/domain/sandbox/ports.ts"
 import { mergeLimits, parseRlimit } from "../../../src/domain/sandbox/rlimits.ts"
 
 describe("published ports", () => {
@@ -45,6 +45,32 @@ describe("published ports", () => {
     const found = parsePort(text)
     expect(typeof found).toBe("string")
     if (text !== "") expect(found).toContain(text)
+  })
+
+  test.each([
+    ["8080:80", ["127.0.0.1:8080->80"]],
+    ["8000-8002:80-82", ["127.0.0.1:8000->80", "127.0.0.1:8001->81", "127.0.0.1:8002->82"]],
+    ["0.0.0.0:8000-8001:80-81/tcp", ["0.0.0.0:8000->80", "0.0.0.0:8001->81"]],
+    ["[::1]:8000-8001:80-81", ["[::1]:8000->80", "[::1]:8001->81"]],
+    ["80-81", ["127.0.0.1:0->80", "127.0.0.1:0->81"]]
+  ])("%s is %j", (text, shown) => {
+    const found = parsePorts(text)
+    expect(typeof found === "string" ? found : found.map(formatPort)).toEqual(shown)
+  })
+
+  test.each([
+    "8000-8002:80-81",
+    "82-80",
+    "8000-8001:80",
+    "1-1000",
+    "65535-65536",
+    "host:80-81:80-81",
+    "80-81/udp",
+    "a-b"
+  ])("refuses the range %p with the reason", (text) => {
+    const found = parsePorts(text)
+    expect(typeof found).toBe("string")
+    expect(found).toContain(text)
   })
 
   test("two on the same address are seen, two free ones are not", () => {
