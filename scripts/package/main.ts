@@ -1,6 +1,6 @@
 /**
  * Makes what is published of one commit, in `dist/packages`: the npm package, the npm package of native files, the whole program as
- * archive and Debian package with a script that installs it, `SHA256SUMS`, and a list of what is inside (SPDX). The same commit and compiler give the same bytes.
+ * archive and Debian package with a script that installs it, `SHA256SUMS`, and a list of what is inside (SPDX). The same commit and compiler give the same npm packages.
  *
  * Publishes nothing. Usage: bun run package [--if-stale] [--out DIRECTORY]
  */

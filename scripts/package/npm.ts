@@ -120,8 +120,8 @@ const needsBun = (dist: string): void => {
       .matchAll(/^export declare (?:class|const|function) (\w+)/gm)
   ]
   const reason =
-    'throw new Error("bunker-sandbox runs sandboxes in Bun, and this is another runtime; start the program with bun, or import ' +
-    "bunker-sandbox/client, which drives a 'bunker serve' from anywhere\")\n"
+    'throw new Error("bunker-sandbox runs sandboxes in Bun, and this is another runtime; start the program with bun, or drive a ' +
+    "'bunker serve' over HTTP, which its /openapi.json describes\")\n"
   fs.writeFileSync(
     path.join(dist, "needsBun.js"),
     `${reason}${names.map(([, name]) => `export const ${name} = undefined\n`).join("")}`

@@ -15,10 +15,16 @@ export const output = (command: ReadonlyArray<string>, options: { readonly cwd?:
   throw new Error(`${command.join(" ")} ended with ${status}: ${error?.message ?? ""}${stderr}${stdout}`)
 }
 
-/** Seconds since 1970 that everything packed has: `SOURCE_DATE_EPOCH`, else when the commit was made. */
+/** Seconds since 1970 that everything packed has: `SOURCE_DATE_EPOCH`, else when the commit was made, else the age of the manifest. */
 export const sourceDate = (root: string): number => {
   const given = process.env["SOURCE_DATE_EPOCH"]
-  return Number(given ?? output(["git", "log", "-1", "--format=%ct"], { cwd: root }).trim())
+  if (given !== undefined) return Number(given)
+  try {
+    // Somebody else's checkout has a time, too.
+    return Number(output(["git", "-c", "safe.directory=*", "log", "-1", "--format=%ct"], { cwd: root }).trim())
+  } catch {
+    return Math.floor(fs.statSync(`${root}/package.json`).mtimeMs / 1000)
+  }
 }
 
 export const sha256 = (file: string): string =>

@@ -1,6 +1,6 @@
 /** Installs the packed packages into empty projects, as somebody who has no clone does, with no registry to ask. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs"
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import { makePackages, mustRun, Project, packageFile, packages } from "../support/packages.ts"
@@ -16,6 +16,23 @@ const { stdout, exitCode } = await box.exec(["sh", "-c", "echo hi from $(uname -
 await box.files.write("/root/note", "kept")
 console.log(JSON.stringify({ stdout, exitCode, note: new TextDecoder().decode(await box.files.read("/root/note")) }))
 `
+const effectProgram = `import { Effect } from "effect"
+import { layer, VmSupervisor } from "bunker-sandbox/effect"
+import { definePlugin, type UserConfig } from "bunker-sandbox/plugin"
+export const config: UserConfig = {}
+const program = Effect.gen(function* () {
+  const sandboxes = yield* VmSupervisor
+  const found = sandboxes.Inspect({ name: "none" })
+  return yield* found.pipe(Effect.as("found"), Effect.catchTag("SandboxNotFound", ({ sandbox }) => Effect.succeed(sandbox)))
+})
+const none: string = await Effect.runPromise(Effect.provide(program, layer()) as Effect.Effect<string, unknown>)
+console.log(none, typeof definePlugin)
+`
+const resolutions = [
+  ["esnext", "bundler"],
+  ["nodenext", "nodenext"]
+]
+const strict = { strict: true, exactOptionalPropertyTypes: true, target: "esnext", noEmit: true }
 const said = { stdout: "hi from Linux\n", exitCode: 7, note: "kept" }
 
 let project: Project
@@ -76,38 +93,46 @@ try {
 }
 `
       )
-      for (const compiler of ["typescript"]) {
-        for (const [module, moduleResolution] of [
-          ["esnext", "bundler"],
-          ["nodenext", "nodenext"]
-        ]) {
-          for (const skipLibCheck of [true, false]) {
-            const options = { module, moduleResolution, skipLibCheck }
-            const compilerOptions = {
-              ...options,
-              strict: true,
-              exactOptionalPropertyTypes: true,
-              target: "esnext",
-              noEmit: true,
-              types: []
-            }
-            project.write("tsconfig.json", JSON.stringify({ compilerOptions, files: ["types.ts"] }))
-            const tsc = path.join(root, "node_modules", compiler, "bin/tsc")
-            const { code, stdout } = await project.run([process.execPath, tsc])
-            expect({ compiler, options, code, stdout }).toEqual({ compiler, options, code: 0, stdout: "" })
-          }
+      for (const [module, moduleResolution] of resolutions) {
+        for (const skipLibCheck of [true, false]) {
+          const compilerOptions = { ...strict, module, moduleResolution, skipLibCheck, types: [] }
+          project.write("tsconfig.json", JSON.stringify({ compilerOptions, files: ["types.ts"] }))
+          const tsc = path.join(root, "node_modules/typescript/bin/tsc")
+          const { code, stdout } = await project.run([process.execPath, tsc])
+          expect({ module, skipLibCheck, code, stdout }).toEqual({ module, skipLibCheck, code: 0, stdout: "" })
         }
       }
     },
     4 * minutes
   )
 
+  test("share Effect's values with a program that has Effect", async () => {
+    const other = new Project()
+    try {
+      await other.must(["bun", "add", ...tarballs()])
+      mkdirSync(other.path("node_modules/@types"))
+      for (const name of ["effect", "@types/bun"]) {
+        symlinkSync(path.join(root, "node_modules", name), other.path("node_modules", name))
+      }
+      other.write("effect.ts", effectProgram)
+      expect(await other.must(["bun", "effect.ts"])).toBe("none function\n")
+      for (const [module, moduleResolution] of resolutions) {
+        const compilerOptions = { ...strict, module, moduleResolution, skipLibCheck: false, types: ["bun"] }
+        other.write("tsconfig.json", JSON.stringify({ compilerOptions, files: ["effect.ts"] }))
+        const { code, stdout } = await other.run([process.execPath, path.join(root, "node_modules/typescript/bin/tsc")])
+        expect({ module, code, stdout }).toEqual({ module, code: 0, stdout: "" })
+      }
+    } finally {
+      other.dispose()
+    }
+  }, 240_000)
+
   test("say to another runtime what to do", async () => {
     project.write("node.mjs", 'import { Sandbox } from "bunker-sandbox"\nconsole.log(Sandbox)\n')
     const { code, stderr } = await project.run(["node", "node.mjs"])
     expect(code).toBe(1)
     expect(stderr).toContain("bunker-sandbox runs sandboxes in Bun, and this is another runtime")
-    expect(stderr).toContain("bunker-sandbox/client")
+    expect(stderr).toContain("bunker serve")
   })
 
   test("have a launcher that a glibc of 2018 loads", async () => {
