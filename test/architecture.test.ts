@@ -118,3 +118,63 @@ test("each source file opens with its promise", () => {
   const silent = files.filter((file) => !readFileSync(path.join(source, file), "utf8").startsWith("/**"))
   expect(silent).toEqual([])
 })
+
+/** Strongly connected groups of files by all their imports, type imports included (Tarjan). */
+const circles = (graph: ReadonlyMap<string, ReadonlyArray<string>>): ReadonlyArray<ReadonlyArray<string>> => {
+  const order = new Map<string, number>()
+  const low = new Map<string, number>()
+  const stack: Array<string> = []
+  const found: Array<ReadonlyArray<string>> = []
+  const visit = (file: string): void => {
+    order.set(file, order.size)
+    low.set(file, order.get(file)!)
+    stack.push(file)
+    for (const next of graph.get(file) ?? []) {
+      if (!order.has(next)) visit(next)
+      if (stack.includes(next)) low.set(file, Math.min(low.get(file)!, low.get(next)!))
+    }
+    if (low.get(file) !== order.get(file)) return
+    const group = stack.splice(stack.indexOf(file))
+    if (group.length > 1) found.push(group.sort())
+  }
+  for (const file of graph.keys()) if (!order.has(file)) visit(file)
+  return found
+}
+
+test("no import circle, type imports included", () => {
+  const graph = new Map(
+    files.map((file) => [
+      file,
+      importsOf(file)
+        .filter(({ target }) => target.startsWith("."))
+        .map(({ target }) => path.normalize(path.join(path.dirname(file), target)))
+        .filter((target) => files.includes(target))
+    ])
+  )
+  expect(circles(graph)).toEqual([])
+  expect(
+    circles(
+      new Map([
+        ["a", ["b"]],
+        ["b", ["c"]],
+        ["c", ["a"]],
+        ["d", ["a"]]
+      ])
+    )
+  ).toEqual([["a", "b", "c"]])
+})
+
+test("no room of src/ has more than 20 files, and file names are camelCase", () => {
+  const rooms = Map.groupBy(files, (file) => path.dirname(file))
+  /** Rooms that are known to be too full, and how full they may be until they are divided. */
+  const known: Record<string, number> = { "cli/commands": 32, sdk: 24 }
+  const crowded = [...rooms]
+    .filter(([room, held]) => held.length > (known[room] ?? 20))
+    .map(([room, held]) => `${room}: ${held.length}`)
+  expect(crowded).toEqual([])
+  expect(files.filter((file) => !/^[A-Za-z][A-Za-z0-9]*(\.d)?\.ts$/.test(path.basename(file)))).toEqual([])
+})
+
+test("the actors, oci, vm and store have rooms and no flat file", () => {
+  expect(files.filter((file) => /^(actors|oci|vm|store)\/[^/]*$/.test(file))).toEqual([])
+})

@@ -2,8 +2,9 @@
 
 import { Effect, Stream } from "effect"
 import * as Trees from "../actors/copying/copyTree.ts"
-import { type FileTarget, writeGuestFile } from "../actors/copying/fileTransfer.ts"
+import { writeGuestFile } from "../actors/copying/fileTransfer.ts"
 import { recordsOf, tarOf } from "../actors/copying/tarTree.ts"
+import { type FileTarget, rootOf, shownGuest } from "../actors/copying/treeStream.ts"
 import { harmless } from "../domain/terminalText.ts"
 import { say, writeAll } from "./terminal/output.ts"
 
@@ -53,8 +54,8 @@ export const packOut = Effect.fn("Cli.packOut")(function* (from: FileTarget, opt
   yield* Trees.sourceType(from, options)
   const skipped: Array<string> = []
   const tar = tarOf(Trees.readTree(from, options), {
-    root: Trees.rootOf(from.path),
-    shown: Trees.shownGuest(from),
+    root: rootOf(from.path),
+    shown: shownGuest(from),
     skipped: (what) => void skipped.push(what)
   })
   yield* Stream.runForEach(tar, (bytes) => writeAll(1, bytes))

@@ -1,8 +1,10 @@
 /** Presents the cache of models as a plugin. Adds no behaviour to it but what must be refused before anything is decoded. */
+
 import { Schema } from "effect"
 import type { Later } from "../actors/kit/Actor.ts"
 import type { ModelSources } from "../actors/models/install.ts"
-import { ModelCache, ModelProtocol } from "../actors/models/ModelCache.ts"
+import { ModelCache } from "../actors/models/ModelCache.ts"
+import { ModelProtocol } from "../actors/models/protocol.ts"
 import { InvalidModelName, PlaintextCredential } from "../domain/errors/model.ts"
 import { CredentialAlias, ModelName, plaintextCredential } from "../domain/model/model.ts"
 import { modelNeeds } from "./needs.ts"

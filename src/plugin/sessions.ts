@@ -1,7 +1,7 @@
 /** Presents the SessionStore as a plugin: its permissions and its routes. Adds no behaviour to it. */
 
-import { SessionProtocol } from "../actors/sessions/protocol.ts"
-import { SessionOptions, SessionStore } from "../actors/sessions/SessionStore.ts"
+import { SessionOptions, SessionProtocol } from "../actors/sessions/protocol.ts"
+import { SessionStore } from "../actors/sessions/SessionStore.ts"
 import { blobBytesMax } from "../domain/session/session.ts"
 import { sessionNeeds } from "./needs.ts"
 import { definePlugin } from "./Plugin.ts"

@@ -1,9 +1,11 @@
 /**
  * Reads, writes, lists and copies files of a running sandbox from a Bun program. Opens a file of this machine only to copy it in or out.
  */
+
 import { Effect, Stream } from "effect"
 import type * as Trees from "../actors/copying/copyTree.ts"
-import { type FileTarget, readGuestFile, writeGuestFile } from "../actors/copying/fileTransfer.ts"
+import { readGuestFile, writeGuestFile } from "../actors/copying/fileTransfer.ts"
+import type { FileTarget } from "../actors/copying/treeStream.ts"
 import { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
 import { OutputTooLarge } from "../domain/errors/vm.ts"
 import type { GuestFile } from "../domain/sandbox/guestFiles.ts"

@@ -4,7 +4,7 @@
  *
  * Every failure is one of the tagged errors that are exported here, with a message that says what to do.
  */
-export type { RunEnd } from "../actors/keeper/Keeper.ts"
+
 export type { SweepReport } from "../actors/sandboxes/Sweeper.ts"
 export * from "../domain/errors.ts"
 export type { NetworkConfig } from "../domain/network/config.ts"
@@ -14,6 +14,7 @@ export type { GuestFile } from "../domain/sandbox/guestFiles.ts"
 export type { LogLine } from "../domain/sandbox/logs.ts"
 export type { SandboxInfo } from "../domain/sandbox/sandbox.ts"
 export type { SandboxStats } from "../domain/sandbox/stats.ts"
+export type { Termination } from "../domain/sandbox/termination.ts"
 export type { CollectOptions, ExecOptions, Rlimit, SpawnOptions } from "./execOptions.ts"
 export type {
   CopyTreeOptions,

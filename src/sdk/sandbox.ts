@@ -2,8 +2,8 @@
  * A running sandbox as a program holds it, of this process or of a server: one class, the same values and errors. Adds nothing to what
  * the actors do.
  */
+
 import { Effect, Stream } from "effect"
-import type { RunEnd } from "../actors/keeper/Keeper.ts"
 import { Sweeper, type SweepReport } from "../actors/sandboxes/Sweeper.ts"
 import { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
 import { ExecFailed, OutputTooLarge } from "../domain/errors/vm.ts"
@@ -14,6 +14,7 @@ import { formatAddress } from "../domain/sandbox/ports.ts"
 import type { SandboxInfo } from "../domain/sandbox/sandbox.ts"
 import { defaultHostIp } from "../domain/sandbox/sandbox.ts"
 import type { SandboxStats } from "../domain/sandbox/stats.ts"
+import type { Termination } from "../domain/sandbox/termination.ts"
 import { makeSandbox } from "./boot.ts"
 import { holding } from "./eventLoop.ts"
 import { type CollectOptions, type ExecOptions, requestOf, type SpawnOptions } from "./execOptions.ts"
@@ -243,17 +244,17 @@ export class Sandbox implements AsyncDisposable {
   }
 
   /** Ends it in order: everything is written out. Milliseconds until it is killed; default ten seconds. Answers how it ended. */
-  stop(timeoutMs: number = stopMs): Promise<RunEnd> {
+  stop(timeoutMs: number = stopMs): Promise<Termination> {
     return this.ask((vms) => vms.Stop({ name: this.name, timeoutMs }))
   }
 
   /** Takes no new commands, and stops as `stop` does when the last one has ended; answers then. */
-  drain(timeoutMs: number = stopMs): Promise<RunEnd> {
+  drain(timeoutMs: number = stopMs): Promise<Termination> {
     return this.ask((vms) => vms.Drain({ name: this.name, timeoutMs }))
   }
 
   /** Ends it at once; what was not written out is lost. */
-  kill(): Promise<RunEnd> {
+  kill(): Promise<Termination> {
     return this.ask((vms) => vms.Kill({ name: this.name }))
   }
 
@@ -263,7 +264,7 @@ export class Sandbox implements AsyncDisposable {
   }
 
   /** Waits for its end and answers how it was; of one that is persistent and has ended, the last. The signal gives up the waiting alone. */
-  wait(options: { readonly signal?: AbortSignal } = {}): Promise<RunEnd> {
+  wait(options: { readonly signal?: AbortSignal } = {}): Promise<Termination> {
     return this.ask((vms) => vms.Wait({ name: this.name }), options.signal)
   }
 

@@ -2,9 +2,11 @@
  * Keeps agents' sessions of a home directory, or of a server, from a Bun program: promises and async iterables over the same actor that
  * the CLI uses. Needs neither images nor sandboxes and builds nothing of them.
  */
+
 import path from "node:path"
 import { Cause, Effect, Exit, Layer, ManagedRuntime, Option, Stream } from "effect"
-import { type SessionOptions, SessionStore } from "../actors/sessions/SessionStore.ts"
+import type { SessionOptions } from "../actors/sessions/protocol.ts"
+import { SessionStore } from "../actors/sessions/SessionStore.ts"
 import type {
   CollectionReport,
   Commit,
@@ -23,7 +25,7 @@ import { RemoteBlobs, remoteLayer } from "./remote.ts"
 import type { PlaceOptions } from "./runtime.ts"
 import { thrown } from "./thrown.ts"
 
-export type { SessionOptions } from "../actors/sessions/SessionStore.ts"
+export type { SessionOptions } from "../actors/sessions/protocol.ts"
 
 export interface CreateSessionOptions extends Partial<SessionOrigin> {
   /** Default: made up. */

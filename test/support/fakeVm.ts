@@ -1,8 +1,10 @@
 /** A VM without a machine, for what a keeper decides by itself. */
+
 import { Deferred, Effect } from "effect"
-import { type KeptVm, RunEnd } from "../../src/actors/keeper/Keeper.ts"
 import { noNetwork } from "../../src/actors/keeper/network.ts"
+import type { KeptVm } from "../../src/actors/keeper/runningVm.ts"
 import type { SandboxConfig } from "../../src/domain/sandbox/sandbox.ts"
+import { Termination } from "../../src/domain/sandbox/termination.ts"
 import { config } from "./sandboxes.ts"
 
 /** A VM that ends when it is asked to, unless it is deaf. */
@@ -12,10 +14,10 @@ export const fakeVm = Effect.fnUntraced(function* (
   state: { paused: boolean } = { paused: false },
   channel: Partial<KeptVm["channel"]> = {}
 ) {
-  const ended = yield* Deferred.make<RunEnd>()
+  const ended = yield* Deferred.make<Termination>()
   const use = { commands: 0, touches: 0 }
-  let expected: RunEnd | undefined
-  const end = Effect.suspend(() => Deferred.succeed(ended, expected as RunEnd))
+  let expected: Termination | undefined
+  const end = Effect.suspend(() => Deferred.succeed(ended, expected as Termination))
   const vm: KeptVm = {
     ephemeral: false,
     channel: { poweroff: () => (deaf ? Effect.never : Effect.asVoid(end)), ...channel } as unknown as KeptVm["channel"],
@@ -23,7 +25,7 @@ export const fakeVm = Effect.fnUntraced(function* (
     image: { env: [], entrypoint: [], cmd: [], workingDir: "", user: "" } as unknown as KeptVm["image"],
     ended,
     expect: (reason) => void (expected ??= reason),
-    giveUp: () => void (expected = expected && new RunEnd({ ...expected, exitSignal: "SIGKILL" })),
+    giveUp: () => void (expected = expected && new Termination({ ...expected, exitSignal: "SIGKILL" })),
     ending: () => expected !== undefined,
     use,
     traffic: { received: 0, sent: 0 },

@@ -1,7 +1,9 @@
 /** Makes sessions for tests: nodes, checkpoints, and a store over a home of the test's own. */
+
 import { Database as Sqlite } from "bun:sqlite"
 import { Effect, Layer } from "effect"
-import { type SessionOptions, SessionStore } from "../../src/actors/sessions/SessionStore.ts"
+import type { SessionOptions } from "../../src/actors/sessions/protocol.ts"
+import { SessionStore } from "../../src/actors/sessions/SessionStore.ts"
 import { Paths } from "../../src/store/files/Paths.ts"
 import { temporaryDirectory } from "./home.ts"
 import { bytes, idOf, manifest } from "./sessionData.ts"

@@ -7,9 +7,10 @@ import path from "node:path"
 import { Effect, Stream } from "effect"
 import { CopyFailed } from "../../domain/errors/guestIo.ts"
 import { copyFailed, HostTreeWriter, readHostTree } from "../../vm/trees/hostTree.ts"
-import { renameRecord, TreeMalformed, TreeReader } from "../../vm/trees/treeEntries.ts"
+import { renameRecord, TreeReader } from "../../vm/trees/treeEntries.ts"
 import { VmSupervisor } from "../sandboxes/VmSupervisor.ts"
-import { type FileTarget, readGuestFile } from "./fileTransfer.ts"
+import { readGuestFile } from "./fileTransfer.ts"
+import { asCopyFailed, batched, binary, type FileTarget, shownGuest } from "./treeStream.ts"
 
 /** How a copy is made. */
 export interface CopyOptions {
@@ -106,30 +107,6 @@ const land = (place: Landing | string, shown: string): Effect.Effect<Landing, Co
     ? Effect.fail(new CopyFailed({ path: `to ${shown}`, reason: place }))
     : Effect.succeed(place)
 
-/** What a broken tree, or a failed call on a file, means for a copy of `shown`. */
-export const asCopyFailed =
-  (shown: string) =>
-  (cause: unknown): CopyFailed =>
-    cause instanceof TreeMalformed ? new CopyFailed({ path: shown, reason: cause.message }) : copyFailed(shown, cause)
-
-/** Bytes of a batch. */
-const batchBytes = 262_144
-
-/** Bytes of many small pieces as few large ones. */
-export async function* batched(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, void> {
-  let batch: Array<Uint8Array> = []
-  let bytes = 0
-  for await (const piece of pieces) {
-    batch.push(piece)
-    bytes += piece.length
-    if (bytes < batchBytes) continue
-    yield Buffer.concat(batch)
-    batch = []
-    bytes = 0
-  }
-  if (bytes > 0) yield Buffer.concat(batch)
-}
-
 /** Copies a path of this machine into a sandbox; answers what was left out, and why. `write`: how a tree gets there. */
 export const copyIn = Effect.fn("Files.copyIn")(function* <E, R>(
   source: string,
@@ -171,9 +148,6 @@ export const copyIn = Effect.fn("Files.copyIn")(function* <E, R>(
 export const readTree = (from: FileTarget, options: CopyOptions) =>
   readGuestFile({ ...from, tree: true, follow: followed(from.path, options) })
 
-/** A path of a sandbox as people write it. */
-export const shownGuest = (target: FileTarget): string => `${target.name}:${target.path}`
-
 /** What is to be copied out of a sandbox: a file, a directory or a link. */
 export const sourceType = Effect.fnUntraced(function* (from: FileTarget, options: CopyOptions) {
   const vms = yield* VmSupervisor
@@ -181,12 +155,6 @@ export const sourceType = Effect.fnUntraced(function* (from: FileTarget, options
   yield* refuseSpecial(type !== "file" && type !== "directory" && type !== "symlink", shownGuest(from))
   return type
 })
-
-/** A name as records have it: each byte a character. */
-const binary = (text: string): string => Buffer.from(text).toString("latin1")
-
-/** Name of the root of what is copied from a path, as records have it. */
-export const rootOf = (from: string): string => binary(path.posix.basename(path.posix.normalize(from)))
 
 /** Copies a path of a sandbox to this machine; answers what was left out, and why. */
 export const copyOut = Effect.fn("Files.copyOut")(function* (from: FileTarget, to: string, options: CopyOptions) {

@@ -2,13 +2,7 @@
 import { Effect, Stream } from "effect"
 import { VmSupervisor } from "../sandboxes/VmSupervisor.ts"
 import { feedFile } from "./feedFile.ts"
-
-/** A file of a sandbox, and the user of the guest that reads or writes it. */
-export interface FileTarget {
-  readonly name: string
-  readonly path: string
-  readonly user?: string
-}
+import type { FileTarget } from "./treeStream.ts"
 
 /** The bytes of a file of a sandbox; with `tree`, of whatever is there, as records of a tree. */
 export const readGuestFile = (target: FileTarget & { readonly tree?: boolean; readonly follow?: boolean }) =>

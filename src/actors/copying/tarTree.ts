@@ -1,9 +1,10 @@
 /** Gives trees of a sandbox as tar streams, and takes them so. Loaded by who carries one: most messages about files do not. */
+
 import { Effect, Stream } from "effect"
 import type { CopyFailed } from "../../domain/errors/guestIo.ts"
 import { shownName } from "../../vm/trees/hostTree.ts"
 import { renameRecord, TreeReader } from "../../vm/trees/treeEntries.ts"
-import { asCopyFailed, batched } from "./copyTree.ts"
+import { asCopyFailed, batched } from "./treeStream.ts"
 import { TarToTree, TarWriter } from "./treeTar.ts"
 
 /** Told of what is left out, and why. */

@@ -4,122 +4,38 @@
  *
  * Invariant: a command belongs to the stream that started it; when the stream ends early, the command is killed.
  */
-import { Clock, Deferred, Effect, Exit, Schema, Scope, Stream } from "effect"
-import { Rpc, RpcGroup } from "effect/rpc"
-import { ExecErrors, NetworkErrors, PauseErrors, PortErrors } from "../../domain/errors/groups.ts"
+
+import { Clock, Deferred, Effect, Exit, Scope, Stream } from "effect"
+import { Rpc } from "effect/rpc"
 import { ExecFailed } from "../../domain/errors/vm.ts"
 import type { RunDefaults } from "../../domain/image/image.ts"
-import { NetworkConfig } from "../../domain/network/config.ts"
 import {
   ExecEvent,
-  ExecRequest,
+  type ExecRequest,
   exitCodeOf,
-  MainRequest,
+  type MainRequest,
   mainCommand,
-  mergeEnv,
-  TerminalSize
+  mergeEnv
 } from "../../domain/sandbox/exec.ts"
 import { mergeLimits } from "../../domain/sandbox/rlimits.ts"
-import type { SandboxConfig } from "../../domain/sandbox/sandbox.ts"
-import { EndTimeoutMs, PublishedPort, TerminationReason } from "../../domain/sandbox/sandbox.ts"
+import type { TerminationReason } from "../../domain/sandbox/sandbox.ts"
 import { parseSignal, SIGTERM } from "../../domain/sandbox/signals.ts"
+import { Termination } from "../../domain/sandbox/termination.ts"
 import type { LogWriter } from "../../store/files/logs.ts"
-import type { ExecHandle, ExecEvent as GuestEvent, GuestRequests } from "../../vm/guest/GuestChannel.ts"
-import { KeeperStats, type Measured, sampleStats } from "../sandboxes/stats.ts"
-import { fileHandlers, KeeperFiles } from "./files.ts"
+import type { ExecHandle, ExecEvent as GuestEvent } from "../../vm/guest/GuestChannel.ts"
+import { sampleStats } from "../sandboxes/stats.ts"
+import { fileHandlers } from "./files.ts"
 import { type MainCommand, mainExec } from "./mainCommand.ts"
-import type { VmNetwork } from "./network.ts"
-import type { Pausing } from "./pausing.ts"
-import type { Published, Traffic } from "./publishedPorts.ts"
-
-/** How a run ended. */
-export class RunEnd extends Schema.Class<RunEnd>("RunEnd")({
-  exitCode: Schema.NullOr(Schema.Int),
-  exitSignal: Schema.NullOr(Schema.String),
-  reason: TerminationReason,
-  detail: Schema.NullOr(Schema.String)
-}) {}
-
-const exec = { exec: Schema.Int }
-
-export class KeeperProtocol extends RpcGroup.make(
-  Rpc.make("Exec", { payload: ExecRequest, success: ExecEvent, error: ExecErrors, stream: true }),
-  /** Runs the main command for the sender, who owns it: exec 0. */
-  Rpc.make("RunMain", { payload: MainRequest, success: ExecEvent, error: ExecErrors, stream: true }),
-  /** Follows the main command, which somebody else owns. */
-  Rpc.make("Attach", { success: ExecEvent, error: ExecErrors, stream: true }),
-  /** Answers once the bytes are on their way to the guest: back pressure for the sender. */
-  Rpc.make("Input", { payload: { ...exec, data: Schema.Uint8Array }, error: ExecErrors }),
-  Rpc.make("CloseInput", { payload: exec, error: ExecErrors }),
-  Rpc.make("Signal", { payload: { ...exec, signal: Schema.Int }, error: ExecErrors }),
-  Rpc.make("Resize", { payload: { ...exec, size: TerminalSize }, error: ExecErrors }),
-  /** Graceful within `timeoutMs`, then SIGKILL; answers when the VM has ended and that is recorded. */
-  Rpc.make("Stop", { payload: { timeoutMs: EndTimeoutMs }, success: RunEnd }),
-  Rpc.make("Kill", { success: RunEnd }),
-  /** Takes no new commands, and stops when the last one has ended; answers then. */
-  Rpc.make("Drain", { payload: { timeoutMs: EndTimeoutMs }, success: RunEnd }),
-  Rpc.make("Pause", { error: PauseErrors }),
-  /** Answers when the guest has the right time. */
-  Rpc.make("Unpause", { error: PauseErrors }),
-  /** The rules of its network from now on; answers once they hold. */
-  Rpc.make("Network", { payload: { config: NetworkConfig }, error: NetworkErrors }),
-  /** The ports that are published from now on, all of them; answers them with the host ports that were picked. */
-  Rpc.make("Ports", {
-    payload: { ports: Schema.Array(PublishedPort) },
-    success: Schema.Array(PublishedPort),
-    error: PortErrors
-  }),
-  /** Somebody uses the sandbox: it is not idle. */
-  Rpc.make("Touch"),
-  /** The main command has ended with this code, and the sandbox with it. */
-  Rpc.make("Finish", { payload: { exitCode: Schema.Int }, success: RunEnd }),
-  Rpc.make("Wait", { success: RunEnd })
-).merge(KeeperFiles, KeeperStats) {}
-
-/** Who uses a VM. */
-export interface VmUse {
-  /** Commands that run now, without the main command. */
-  commands: number
-  /** Grows with every use that is no command: traffic on a port, a file, a touch. */
-  touches: number
-}
-
-/** A VM that is up, as its keeper sees it. */
-export interface KeptVm {
-  /** Nothing of it is kept: it need not be powered off in order. */
-  readonly ephemeral: boolean
-  readonly channel: GuestRequests
-  readonly config: SandboxConfig
-  readonly image: RunDefaults
-  /** Completes when the VM has ended and the records say so. */
-  readonly ended: Deferred.Deferred<RunEnd>
-  /** Says why the VM is about to end; the first reason stays. */
-  readonly expect: (end: RunEnd) => void
-  /** Says that it will not end in order: what ends it now is SIGKILL, which the record has beside the reason. */
-  readonly giveUp: () => void
-  /** True once somebody has said why. */
-  readonly ending: () => boolean
-  readonly use: VmUse
-  /** What its published ports carried since this process keeps it. */
-  readonly traffic: Traffic
-  /** Says that the sandbox is used now: it does not count as idle. */
-  readonly activity: () => void
-  /** Records that it is about to end in order, and for what, should this process not live to see it. */
-  readonly markDraining: (end: RunEnd) => Effect.Effect<void>
-  readonly kill: Effect.Effect<void>
-  readonly network: VmNetwork
-  readonly ports: Published
-  readonly pausing: Pausing
-  readonly measured: Measured
-}
+import { KeeperProtocol } from "./protocol.ts"
+import type { KeptVm } from "./runningVm.ts"
 
 /** Made when it is needed: the first one of a class compiles its schema, and every process loads this module. */
 const requested = (reason: TerminationReason, exitSignal: string | null = null) =>
-  new RunEnd({ exitCode: null, exitSignal, reason, detail: null })
+  new Termination({ exitCode: null, exitSignal, reason, detail: null })
 const drainRequested = () => requested("drain_requested")
 
 export const commandEnded = (exitCode: number) =>
-  new RunEnd({ exitCode, exitSignal: null, reason: exitCode === 0 ? "completed" : "failed", detail: null })
+  new Termination({ exitCode, exitSignal: null, reason: exitCode === 0 ? "completed" : "failed", detail: null })
 
 /** Time to write everything out after the main command, in milliseconds. */
 const finishTimeoutMs = 10_000
@@ -195,11 +111,11 @@ const unknownSignal = ({ stopSignal }: RunDefaults): string =>
 const drainLookMs = 50
 
 /** Ends a VM in order within `timeoutMs`, then with SIGKILL; answers when it has ended and that is recorded. */
-export const stopVm = Effect.fn("Keeper.stop")(function* (vm: KeptVm, end: RunEnd, timeoutMs: number) {
+export const stopVm = Effect.fn("Keeper.stop")(function* (vm: KeptVm, end: Termination, timeoutMs: number) {
   const deadline = (yield* Clock.currentTimeMillis) + timeoutMs
   const asksFor = parseSignal(vm.image.stopSignal ?? "SIGTERM")
   if (asksFor === undefined) yield* Effect.logWarning(unknownSignal(vm.image))
-  vm.expect(asksFor === undefined ? new RunEnd({ ...end, detail: end.detail ?? unknownSignal(vm.image) }) : end)
+  vm.expect(asksFor === undefined ? new Termination({ ...end, detail: end.detail ?? unknownSignal(vm.image) }) : end)
   yield* vm.markDraining(end)
   // As docker does: a paused guest runs on to end in order.
   yield* vm.pausing.thaw

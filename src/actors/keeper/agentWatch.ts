@@ -2,16 +2,18 @@
  * Watches that a VM's agent answers, and ends a VM whose agent has been mute for too long. Ends no VM that is ending already: who
  * asked for the end has a deadline of their own, and an agent that writes out its disks answers nobody.
  */
+
 import { Clock, Context, Deferred, Effect, Fiber, Option } from "effect"
 import { formatDuration } from "../../domain/duration.ts"
 import { predecessors, type SandboxInfo } from "../../domain/sandbox/sandbox.ts"
+import { Termination } from "../../domain/sandbox/termination.ts"
 import { agentTimeoutMsDefault } from "../../domain/settings.ts"
 import { Database } from "../../store/database/Database.ts"
 import { terminate } from "../../store/database/sandboxes.ts"
 import { settleMachine } from "../../store/database/syncDefinitions.ts"
 import { Paths } from "../../store/files/Paths.ts"
 import { awaitEnd, type ProcessIdentity, signalProcess } from "../../store/processes/processes.ts"
-import { type KeptVm, RunEnd } from "./Keeper.ts"
+import type { KeptVm } from "./runningVm.ts"
 
 const SIGKILL = 9
 
@@ -67,7 +69,7 @@ export const watchAgent = Effect.fn("Keeper.watchAgent")(function* (vm: KeptVm) 
     yield* Effect.raceFirst(ended, vm.pausing.running)
     if ((yield* silence) < looksPerTimeout || vm.ending()) continue
     const detail = `its agent did not answer for ${formatDuration(timeoutMs)}`
-    vm.expect(new RunEnd({ exitCode: null, exitSignal: "SIGKILL", reason: "agent_unresponsive", detail }))
+    vm.expect(new Termination({ exitCode: null, exitSignal: "SIGKILL", reason: "agent_unresponsive", detail }))
     yield* vm.kill
   }
 })

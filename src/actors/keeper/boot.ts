@@ -26,6 +26,7 @@ import {
   type SandboxInfo,
   type Status
 } from "../../domain/sandbox/sandbox.ts"
+import { Termination } from "../../domain/sandbox/termination.ts"
 import { Database } from "../../store/database/Database.ts"
 import { beginStart, findSandbox, insertRun, savePhases, terminate } from "../../store/database/sandboxes.ts"
 import { readTail } from "../../store/files/boundedFile.ts"
@@ -45,13 +46,13 @@ import { withModels } from "../models/mounts.ts"
 import { Sweeper } from "../sandboxes/Sweeper.ts"
 import { AgentTimeoutMs, endMute } from "./agentWatch.ts"
 import { openConsole } from "./consoleLog.ts"
-import { type KeptVm, RunEnd } from "./Keeper.ts"
 import { agentSlackMs } from "./lifetime.ts"
 import { adoptNetwork, guestNetwork, noNetwork, openNetwork } from "./network.ts"
 import { continueProcess, makePausing, stopProcess } from "./pausing.ts"
 import { publishPorts } from "./publishedPorts.ts"
 import { keepRecords, settleDefinition, type VmHandle } from "./recordRun.ts"
 import { settleMounts } from "./resolveMounts.ts"
+import type { KeptVm } from "./runningVm.ts"
 
 /** Longest time from the start of a VM to its agent's hello, in milliseconds; emulation is slower. */
 const bootTimeoutMs = { krun: 30_000, qemu: 180_000 } as const
@@ -200,7 +201,12 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (image: RunDefaults, 
   }
   const greeted = yield* Deferred.make<GuestChannel, GuestChannelFailed>()
   const channel = channelLater(transport, Deferred.await(greeted))
-  const end = new RunEnd({ ...nothing, exitSignal: "SIGKILL", reason: "agent_unresponsive", detail: "after a pause" })
+  const end = new Termination({
+    ...nothing,
+    exitSignal: "SIGKILL",
+    reason: "agent_unresponsive",
+    detail: "after a pause"
+  })
   const act = Effect.suspend(() => {
     kept.expect(end)
     return vm.kill
@@ -216,7 +222,7 @@ export const adoptVm = Effect.fn("Keeper.adopt")(function* (image: RunDefaults, 
 /** The process of a VM whose card has lost its other end may spin for ever. */
 const endWithCard = (vm: KeptVm, lost: Effect.Effect<string>) =>
   Effect.flatMap(lost, (reason) => {
-    vm.expect(new RunEnd({ ...nothing, reason: "internal_error", detail: `its network is lost: ${reason}` }))
+    vm.expect(new Termination({ ...nothing, reason: "internal_error", detail: `its network is lost: ${reason}` }))
     return vm.kill
   })
 

@@ -3,6 +3,7 @@
  * request a connection, and for a command its bytes and signals. Knows fewer messages than the keeper and judges nothing: a request
  * that is not done is refused without a word, and the whole program, asked the same, says why.
  */
+
 import fs from "node:fs"
 import path from "node:path"
 import { Deferred, Effect, Option, Queue, Schema, Stream } from "effect"
@@ -25,8 +26,8 @@ import {
   windowBytes
 } from "../../vm/guest/frames.ts"
 import { parsePayload } from "../../vm/guest/messages.ts"
-import type { KeeperAddress } from "../sandboxes/keeperClient.ts"
-import type { KeptVm } from "./Keeper.ts"
+import type { KeeperAddress } from "./protocol.ts"
+import type { KeptVm } from "./runningVm.ts"
 
 /** Connections at the same time; more are closed, and whoever asked goes the long way. */
 const connectionsMax = 256

@@ -1,21 +1,10 @@
 /** The part of a keeper that works on files of its guest: one message per operation, and its input. Keeps nothing of them. */
-import { Effect, Exit, Schema, Scope, Stream } from "effect"
-import { Rpc, RpcGroup } from "effect/rpc"
-import { FileErrors } from "../../domain/errors/groups.ts"
+import { Effect, Exit, Scope, Stream } from "effect"
+import { Rpc } from "effect/rpc"
 import { FileFailed } from "../../domain/errors/guestIo.ts"
-import { FileEvent, FileOperation } from "../../domain/sandbox/guestFiles.ts"
+import { FileEvent, type FileOperation } from "../../domain/sandbox/guestFiles.ts"
 import type { FileConnection } from "../../vm/guest/files.ts"
 import type { GuestRequests } from "../../vm/guest/GuestChannel.ts"
-
-const file = { file: Schema.Int }
-
-export const KeeperFiles = RpcGroup.make(
-  /** Ends when the operation is done; ending it early stops the operation. */
-  Rpc.make("File", { payload: FileOperation, success: FileEvent, error: FileErrors, stream: true }),
-  /** Answers once the bytes are on their way to the guest: back pressure for the sender. */
-  Rpc.make("FileInput", { payload: { ...file, data: Schema.Uint8Array }, error: FileErrors }),
-  Rpc.make("FileEnd", { payload: file, error: FileErrors })
-)
 
 /** The handlers over a channel; `counted` notes that an operation uses the sandbox for as long as it runs. */
 export const fileHandlers = (

@@ -2,15 +2,15 @@
  * Reads on a guest's console that the guest ended its machine by itself: a limit that the agent keeps, or a poweroff, halt or reboot
  * inside. Believes the console: only root of the guest can write there, who may end the machine anyway.
  */
-import type { Termination } from "../../store/database/sandboxes.ts"
+import type { TerminationFields } from "../../domain/sandbox/termination.ts"
 
 /** How the machine ended, and whether it stands still: neither engine's machine can power off, so a halted one must be ended. */
 export interface GuestEnd {
-  readonly end: Termination
+  readonly end: TerminationFields
   readonly halted: boolean
 }
 
-const byGuest = (did: string, reason: "completed" | "shutdown_requested"): Termination => ({
+const byGuest = (did: string, reason: "completed" | "shutdown_requested"): TerminationFields => ({
   exitCode: 0,
   exitSignal: null,
   reason,
@@ -20,7 +20,7 @@ const powerOff = byGuest("powered off", "shutdown_requested")
 const halt = byGuest("halted", "shutdown_requested")
 /** Counts as completed: only the restart policy `always` starts it again. */
 const reboot = byGuest("rebooted", "completed")
-const byLimit = (reason: "max_duration_exceeded" | "idle_timeout"): Termination => ({
+const byLimit = (reason: "max_duration_exceeded" | "idle_timeout"): TerminationFields => ({
   exitCode: null,
   exitSignal: null,
   reason,
@@ -60,7 +60,7 @@ const panic = "Kernel panic - not syncing"
  * The end of a machine that restarted without a word: reboot(2) silences the console first. Both engines' machines end at a restart, with
  * code 0; a panic is no wish.
  */
-export const silentRestart = (exitCode: number | undefined, panicked: boolean): Termination | undefined =>
+export const silentRestart = (exitCode: number | undefined, panicked: boolean): TerminationFields | undefined =>
   exitCode === 0 && !panicked ? reboot : undefined
 
 export const saysPanic = (text: string): boolean => text.includes(panic)

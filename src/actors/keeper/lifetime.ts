@@ -2,9 +2,12 @@
  * Ends a sandbox that has lived or idled as long as it may (`max_duration`, `idle_timeout`). Measures nothing of the guest: who
  * uses a sandbox says so (see `VmUse`). The guest's agent does the same, later, where no process of the host does.
  */
+
 import { Clock, Effect } from "effect"
 import { formatDuration } from "../../domain/duration.ts"
-import { type KeptVm, RunEnd, stopVm } from "./Keeper.ts"
+import { Termination } from "../../domain/sandbox/termination.ts"
+import { stopVm } from "./Keeper.ts"
+import type { KeptVm } from "./runningVm.ts"
 
 /** Time for the guest to end in order, in milliseconds. */
 const stopMs = 10_000
@@ -18,7 +21,7 @@ const sleepMsMax = 2 ** 31 - 1
 export const agentSlackMs = 30_000
 
 const limitEnd = (reason: "max_duration_exceeded" | "idle_timeout", detail: string) =>
-  new RunEnd({ exitCode: null, exitSignal: null, reason, detail })
+  new Termination({ exitCode: null, exitSignal: null, reason, detail })
 
 /** Waits until so much time has passed since; a clock that is put back makes it begin anew, at most. */
 const sleepFor = (sinceMs: number, spanMs: number): Effect.Effect<void> =>
@@ -47,7 +50,7 @@ const idleFor = Effect.fnUntraced(function* (vm: KeptVm, idleMs: number) {
 /** Runs until a limit ends the sandbox; without limits it answers at once. `startedAt`: unix milliseconds. */
 export const enforceLimits = Effect.fn("Keeper.limits")(function* (vm: KeptVm, startedAt: number) {
   const { maxDurationMs, idleTimeoutMs } = vm.config
-  const waits: Array<Effect.Effect<RunEnd>> = []
+  const waits: Array<Effect.Effect<Termination>> = []
   if (maxDurationMs !== undefined) {
     const end = limitEnd("max_duration_exceeded", `it may live for ${formatDuration(maxDurationMs)}`)
     waits.push(Effect.as(sleepFor(startedAt, maxDurationMs), end))

@@ -3,13 +3,16 @@
  * sandbox is defined with, or takes over the one that an earlier keeper started, and ends the VM with it when the sandbox is
  * defined so.
  */
+
 import { Deferred, Effect, Schedule, type Scope, Stream } from "effect"
 import { type ExecFailed, GuestChannelFailed } from "../../domain/errors/vm.ts"
 import { type ExecEvent, exitCodeOf, mainCommand } from "../../domain/sandbox/exec.ts"
 import type { SandboxConfig, SandboxInfo } from "../../domain/sandbox/sandbox.ts"
+import { Termination } from "../../domain/sandbox/termination.ts"
 import { AgentTimeoutMs } from "./agentWatch.ts"
-import { commandEnded, type KeptVm, mainName, RunEnd, runMain, stopVm } from "./Keeper.ts"
+import { commandEnded, mainName, runMain, stopVm } from "./Keeper.ts"
 import type { MainCommand } from "./mainCommand.ts"
+import type { KeptVm } from "./runningVm.ts"
 
 /** Size of its terminal until somebody attaches with one. */
 const firstSize = { cols: 80, rows: 24 }
@@ -24,7 +27,7 @@ const catchUpMs = 5000
 const again = Schedule.spaced("200 millis").pipe(Schedule.upTo({ times: 10 }))
 
 const failedEnd = (exitCode: number | null, detail: string) =>
-  new RunEnd({ exitCode, exitSignal: null, reason: "failed", detail })
+  new Termination({ exitCode, exitSignal: null, reason: "failed", detail })
 
 /**
  * The end of a command whose connection broke. Nobody will hear of it again, so the VM ends with it; where the guest does not answer
@@ -41,11 +44,11 @@ const own = Effect.fnUntraced(function* (
   vm: KeptVm,
   main: MainCommand,
   config: SandboxConfig,
-  command: (seen: (event: ExecEvent) => Effect.Effect<void>) => Effect.Effect<RunEnd | undefined>
+  command: (seen: (event: ExecEvent) => Effect.Effect<void>) => Effect.Effect<Termination | undefined>
 ): Effect.fn.Return<void, never, Scope.Scope> {
   const running = yield* Deferred.make<void>()
   const caughtUp = yield* Deferred.make<void>()
-  let end: RunEnd | undefined
+  let end: Termination | undefined
   const seen = (event: ExecEvent) => {
     Deferred.doneUnsafe(running, Effect.void)
     if (event._tag === "Exit" || event._tag === "Signaled") end = commandEnded(exitCodeOf(event))

@@ -5,6 +5,7 @@
  * Invariants: a planned restart is done by one process at a time, and not at all once somebody took it back, started or removed the
  * sandbox; a VM whose agent does not answer is ended, not left.
  */
+
 import fs from "node:fs"
 import { Clock, Deferred, Effect, Option } from "effect"
 import { isAhead } from "../../domain/elapsed.ts"
@@ -13,6 +14,7 @@ import { SandboxNotFound } from "../../domain/errors/vm.ts"
 import type { SafeName } from "../../domain/name.ts"
 import { delayMsMax } from "../../domain/sandbox/restart.ts"
 import type { SandboxInfo } from "../../domain/sandbox/sandbox.ts"
+import { Termination } from "../../domain/sandbox/termination.ts"
 import { Database } from "../../store/database/Database.ts"
 import { cancelRestart, findSandbox } from "../../store/database/sandboxes.ts"
 import { findMachine } from "../../store/database/syncDefinitions.ts"
@@ -21,9 +23,10 @@ import { tryFileLock } from "../../store/files/lock.ts"
 import { Paths } from "../../store/files/Paths.ts"
 import { livingProcess } from "../../store/files/runFile.ts"
 import { hostVm } from "../sandboxes/keeperClient.ts"
-import { type KeptVm, RunEnd, stopVm } from "./Keeper.ts"
+import { stopVm } from "./Keeper.ts"
 import type { MainCommand } from "./mainCommand.ts"
 import { keepMain, resumeMain } from "./mainCommandOwner.ts"
+import type { KeptVm } from "./runningVm.ts"
 import { watchHome } from "./watchHome.ts"
 
 /** How often a planned restart is looked at again, in milliseconds: it may have been taken back. */
@@ -69,7 +72,7 @@ const keepRun = (
 const resume = Effect.fnUntraced(function* (vm: KeptVm, main: MainCommand, info: SandboxInfo) {
   const asked = livingProcess(yield* Paths, info.name)?.ending
   const nothing = { exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null } as const
-  const end = new RunEnd(asked ?? nothing)
+  const end = new Termination(asked ?? nothing)
   // First, or the end of its command would be the reason.
   if (info.status === "draining") vm.expect(end)
   // A paused guest answers once it runs on.

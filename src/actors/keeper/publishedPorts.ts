@@ -5,6 +5,7 @@
  * Invariants: a port that can not be had is known before the VM starts; what listens ends with the scope and with the VM; a
  * connection that breaks on one side is reset on the other.
  */
+
 import fs from "node:fs"
 import net from "node:net"
 import { Deferred, Effect, Exit, Schema, Scope, Semaphore, Stream } from "effect"
@@ -13,41 +14,15 @@ import { addressesOverlap, formatAddress } from "../../domain/sandbox/ports.ts"
 import { isLive, PublishedPort, type SandboxConfig, SandboxInfo } from "../../domain/sandbox/sandbox.ts"
 import { Database } from "../../store/database/Database.ts"
 import { listSandboxes } from "../../store/database/sandboxes.ts"
-import { attemptFile, type FileError } from "../../store/files/files.ts"
+import { attemptFile } from "../../store/files/files.ts"
 import { Paths } from "../../store/files/Paths.ts"
 import { findListener } from "../../store/processes/listeners.ts"
 import type { DialedConnection } from "../../vm/guest/dial.ts"
-import type { GuestRequests } from "../../vm/guest/GuestChannel.ts"
-import type { RunEnd } from "./Keeper.ts"
+import type { Published, Traffic } from "./runningVm.ts"
 
 /** Connections that are carried at the same time; more wait, and above `waitingMax` they are reset. */
 const connectionsMax = 128
 const waitingMax = 1024
-
-/** Ports that are listened on, not yet answered. */
-export interface Published {
-  /** Lets connections through to the guest until the VM ends. `activity` hears of traffic. */
-  readonly open: (vm: {
-    readonly channel: GuestRequests
-    readonly ended: Deferred.Deferred<RunEnd>
-    readonly activity?: () => void
-    /** Counts what is carried. */
-    readonly traffic?: Traffic
-  }) => Effect.Effect<void, never, Scope.Scope>
-  /**
-   * Listens on these from now on, on those that are there, by the host port that was picked or asked for, without a break; answers
-   * them with the host ports that were picked.
-   */
-  readonly set: (
-    ports: ReadonlyArray<PublishedPort>
-  ) => Effect.Effect<ReadonlyArray<PublishedPort>, PortTaken | FileError>
-}
-
-/** Bytes that a sandbox's network carried, seen from the guest; whoever carries adds to it. */
-export interface Traffic {
-  received: number
-  sent: number
-}
 
 const PortsFile = Schema.fromJsonString(Schema.Array(PublishedPort))
 const encodePorts = Schema.encodeSync(PortsFile)

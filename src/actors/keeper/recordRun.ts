@@ -5,9 +5,11 @@
  * Invariants: whatever ends the VM, its row is closed once, with the first reason that anybody gave; an ephemeral sandbox's
  * directory and row go with it unless it crashed.
  */
+
 import { Clock, Deferred, Effect, Fiber, type Scope } from "effect"
 import type { RunDefaults } from "../../domain/image/image.ts"
 import { predecessors, type SandboxInfo, statusAfter } from "../../domain/sandbox/sandbox.ts"
+import { Termination } from "../../domain/sandbox/termination.ts"
 import { Database } from "../../store/database/Database.ts"
 import { terminate, transition } from "../../store/database/sandboxes.ts"
 import { settleMachine } from "../../store/database/syncDefinitions.ts"
@@ -23,10 +25,9 @@ import type { VmExit } from "../../vm/runner/start.ts"
 import { Sweeper } from "../sandboxes/Sweeper.ts"
 import { openConsole } from "./consoleLog.ts"
 import { GuestEndWatch, guestEnd, saysPanic, silentRestart } from "./guestEnd.ts"
-import { type KeptVm, RunEnd } from "./Keeper.ts"
 import type { VmNetwork } from "./network.ts"
 import type { Pausing } from "./pausing.ts"
-import type { Published } from "./publishedPorts.ts"
+import type { KeptVm, Published } from "./runningVm.ts"
 
 /** Bytes at the end of a console in which a guest says why it ends. */
 const consoleTailBytes = 4096
@@ -51,8 +52,8 @@ export const keepRecords = Effect.fnUntraced(function* (
 ): Effect.fn.Return<KeptVm, FileError, Scope.Scope | Database | Sweeper | Paths> {
   const db = yield* Database
   const sweeper = yield* Sweeper
-  const ended = yield* Deferred.make<RunEnd>()
-  let expected: RunEnd | undefined
+  const ended = yield* Deferred.make<Termination>()
+  let expected: Termination | undefined
   let givenUp = false
   const use = { commands: 0, touches: 0 }
   const traffic = { received: 0, sent: 0 }
@@ -62,16 +63,16 @@ export const keepRecords = Effect.fnUntraced(function* (
   const watch = new GuestEndWatch(() => Deferred.doneUnsafe(halted, Effect.void))
   const console_ = yield* openConsole(own, watch.push)
   /** The end that the guest wanted itself, also where its last words have not been collected yet. */
-  const wanted = (): RunEnd | undefined => {
+  const wanted = (): Termination | undefined => {
     const found = watch.found ?? guestEnd(readTail(own.consoleLog, consoleTailBytes))
-    return found === undefined ? undefined : new RunEnd(found.end)
+    return found === undefined ? undefined : new Termination(found.end)
   }
-  const restarted = ({ code, signal }: VmExit): RunEnd | undefined => {
+  const restarted = ({ code, signal }: VmExit): Termination | undefined => {
     const panicked = watch.panicked || saysPanic(readTail(own.consoleLog, consoleTailBytes))
     const end = signal === undefined ? silentRestart(code, panicked) : undefined
-    return end === undefined ? undefined : new RunEnd(end)
+    return end === undefined ? undefined : new Termination(end)
   }
-  const expect = (end: RunEnd) => void (expected ??= wanted() ?? end)
+  const expect = (end: Termination) => void (expected ??= wanted() ?? end)
   const settle = settleDefinition(info)
   const footing = footingOf(paths, info.name)
   const found = pausing.paused() ? "paused" : "running"
@@ -123,7 +124,7 @@ export const keepRecords = Effect.fnUntraced(function* (
     use,
     traffic,
     activity: () => void (use.touches += 1),
-    markDraining: Effect.fnUntraced(function* (end: RunEnd) {
+    markDraining: Effect.fnUntraced(function* (end: Termination) {
       if (!info.ephemeral) yield* Effect.ignore(saveEnding(paths, info.name, vm.identity, expected ?? end))
       yield* Effect.ignore(transition(db, info.id, "draining", yield* Clock.currentTimeMillis))
     }),
@@ -144,11 +145,11 @@ export const keepRecords = Effect.fnUntraced(function* (
 })
 
 /** One that ended by itself at the last moment has a code; that of a VM which another process started is not known. */
-const byForce = (end: RunEnd, exit: VmExit): RunEnd =>
-  exit.code === undefined ? new RunEnd({ ...end, exitSignal: exit.signal ?? "SIGKILL" }) : end
+const byForce = (end: Termination, exit: VmExit): Termination =>
+  exit.code === undefined ? new Termination({ ...end, exitSignal: exit.signal ?? "SIGKILL" }) : end
 
-const unexpectedEnd = (exit: VmExit): RunEnd =>
-  new RunEnd({
+const unexpectedEnd = (exit: VmExit): Termination =>
+  new Termination({
     exitCode: exit.code ?? null,
     exitSignal: exit.signal ?? null,
     reason: "internal_error",

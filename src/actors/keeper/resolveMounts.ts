@@ -2,6 +2,7 @@
  * Settles what a sandbox mounts: which paths of the host it may see, and where. Mounts nothing (vm/engines/shares.ts and the guest's agent
  * do).
  */
+
 import fs from "node:fs"
 import { Effect } from "effect"
 import { MountRefused } from "../../domain/errors/vm.ts"
@@ -9,7 +10,8 @@ import { inMountOrder } from "../../domain/sandbox/mounts.ts"
 import type { Mount, SandboxConfig } from "../../domain/sandbox/sandbox.ts"
 import { Paths } from "../../store/files/Paths.ts"
 import { hiddenPlaces, parseMounts } from "../../vm/engines/hiddenPlaces.ts"
-import { openShare, type VmShare } from "../../vm/engines/shares.ts"
+import { openShare } from "../../vm/engines/shares.ts"
+import type { VmShare } from "../../vm/engines/types.ts"
 import type { GuestMount } from "../../vm/guest/GuestChannel.ts"
 
 /** What the VM's process shares, and what the agent makes of it. */

@@ -4,6 +4,7 @@
  * Invariants: an install is visible only whole; one install, drop or update of a model at a time across processes; what a live
  * sandbox mounts keeps its files; no secret is stored, logged or answered.
  */
+
 import { Clock, Effect } from "effect"
 import { Rpc } from "effect/rpc"
 import { ModelInUse, ModelNameMismatch, ModelNotFound, ModelNotInstalled } from "../../domain/errors/model.ts"
@@ -37,7 +38,7 @@ import { Paths } from "../../store/files/Paths.ts"
 import { events } from "../kit/Actor.ts"
 import { Sweeper } from "../sandboxes/Sweeper.ts"
 import { type ModelSources, makeModelInstaller, type PullRequest } from "./install.ts"
-import { ModelProtocol } from "./ModelCache.ts"
+import { ModelProtocol } from "./protocol.ts"
 import { settleModels } from "./recovery.ts"
 
 export const modelBehaviour = (sources: ModelSources) =>

@@ -6,6 +6,7 @@
  * Invariants: every update is conditional on the status that was read; a directory goes before its row, so that a crash leaves
  * something for the next sweep to find; a VM that somebody keeps is that keeper's to record.
  */
+
 import fs from "node:fs"
 import { Clock, Context, Effect, Option, Result, Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
@@ -13,6 +14,7 @@ import { hasPassed } from "../../domain/elapsed.ts"
 import { DatabaseErrors } from "../../domain/errors/groups.ts"
 import { SafeName } from "../../domain/name.ts"
 import { isLive, isTerminal, type SandboxInfo, type Status, statusAfter } from "../../domain/sandbox/sandbox.ts"
+import type { TerminationFields } from "../../domain/sandbox/termination.ts"
 import { Database, type DatabaseError } from "../../store/database/Database.ts"
 import { hasForgottenRoot } from "../../store/database/imageCollection.ts"
 import {
@@ -24,7 +26,6 @@ import {
   findSandbox,
   type SandboxRecord,
   sandboxesInStatus,
-  type Termination,
   terminate
 } from "../../store/database/sandboxes.ts"
 import { readTail } from "../../store/files/boundedFile.ts"
@@ -105,7 +106,7 @@ export const maintenance = {
   minIntervalMs: 30_000
 } as const
 
-const crashed: Termination = {
+const crashed: TerminationFields = {
   exitCode: null,
   exitSignal: null,
   reason: "internal_error",
@@ -132,10 +133,10 @@ export const decide = (
   record: Pick<SandboxRecord, "info" | "process" | "hasRunningRun">,
   alive: boolean,
   nowMs: number,
-  selfEnd: () => Termination | undefined = () => undefined,
-  saved?: Termination,
-  ending?: Termination
-): { readonly to: "stopped" | "crashed"; readonly end: Termination } | undefined => {
+  selfEnd: () => TerminationFields | undefined = () => undefined,
+  saved?: TerminationFields,
+  ending?: TerminationFields
+): { readonly to: "stopped" | "crashed"; readonly end: TerminationFields } | undefined => {
   const { status, updatedAt } = record.info
   if (!isLive(status) || alive) return undefined
   if (saved !== undefined) return { to: statusAfter(saved.reason), end: saved }
@@ -151,10 +152,10 @@ export const decide = (
 }
 
 /** How a VM without a keeper ended by itself: its last words on the console. */
-const selfEnded = (consoleLog: string): Termination | undefined => guestEnd(readTail(consoleLog, 4096))?.end
+const selfEnded = (consoleLog: string): TerminationFields | undefined => guestEnd(readTail(consoleLog, 4096))?.end
 
 /** How a run ended whose keeper had no records to write that into any more. */
-export const lastWords = (paths: Paths["Service"], { info, process }: SandboxRecord): Termination | undefined =>
+export const lastWords = (paths: Paths["Service"], { info, process }: SandboxRecord): TerminationFields | undefined =>
   process === undefined || info.ephemeral ? undefined : savedEnd(paths, info.name, process)
 
 const make = (options: SweeperOptions) =>

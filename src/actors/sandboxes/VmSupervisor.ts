@@ -5,6 +5,7 @@
  * Invariants: a failed create leaves nothing; a status changes only along domain/sandbox/sandbox.ts; a sandbox that is live is never
  * removed.
  */
+
 import { Context, Effect, Exit, Option, Result, Schedule, Semaphore, Stream } from "effect"
 import { Rpc, type RpcGroup } from "effect/rpc"
 import type { ReachError } from "../../domain/errors/groups.ts"
@@ -20,6 +21,7 @@ import { parseName } from "../../domain/name.ts"
 import type { ExecEvent } from "../../domain/sandbox/exec.ts"
 import type { LogRequest } from "../../domain/sandbox/logs.ts"
 import { answering, isLive, isTerminal, SandboxInfo, type Status, up } from "../../domain/sandbox/sandbox.ts"
+import { Termination } from "../../domain/sandbox/termination.ts"
 import { commandProblem } from "../../domain/sandbox/validation.ts"
 import { Database } from "../../store/database/Database.ts"
 import { cancelRestart, findSandbox } from "../../store/database/sandboxes.ts"
@@ -27,13 +29,13 @@ import { indexMachines } from "../../store/database/syncDefinitions.ts"
 import { loadMachine } from "../../store/files/definitions.ts"
 import { Paths } from "../../store/files/Paths.ts"
 import { isAlive } from "../../store/processes/processes.ts"
-import { RunEnd } from "../keeper/Keeper.ts"
+import type { KeeperAddress } from "../keeper/protocol.ts"
 import { withPorts } from "../keeper/publishedPorts.ts"
 import { type Address, layerLocal, type Unreachable } from "../kit/Actor.ts"
 import { ModelCache } from "../models/ModelCache.ts"
 import { makeRoutes } from "./execDirectory.ts"
 import { sandboxFileHandlers } from "./files.ts"
-import { bootsMax, type KeeperAddress, type KeeperOptions, makeKeepers } from "./keeperClient.ts"
+import { bootsMax, type KeeperOptions, makeKeepers } from "./keeperClient.ts"
 import { readLogs } from "./logs.ts"
 import { networkHandlers } from "./network.ts"
 import { portHandlers } from "./ports.ts"
@@ -64,8 +66,8 @@ const withWarnings = (info: SandboxInfo, warnings: ReadonlyArray<string>): Sandb
   warnings.length === 0 ? info : new SandboxInfo({ ...info, warnings })
 
 /** How the newest run ended; completed for a sandbox that went with its end. */
-const recordedEnd = (info: SandboxInfo | undefined): RunEnd =>
-  new RunEnd({
+const recordedEnd = (info: SandboxInfo | undefined): Termination =>
+  new Termination({
     exitCode: info?.exitCode ?? null,
     exitSignal: info?.exitSignal ?? null,
     reason: info?.terminationReason ?? "completed",
@@ -139,7 +141,7 @@ const make = (options: KeeperOptions) =>
     /**
      * Asks a keeper for something after which it may be gone before its answer is: then the record tells how the run ended.
      */
-    const untilEnded = Effect.fnUntraced(function* (info: SandboxInfo, ask: Effect.Effect<RunEnd, Unreachable>) {
+    const untilEnded = Effect.fnUntraced(function* (info: SandboxInfo, ask: Effect.Effect<Termination, Unreachable>) {
       const answer = yield* Effect.exit(ask)
       if (Exit.isSuccess(answer)) return answer.value
       const after = yield* findSandbox(db, info.name).pipe(

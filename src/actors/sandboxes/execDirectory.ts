@@ -4,8 +4,9 @@
  *
  * Invariant: an entry lives no longer than the stream whose `Started` made it.
  */
+
 import { Effect, Stream } from "effect"
-import type { KeeperAddress } from "./keeperClient.ts"
+import type { KeeperAddress } from "../keeper/protocol.ts"
 
 export interface Routes {
   /** The keeper of what runs under this number for a sandbox, as the sender called it. */

@@ -2,80 +2,26 @@
  * Files of running sandboxes: the messages of VmSupervisor about them, and what they do with the keeper. Reads and writes no
  * file of the host (see vm/trees/hostTree.ts).
  */
-import { Effect, Schema, Stream } from "effect"
-import { Rpc, RpcGroup } from "effect/rpc"
-import { type FileErrors, FilePutErrors, FileReachErrors, type ReachError } from "../../domain/errors/groups.ts"
+
+import { Effect, Stream } from "effect"
+import { Rpc } from "effect/rpc"
+import type { FileErrors, ReachError } from "../../domain/errors/groups.ts"
 import { CopyFailed, FileFailed } from "../../domain/errors/guestIo.ts"
 import { SupervisorUnreachable } from "../../domain/errors/vm.ts"
-import { FileEvent, FileMode, type FileOperation, GuestFile, GuestFilePath } from "../../domain/sandbox/guestFiles.ts"
+import type { FileEvent, FileOperation } from "../../domain/sandbox/guestFiles.ts"
 import { collectFiles } from "../../vm/guest/files.ts"
 import { feedFile } from "../copying/feedFile.ts"
+import { rootOf, shownGuest } from "../copying/treeStream.ts"
+import type { KeeperAddress } from "../keeper/protocol.ts"
 import type { Unreachable } from "../kit/Actor.ts"
 import { makeRoutes } from "./execDirectory.ts"
-import type { KeeperAddress } from "./keeperClient.ts"
-
-const target = {
-  name: Schema.String,
-  path: GuestFilePath,
-  /** As for commands; absent: root. */
-  user: Schema.optionalKey(Schema.String.check(Schema.isMaxLength(256)))
-}
-const operation = Schema.Struct({ name: Schema.String, file: Schema.Int })
-const flag = Schema.optionalKey(Schema.Boolean)
-
-export const SandboxFiles = RpcGroup.make(
-  /** Bytes of a file, or, with `tree`, of whatever is there as records of a tree (native/guest/README.md). */
-  Rpc.make("FileRead", {
-    payload: { ...target, tree: flag, follow: flag },
-    success: Schema.Uint8Array,
-    error: FileReachErrors,
-    stream: true
-  }),
-  /** Replaces a file at once when its input has ended; with `tree`: makes what the records say below a directory. */
-  Rpc.make("FileWrite", {
-    payload: { ...target, mode: Schema.optionalKey(FileMode), tree: flag, owners: flag },
-    success: FileEvent,
-    error: FileReachErrors,
-    stream: true
-  }),
-  /** The same with the bytes of a file of this machine: for doors that keep what is sent to them as a file. */
-  Rpc.make("FilePut", {
-    payload: { ...target, mode: Schema.optionalKey(FileMode), tree: flag, owners: flag, source: Schema.String },
-    error: FilePutErrors
-  }),
-  /** Whatever is there as a tar stream (POSIX pax), below the last part of its path. */
-  Rpc.make("TreeRead", {
-    payload: { ...target, follow: flag },
-    success: Schema.Uint8Array,
-    error: FilePutErrors,
-    stream: true
-  }),
-  /** Makes what a tar file of this machine says below a directory. `owners`: as recorded instead of the user's own. */
-  Rpc.make("TreePut", {
-    payload: { ...target, owners: flag, source: Schema.String },
-    /** What was left out, and why, at most a thousand. */
-    success: Schema.Struct({ skipped: Schema.Array(Schema.String) }),
-    error: FilePutErrors
-  }),
-  Rpc.make("FileInput", { payload: { ...operation.fields, data: Schema.Uint8Array }, error: FileReachErrors }),
-  Rpc.make("FileEnd", { payload: operation, error: FileReachErrors }),
-  Rpc.make("FileStat", { payload: { ...target, follow: flag }, success: GuestFile, error: FileReachErrors }),
-  /** The entries of a directory, by name. */
-  Rpc.make("FileList", { payload: target, success: Schema.Array(GuestFile), error: FileReachErrors }),
-  Rpc.make("FileRemove", { payload: { ...target, recursive: flag }, error: FileReachErrors }),
-  /** `recursive`: missing parents, too, and an existing directory is fine. */
-  Rpc.make("FileMkdir", {
-    payload: { ...target, mode: Schema.optionalKey(FileMode), recursive: flag },
-    error: FileReachErrors
-  })
-)
+import type { operation } from "./fileProtocol.ts"
 
 /** Names of what was left out that one answer has. */
 const skippedMax = 1000
 
 /** What knows tar is loaded by the first who wants it. */
 const trees = Effect.promise(async () => ({
-  copyTree: await import("../copying/copyTree.ts"),
   tarTree: await import("../copying/tarTree.ts")
 }))
 
@@ -134,10 +80,10 @@ export const sandboxFileHandlers = (
 
   const pack = (request: Request) =>
     Stream.unwrap(
-      Effect.map(trees, ({ copyTree, tarTree }) =>
+      Effect.map(trees, ({ tarTree }) =>
         tarTree.tarOf(bytes("pack", request), {
-          root: copyTree.rootOf(request.path),
-          shown: copyTree.shownGuest(request),
+          root: rootOf(request.path),
+          shown: shownGuest(request),
           skipped: () => {}
         })
       )

@@ -7,7 +7,6 @@ import fs from "node:fs"
 import net from "node:net"
 import os from "node:os"
 import { Clock, Effect, Exit, Layer, Result, Schedule, Schema, Scope } from "effect"
-import type { RpcGroup } from "effect/rpc"
 import { formatDuration } from "../../domain/duration.ts"
 import { type StartError, StartErrors } from "../../domain/errors/groups.ts"
 import { SupervisorUnreachable } from "../../domain/errors/vm.ts"
@@ -24,15 +23,16 @@ import type { Engines } from "../../vm/engines/Engine.ts"
 import { ImageStore } from "../images/ImageStore.ts"
 import { AgentTimeoutMs, watchAgent } from "../keeper/agentWatch.ts"
 import { adoptVm, bootVm } from "../keeper/boot.ts"
-import { KeeperProtocol, type KeptVm, keeperBehaviour, type Records } from "../keeper/Keeper.ts"
+import { keeperBehaviour, type Records } from "../keeper/Keeper.ts"
 import { enforceLimits } from "../keeper/lifetime.ts"
 import { makeMainCommand } from "../keeper/mainCommand.ts"
-import { type Address, local, supervised } from "../kit/Actor.ts"
+import type { KeeperAddress } from "../keeper/protocol.ts"
+import { KeeperProtocol } from "../keeper/protocol.ts"
+import type { KeptVm } from "../keeper/runningVm.ts"
+import { local, supervised } from "../kit/Actor.ts"
 import { LeaseManager } from "../leases/LeaseManager.ts"
 import { leaseImage } from "../leases/leaseImage.ts"
 import type { Sweeper } from "./Sweeper.ts"
-
-export type KeeperAddress = Address<RpcGroup.Rpcs<typeof KeeperProtocol>>
 
 export interface KeeperOptions {
   /** Program and arguments before the sandbox's name, like `[bunker, "__keeper"]`. */

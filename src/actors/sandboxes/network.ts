@@ -2,6 +2,7 @@
  * The supervisor's part of sandboxes' networks: changes rules, in the definition and in a VM that runs, and reads what was told of
  * traffic. Reads the log that the keeper writes, so that the events of sandboxes that have ended are there, too.
  */
+
 import { Effect, Schema, Stream } from "effect"
 import { Rpc } from "effect/rpc"
 import { InvalidSpec, SupervisorUnreachable } from "../../domain/errors/vm.ts"
@@ -13,7 +14,7 @@ import { sandboxProblem } from "../../domain/sandbox/validation.ts"
 import { Database } from "../../store/database/Database.ts"
 import { findSandbox, type SandboxRecord } from "../../store/database/sandboxes.ts"
 import { Paths } from "../../store/files/Paths.ts"
-import type { KeeperAddress } from "./keeperClient.ts"
+import type { KeeperAddress } from "../keeper/protocol.ts"
 import { readLogs } from "./logs.ts"
 import { saveDefinition } from "./saveDefinition.ts"
 

@@ -2,6 +2,7 @@
  * The supervisor's part of published ports: adds and takes away single ones, in the definition and in a VM that runs. Listens on none
  * (see keeper/publishedPorts.ts).
  */
+
 import { Effect } from "effect"
 import { Rpc } from "effect/rpc"
 import { InvalidSpec, SupervisorUnreachable } from "../../domain/errors/vm.ts"
@@ -10,8 +11,8 @@ import { isLive, type PublishedPort, type SandboxInfo } from "../../domain/sandb
 import { sandboxProblem } from "../../domain/sandbox/validation.ts"
 import type { SandboxRecord } from "../../store/database/sandboxes.ts"
 import { Paths } from "../../store/files/Paths.ts"
+import type { KeeperAddress } from "../keeper/protocol.ts"
 import { withPorts } from "../keeper/publishedPorts.ts"
-import type { KeeperAddress } from "./keeperClient.ts"
 import { saveDefinition } from "./saveDefinition.ts"
 
 interface Removal {

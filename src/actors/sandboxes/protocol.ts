@@ -1,4 +1,5 @@
 /** The messages of the VmSupervisor: what each carries, answers and fails with. Runs none of them (see VmSupervisor.ts). */
+
 import { Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import {
@@ -19,9 +20,8 @@ import { MachineProblem } from "../../domain/sandbox/definition.ts"
 import { ExecEvent, ExecRequest, MainRequest, SignalNumber, TerminalSize } from "../../domain/sandbox/exec.ts"
 import { LogLine, LogQuery } from "../../domain/sandbox/logs.ts"
 import { EndTimeoutMs, PublishedPort, SandboxConfig, SandboxInfo } from "../../domain/sandbox/sandbox.ts"
-import { RunEnd } from "../keeper/Keeper.ts"
-import { SandboxFiles } from "./files.ts"
-import { SandboxStatsMessages } from "./stats.ts"
+import { Termination } from "../../domain/sandbox/termination.ts"
+import { SandboxFiles, SandboxStatsMessages } from "./fileProtocol.ts"
 
 const Named = { name: Schema.String }
 const NewSandbox = {
@@ -62,10 +62,10 @@ export class VmProtocol extends RpcGroup.make(
   Rpc.make("CloseInput", { payload: Command, error: ReachErrors }),
   Rpc.make("Signal", { payload: { ...Command, signal: SignalNumber }, error: ReachErrors }),
   Rpc.make("Resize", { payload: { ...Command, size: TerminalSize }, error: ReachErrors }),
-  Rpc.make("Stop", { payload: { ...Named, timeoutMs: EndTimeoutMs }, success: RunEnd, error: ReachErrors }),
-  Rpc.make("Kill", { payload: Named, success: RunEnd, error: ReachErrors }),
+  Rpc.make("Stop", { payload: { ...Named, timeoutMs: EndTimeoutMs }, success: Termination, error: ReachErrors }),
+  Rpc.make("Kill", { payload: Named, success: Termination, error: ReachErrors }),
   /** Takes no new commands, and stops when the last one has ended; answers then. */
-  Rpc.make("Drain", { payload: { ...Named, timeoutMs: EndTimeoutMs }, success: RunEnd, error: ReachErrors }),
+  Rpc.make("Drain", { payload: { ...Named, timeoutMs: EndTimeoutMs }, success: Termination, error: ReachErrors }),
   /** Makes a running sandbox stand still, with all that it holds. */
   Rpc.make("Pause", { payload: Named, error: ReachErrors }),
   /** Lets a paused one run on; answers when its clock is right again. */
@@ -104,8 +104,8 @@ export class VmProtocol extends RpcGroup.make(
   /** Stops it in order when it runs, and boots it in the background. */
   Rpc.make("Restart", { payload: { ...Named, timeoutMs: EndTimeoutMs }, success: SandboxInfo, error: RestartErrors }),
   /** The main command of a foreground run has ended: ends the sandbox, which records the code. */
-  Rpc.make("Finish", { payload: { ...Named, exitCode: Schema.Int }, success: RunEnd, error: ReachErrors }),
-  Rpc.make("Wait", { payload: Named, success: RunEnd, error: ReachErrors }),
+  Rpc.make("Finish", { payload: { ...Named, exitCode: Schema.Int }, success: Termination, error: ReachErrors }),
+  Rpc.make("Wait", { payload: Named, success: Termination, error: ReachErrors }),
   Rpc.make("Remove", { payload: { ...Named, force: Schema.Boolean }, error: ReachErrors }),
   Rpc.make("Inspect", { payload: Named, success: SandboxInfo, error: SandboxLookupErrors }),
   Rpc.make("List", { success: Schema.Array(SandboxInfo), error: StoreErrors }),

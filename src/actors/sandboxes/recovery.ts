@@ -4,15 +4,16 @@
  *
  * Invariants: a VM that lives is adopted or ended, never started twice; a VM that somebody keeps is left to that keeper, unless it said its last word.
  */
+
 import { Clock, Effect, Schedule } from "effect"
 import type { SafeName } from "../../domain/name.ts"
 import { isLive, predecessors, SandboxInfo } from "../../domain/sandbox/sandbox.ts"
+import { Termination } from "../../domain/sandbox/termination.ts"
 import { Database } from "../../store/database/Database.ts"
 import { findSandbox, type SandboxRecord, terminate } from "../../store/database/sandboxes.ts"
 import { indexMachines, settleMachine } from "../../store/database/syncDefinitions.ts"
 import { Paths } from "../../store/files/Paths.ts"
 import { isAlive, signalProcess } from "../../store/processes/processes.ts"
-import { RunEnd } from "../keeper/Keeper.ts"
 import { withPorts } from "../keeper/publishedPorts.ts"
 import type { Keepers } from "./keeperClient.ts"
 import { lastWords, Sweeper } from "./Sweeper.ts"
@@ -29,7 +30,7 @@ const over = (record: SandboxRecord, terminationDetail: string): SandboxRecord =
 const recordTurns = 50
 
 const killedAlone = () =>
-  new RunEnd({ exitCode: null, exitSignal: "SIGKILL", reason: "signal", detail: "killed without its keeper" })
+  new Termination({ exitCode: null, exitSignal: "SIGKILL", reason: "signal", detail: "killed without its keeper" })
 
 export const makeRecovery = Effect.fnUntraced(function* (keepers: Keepers) {
   const db = yield* Database

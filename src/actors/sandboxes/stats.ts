@@ -2,46 +2,17 @@
  * Measures a running sandbox: asks its guest, and reads what the host's kernel says of the VM's process (proc(5)). Keeps nothing
  * between samples; rates are for whoever looks at two.
  */
+
 import fs from "node:fs"
-import { Clock, Effect, Schema, Stream } from "effect"
-import { Rpc, RpcGroup } from "effect/rpc"
-import { ExecErrors, type ReachError, ReachErrors } from "../../domain/errors/groups.ts"
-import { type GuestChannelFailed, SupervisorUnreachable } from "../../domain/errors/vm.ts"
+import { Clock, Effect, Stream } from "effect"
+import { Rpc } from "effect/rpc"
+import type { ReachError } from "../../domain/errors/groups.ts"
+import { SupervisorUnreachable } from "../../domain/errors/vm.ts"
 import { type Status, up } from "../../domain/sandbox/sandbox.ts"
-import { SandboxStats } from "../../domain/sandbox/stats.ts"
-import type { NetworkCounters } from "../../net/process/protocol.ts"
 import { diskUsage } from "../../store/files/files.ts"
-import type { GuestStats } from "../../vm/guest/messages.ts"
-import type { Traffic } from "../keeper/publishedPorts.ts"
+import type { KeeperAddress } from "../keeper/protocol.ts"
+import type { Measured } from "../keeper/runningVm.ts"
 import type { Unreachable } from "../kit/Actor.ts"
-import type { KeeperAddress } from "./keeperClient.ts"
-
-export const KeeperStats = RpcGroup.make(Rpc.make("Sample", { success: SandboxStats, error: ExecErrors }))
-
-export const SandboxStatsMessages = RpcGroup.make(
-  /** One sample, or with `watch` one a second until the sandbox ends. */
-  Rpc.make("Stats", {
-    payload: { name: Schema.String, watch: Schema.Boolean },
-    success: SandboxStats,
-    error: ReachErrors,
-    stream: true
-  })
-)
-
-/** What is measured. */
-export interface Measured {
-  readonly name: string
-  readonly cpus: number
-  /** The VM's process. */
-  readonly pid: number
-  /** Directory of the writable disk and the logs. */
-  readonly directory: string
-  /** The guest's own numbers. */
-  readonly guest: Effect.Effect<GuestStats, GuestChannelFailed>
-  readonly traffic: Traffic
-  /** What its network process counts; undefined for a sandbox without a network. */
-  readonly network: Effect.Effect<NetworkCounters | undefined>
-}
 
 /** Clock ticks of /proc/PID/stat: USER_HZ is 100 on every Linux that libkrun runs on. */
 const hostTickMs = 10

@@ -50,8 +50,7 @@ import { describeSession } from "../../store/database/session/summary.ts"
 import { attemptFile, temporaryName } from "../../store/files/files.ts"
 import { Paths } from "../../store/files/Paths.ts"
 import { makeHandles } from "./openFiles.ts"
-import { SessionProtocol } from "./protocol.ts"
-import type { SessionOptions } from "./SessionStore.ts"
+import { type SessionOptions, SessionProtocol } from "./protocol.ts"
 
 const defaults = {
   autoRunEveryCommits: 0,

@@ -1,8 +1,9 @@
 /** Explains to people why the channel to a guest broke. Repairs nothing. */
+
 import { Effect, Option, Schedule, Stream } from "effect"
-import type { RunEnd } from "../../actors/keeper/Keeper.ts"
 import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import { type GuestChannelFailed, SandboxCrashed, WrongState } from "../../domain/errors/vm.ts"
+import type { Termination } from "../../domain/sandbox/termination.ts"
 import { ExitWith, say } from "../terminal/output.ts"
 
 /** How often the record is looked at again: the connection's end is known a moment before the VM's is recorded. */
@@ -39,7 +40,7 @@ const consoleEnd = (name: string) =>
 export const explainBrokenChannel = Effect.fnUntraced(function* (
   name: string,
   error: GuestChannelFailed,
-  end?: RunEnd
+  end?: Termination
 ) {
   const look = VmSupervisor.use((vms) => Effect.option(vms.Inspect({ name })))
   const found = yield* look.pipe(

@@ -1,15 +1,15 @@
 /** `run`, `create`, `start`, `exec`: everything that boots a sandbox or runs something in one. */
+
 import { Effect, Exit, Fiber, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-
 import { ImageStore } from "../../actors/images/ImageStore.ts"
-import type { RunEnd } from "../../actors/keeper/Keeper.ts"
 import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
 import { ImageNotFound } from "../../domain/errors/image.ts"
 import { BootFailed, InvalidSpec, SandboxCrashed } from "../../domain/errors/vm.ts"
 import { parsePlatform } from "../../domain/image/platform.ts"
 import { ExecRequest, mainCommand } from "../../domain/sandbox/exec.ts"
 import { type SandboxInfo, statusAfter } from "../../domain/sandbox/sandbox.ts"
+import type { Termination } from "../../domain/sandbox/termination.ts"
 import { commandProblem } from "../../domain/sandbox/validation.ts"
 import { Engines } from "../../vm/engines/Engine.ts"
 import { readEnvironment } from "../arguments.ts"
@@ -120,9 +120,9 @@ const timedOut = 124
 /** Time for a sandbox that a limit ends to say so, in milliseconds. */
 const endMsMax = 15_000
 /** The exit code of an end in order that has one. */
-const orderlyCode = ({ exitCode, reason }: RunEnd): number | null =>
+const orderlyCode = ({ exitCode, reason }: Termination): number | null =>
   statusAfter(reason) === "stopped" ? exitCode : null
-const isLimit = ({ reason }: RunEnd): boolean => reason === "max_duration_exceeded" || reason === "idle_timeout"
+const isLimit = ({ reason }: Termination): boolean => reason === "max_duration_exceeded" || reason === "idle_timeout"
 
 export const run = Command.make(
   "run",

@@ -4,6 +4,7 @@
  * Invariant: every change of a status is conditional on the status that allows it (see domain/sandbox/sandbox.ts), so two processes
  * never overwrite each other's transition.
  */
+
 import { Cause, Effect, Exit, Option, Result, Schema } from "effect"
 import { DatabaseFailed } from "../../domain/errors/store.ts"
 import { AlreadyExists } from "../../domain/errors/vm.ts"
@@ -17,6 +18,7 @@ import {
   type Status,
   type TerminationReason
 } from "../../domain/sandbox/sandbox.ts"
+import type { TerminationFields } from "../../domain/sandbox/termination.ts"
 import type { ProcessIdentity } from "../processes/processes.ts"
 import type { Service as Database } from "./Database.ts"
 import { type ActiveSandbox, activeSandboxesSql } from "./migrations.ts"
@@ -331,13 +333,6 @@ export const insertRun = (db: Database, sandboxId: number, engine: string, proce
 export const savePhases = (db: Database, sandboxId: number, phases: BootPhases) =>
   db.run(statements.setPhases, [encodePhases(phases), sandboxId])
 
-export interface Termination {
-  readonly exitCode: number | null
-  readonly exitSignal: string | null
-  readonly reason: TerminationReason
-  readonly detail: string | null
-}
-
 interface EndingRow {
   readonly status: Status
   readonly config: string
@@ -367,7 +362,7 @@ export const terminate = (
   id: number,
   from: ReadonlyArray<Status>,
   to: "stopped" | "crashed",
-  end: Termination,
+  end: TerminationFields,
   nowMs: number
 ) =>
   db.transaction((tx): Result.Result<boolean> => {

@@ -8,20 +8,12 @@ import fs from "node:fs"
 import { Effect, Result, Schema } from "effect"
 import { RunDefaults } from "../../domain/image/image.ts"
 import type { SafeName } from "../../domain/name.ts"
-import { TerminationReason } from "../../domain/sandbox/sandbox.ts"
-import type { Termination } from "../database/sandboxes.ts"
+import { TerminationFields } from "../../domain/sandbox/termination.ts"
 import { isAlive, type ProcessIdentity } from "../processes/processes.ts"
 import { attemptFile, readText, temporaryName } from "./files.ts"
 import type { Paths } from "./Paths.ts"
 
 type Home = Paths["Service"]
-
-const End = Schema.Struct({
-  exitCode: Schema.NullOr(Schema.Int),
-  exitSignal: Schema.NullOr(Schema.String),
-  reason: TerminationReason,
-  detail: Schema.NullOr(Schema.String)
-})
 
 /** The process of a machine's newest run. */
 const SavedRun = Schema.Struct({
@@ -35,9 +27,9 @@ const SavedRun = Schema.Struct({
   /** What its image says of how it is run; absent in files of older builds. */
   image: Schema.optionalKey(RunDefaults),
   /** How it ended, where its keeper had no records to write that into. */
-  end: Schema.optionalKey(End),
+  end: Schema.optionalKey(TerminationFields),
   /** Why it is about to end in order: the next keeper finishes what this one began. */
-  ending: Schema.optionalKey(End)
+  ending: Schema.optionalKey(TerminationFields)
 })
 type SavedRun = typeof SavedRun.Type
 const decode = Schema.decodeUnknownResult(Schema.fromJsonString(SavedRun))
@@ -78,7 +70,7 @@ const add = Effect.fnUntraced(function* (
   name: SafeName,
   process: ProcessIdentity,
   what: "end" | "ending",
-  { exitCode, exitSignal, reason, detail }: Termination
+  { exitCode, exitSignal, reason, detail }: TerminationFields
 ) {
   const run = read(home, name)
   if (run !== undefined && isOf(run, process)) {
@@ -87,21 +79,21 @@ const add = Effect.fnUntraced(function* (
 })
 
 /** Adds how the process ended; nothing when the file is another run's by now. */
-export const saveEnd = (home: Home, name: SafeName, process: ProcessIdentity, end: Termination) =>
+export const saveEnd = (home: Home, name: SafeName, process: ProcessIdentity, end: TerminationFields) =>
   add(home, name, process, "end", end)
 
 /** Adds why the process is about to end; the same. */
-export const saveEnding = (home: Home, name: SafeName, process: ProcessIdentity, end: Termination) =>
+export const saveEnding = (home: Home, name: SafeName, process: ProcessIdentity, end: TerminationFields) =>
   add(home, name, process, "ending", end)
 
 /** Why a process was about to end when its keeper was last heard of; undefined when nobody asked it to. */
-export const savedEnding = (home: Home, name: SafeName, process: ProcessIdentity): Termination | undefined => {
+export const savedEnding = (home: Home, name: SafeName, process: ProcessIdentity): TerminationFields | undefined => {
   const run = read(home, name)
   return run !== undefined && isOf(run, process) ? run.ending : undefined
 }
 
 /** How a machine's newest run ended, where that was written down here; undefined also when that is not the run of `process`. */
-export const savedEnd = (home: Home, name: SafeName, process?: ProcessIdentity): Termination | undefined => {
+export const savedEnd = (home: Home, name: SafeName, process?: ProcessIdentity): TerminationFields | undefined => {
   const run = read(home, name)
   return run !== undefined && (process === undefined || isOf(run, process)) ? run.end : undefined
 }

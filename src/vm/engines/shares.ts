@@ -9,18 +9,7 @@ import { Effect } from "effect"
 import type { StoreFailed } from "../../domain/errors/store.ts"
 import { EngineUnavailable, MountRefused } from "../../domain/errors/vm.ts"
 import { executable, fromBootCache, runnerCommand } from "./bootCache.ts"
-import type { EngineOptions, VmConfig } from "./types.ts"
-
-/** A file or directory of the host, by path without links and by what it is. */
-export interface VmShare {
-  readonly source: string
-  readonly device: bigint
-  readonly inode: bigint
-  /** The host refuses the guest's writes. */
-  readonly readOnly: boolean
-  /** Directories below it that the guest finds empty, by relative path. Default: none. */
-  readonly hidden?: ReadonlyArray<string>
-}
+import type { EngineOptions, VmConfig, VmShare } from "./types.ts"
 
 const O_PATH = 0o10_000_000
 

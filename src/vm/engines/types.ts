@@ -13,12 +13,22 @@ import type { ProcessIdentity } from "../../store/processes/processes.ts"
 import type { GuestTransport } from "../guest/transport.ts"
 import type { RunnerDisk } from "../runner/protocol.ts"
 import type { RunnerProcess } from "../runner/start.ts"
-import type { VmShare } from "./shares.ts"
 
 export type EngineKind = "krun" | "qemu"
 
 /** A disk after the init disk: /dev/vdb, /dev/vdc, … in the order given. */
 export type VmDisk = RunnerDisk
+
+/** A file or directory of the host, by path without links and by what it is. */
+export interface VmShare {
+  readonly source: string
+  readonly device: bigint
+  readonly inode: bigint
+  /** The host refuses the guest's writes. */
+  readonly readOnly: boolean
+  /** Directories below it that the guest finds empty, by relative path. Default: none. */
+  readonly hidden?: ReadonlyArray<string>
+}
 
 export interface VmConfig {
   /** vCPUs, 1 to 16. */

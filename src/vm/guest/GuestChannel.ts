@@ -7,7 +7,7 @@ import type { FileFailed, FileNotFound, PortRefused } from "../../domain/errors/
 import { ExecFailed, GuestChannelFailed, ReattachRefused } from "../../domain/errors/vm.ts"
 import { type Answer, type GuestControl, isHangUp, openControl } from "./control.ts"
 import { type DialedConnection, dialGuest } from "./dial.ts"
-import { type ExecConnection, type ExecEvent, type Fate, openExecConnection } from "./exec.ts"
+import { type ExecEvent, type Fate, type Opened, type OpenStream, openExecConnection } from "./exec.ts"
 import { type FileConnection, type FileOperation, openFile } from "./files.ts"
 import { jsonPayload } from "./frames.ts"
 import { decodeGuestBooted, decodeGuestStarted, decodeGuestStats, type GuestStats } from "./messages.ts"
@@ -90,21 +90,6 @@ export interface KeptCommand {
   /** Its end is written down: the agent may forget what it said. */
   readonly confirmEnd: () => void
 }
-
-/** A connection of its own that the agent opened on request. */
-export interface Opened extends ExecConnection {
-  readonly number: number
-  /** The agent's answer. */
-  readonly value: unknown
-}
-
-/** Asks the agent for something that gets a connection of its own; the scope ends it. */
-export type OpenStream = <E>(
-  op: string,
-  fields: Readonly<Record<string, unknown>>,
-  refusal: (answer: Answer) => E,
-  fate?: Fate
-) => Effect.Effect<Opened, E | GuestChannelFailed, Scope.Scope>
 
 /** A started command. Closing its scope before its end kills its process group and session, unless it is kept. */
 export interface ExecHandle {

@@ -2,8 +2,7 @@
 import { Effect, type Scope, Stream } from "effect"
 import { PortRefused } from "../../domain/errors/guestIo.ts"
 import { GuestChannelFailed } from "../../domain/errors/vm.ts"
-import type { StreamEvent } from "./exec.ts"
-import type { OpenStream } from "./GuestChannel.ts"
+import type { OpenStream, StreamEvent } from "./exec.ts"
 
 /** A connection that a service in the guest has accepted. Closing its scope before its end resets it. */
 export interface DialedConnection {

@@ -2,9 +2,11 @@
  * One process in the guest, seen from the host: its events, its input within the ACK window, its end. Does not ask for
  * it: that is the control connection's business.
  */
+
 import { type Cause, Deferred, Effect, Queue, type Scope, Semaphore, Stream } from "effect"
 import { GuestChannelFailed } from "../../domain/errors/vm.ts"
 import type { GuestConnection } from "./connection.ts"
+import type { Answer } from "./control.ts"
 import {
   acknowledged,
   dataBytesMax,
@@ -56,6 +58,21 @@ export interface ExecConnection {
   /** Of such a process: its end will never be asked for again. */
   readonly confirmEnd: () => void
 }
+
+/** A connection of its own that the agent opened on request. */
+export interface Opened extends ExecConnection {
+  readonly number: number
+  /** The agent's answer. */
+  readonly value: unknown
+}
+
+/** Asks the agent for something that gets a connection of its own; the scope ends it. */
+export type OpenStream = <E>(
+  op: string,
+  fields: Readonly<Record<string, unknown>>,
+  refusal: (answer: Answer) => E,
+  fate?: Fate
+) => Effect.Effect<Opened, E | GuestChannelFailed, Scope.Scope>
 
 /**
  * Exchanges HELLO on the connection, which lets the agent start the process, and pumps frames in the scope from then on.

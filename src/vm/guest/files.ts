@@ -7,8 +7,7 @@ import { FileFailed, FileNotFound, fileReason } from "../../domain/errors/guestI
 import { GuestChannelFailed } from "../../domain/errors/vm.ts"
 import { type FileOperation, GuestFile } from "../../domain/sandbox/guestFiles.ts"
 import type { Answer } from "./control.ts"
-import type { StreamEvent } from "./exec.ts"
-import type { OpenStream } from "./GuestChannel.ts"
+import type { OpenStream, StreamEvent } from "./exec.ts"
 import { decodeGuestFile, decodeGuestFileFailure, parsePayload } from "./messages.ts"
 
 export type { FileOperation } from "../../domain/sandbox/guestFiles.ts"

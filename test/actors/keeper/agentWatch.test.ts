@@ -1,16 +1,18 @@
 /** The watch over an agent, on a clock of the test's own. */
+
 import { describe, expect } from "bun:test"
 import { Deferred, Effect } from "effect"
 import { TestClock } from "effect/testing"
 import { AgentTimeoutMs, watchAgent } from "../../../src/actors/keeper/agentWatch.ts"
-import { type KeptVm, RunEnd } from "../../../src/actors/keeper/Keeper.ts"
+import type { KeptVm } from "../../../src/actors/keeper/runningVm.ts"
 import { GuestChannelFailed } from "../../../src/domain/errors/vm.ts"
+import { Termination } from "../../../src/domain/sandbox/termination.ts"
 import { it } from "../../support/it.ts"
 
 const start = Effect.fnUntraced(function* (ping: Effect.Effect<void, GuestChannelFailed>) {
   let still: Deferred.Deferred<void> | undefined
-  const ended = yield* Deferred.make<RunEnd>()
-  let expected: RunEnd | undefined
+  const ended = yield* Deferred.make<Termination>()
+  let expected: Termination | undefined
   const vm = {
     channel: { ping },
     ended,
@@ -18,7 +20,7 @@ const start = Effect.fnUntraced(function* (ping: Effect.Effect<void, GuestChanne
       paused: () => still !== undefined,
       running: Effect.suspend(() => (still === undefined ? Effect.void : Deferred.await(still)))
     },
-    expect: (end: RunEnd) => void (expected ??= end),
+    expect: (end: Termination) => void (expected ??= end),
     ending: () => expected !== undefined,
     kill: Effect.suspend(() => Effect.asVoid(Deferred.succeed(ended, expected!)))
   } as unknown as KeptVm
@@ -82,7 +84,7 @@ describe("a VM's agent is watched", () => {
   it.effect("but nobody cuts an end short that somebody asked for", () =>
     Effect.gen(function* () {
       const { vm, isUp } = yield* start(Effect.never)
-      const asked = new RunEnd({ exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null })
+      const asked = new Termination({ exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null })
       vm.expect(asked)
       yield* TestClock.adjust("1 hour")
       expect(yield* isUp).toBe(true)

@@ -1,13 +1,14 @@
 /** A keeper's socket for the entry program: the real program, the real keeper and the real agent without a VM; and clients that lie. */
+
 import { afterAll, describe, expect } from "bun:test"
 import { existsSync, mkdirSync, readlinkSync, symlinkSync } from "node:fs"
 import path from "node:path"
 import { Effect } from "effect"
 import { serveEntry } from "../../../src/actors/keeper/fastPathSocket.ts"
-import { KeeperProtocol, keeperBehaviour } from "../../../src/actors/keeper/Keeper.ts"
+import { keeperBehaviour } from "../../../src/actors/keeper/Keeper.ts"
 import { makeMainCommand } from "../../../src/actors/keeper/mainCommand.ts"
+import { type KeeperAddress, KeeperProtocol } from "../../../src/actors/keeper/protocol.ts"
 import { local, supervised } from "../../../src/actors/kit/Actor.ts"
-import type { KeeperAddress } from "../../../src/actors/sandboxes/keeperClient.ts"
 import type { SafeName } from "../../../src/domain/name.ts"
 import type { SandboxInfo } from "../../../src/domain/sandbox/sandbox.ts"
 import { openLog } from "../../../src/store/files/logs.ts"

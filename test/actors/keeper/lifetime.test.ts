@@ -1,9 +1,10 @@
 /** Limits of a sandbox's life, on a clock of the test's own. */
+
 import { describe, expect } from "bun:test"
 import { Deferred, Effect, Fiber } from "effect"
 import { TestClock } from "effect/testing"
-import type { KeptVm } from "../../../src/actors/keeper/Keeper.ts"
 import { enforceLimits } from "../../../src/actors/keeper/lifetime.ts"
+import type { KeptVm } from "../../../src/actors/keeper/runningVm.ts"
 import { fakeVm } from "../../support/fakeVm.ts"
 import { it } from "../../support/it.ts"
 

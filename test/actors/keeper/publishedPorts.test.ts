@@ -1,12 +1,14 @@
 /** Published ports, with a real agent process on this machine as the guest: its loopback is ours. */
+
 import { describe, expect } from "bun:test"
 import fs from "node:fs"
 import net from "node:net"
 import { Deferred, Effect, Exit, Schedule, Scope } from "effect"
-import type { RunEnd } from "../../../src/actors/keeper/Keeper.ts"
-import { checkPorts, publishPorts, type Traffic, withPorts } from "../../../src/actors/keeper/publishedPorts.ts"
+import { checkPorts, publishPorts, withPorts } from "../../../src/actors/keeper/publishedPorts.ts"
+import type { Traffic } from "../../../src/actors/keeper/runningVm.ts"
 import { parsePort } from "../../../src/domain/sandbox/ports.ts"
 import type { PublishedPort, SandboxInfo } from "../../../src/domain/sandbox/sandbox.ts"
+import type { Termination } from "../../../src/domain/sandbox/termination.ts"
 import { Database } from "../../../src/store/database/Database.ts"
 import { findSandbox } from "../../../src/store/database/sandboxes.ts"
 import { Paths } from "../../../src/store/files/Paths.ts"
@@ -35,7 +37,7 @@ const published = Effect.fnUntraced(function* (
 ) {
   const { guest } = yield* nativeAgent
   const info = yield* sandbox(name, [`0:${guestPort}`])
-  const ended = yield* Deferred.make<RunEnd>()
+  const ended = yield* Deferred.make<Termination>()
   const ports = yield* publishPorts(info, false)
   yield* ports.open({ channel: guest, ended, activity, traffic })
   const [port] = withPorts(yield* Paths, info).ports!
@@ -214,7 +216,7 @@ describe("a published port", () => {
       const hello = yield* service((socket) => void socket.end("hello"))
       const info = yield* sandbox("a", [`0:${hello}`])
       const ports = yield* publishPorts(info, false)
-      yield* ports.open({ channel: guest, ended: yield* Deferred.make<RunEnd>() })
+      yield* ports.open({ channel: guest, ended: yield* Deferred.make<Termination>() })
       const [first] = withPorts(yield* Paths, info).ports!
       const asked = { ...info.config.ports![0]!, hostIp: "127.0.0.1" }
       const both = yield* ports.set([asked, asked])

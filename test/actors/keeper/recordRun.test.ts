@@ -1,8 +1,9 @@
 /** What is recorded of how a VM ended; its process is played by the test. */
+
 import { describe, expect } from "bun:test"
 import fs from "node:fs"
 import { Deferred, Effect, Layer } from "effect"
-import { RunEnd, stopVm } from "../../../src/actors/keeper/Keeper.ts"
+import { stopVm } from "../../../src/actors/keeper/Keeper.ts"
 import { noNetwork } from "../../../src/actors/keeper/network.ts"
 import type { Pausing } from "../../../src/actors/keeper/pausing.ts"
 import { keepRecords } from "../../../src/actors/keeper/recordRun.ts"
@@ -10,6 +11,7 @@ import { LeaseManager } from "../../../src/actors/leases/LeaseManager.ts"
 import { Sweeper } from "../../../src/actors/sandboxes/Sweeper.ts"
 import type { RunDefaults } from "../../../src/domain/image/image.ts"
 import type { SafeName } from "../../../src/domain/name.ts"
+import { Termination } from "../../../src/domain/sandbox/termination.ts"
 import { Database } from "../../../src/store/database/Database.ts"
 import { findSandbox } from "../../../src/store/database/sandboxes.ts"
 import { Paths } from "../../../src/store/files/Paths.ts"
@@ -21,7 +23,7 @@ import { it } from "../../support/it.ts"
 import { deadProcess, putSandbox } from "../../support/sandboxes.ts"
 
 const environment = Sweeper.layer().pipe(Layer.provideMerge(LeaseManager.layer), Layer.provideMerge(freshHome))
-const stop = new RunEnd({ exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null })
+const stop = new Termination({ exitCode: null, exitSignal: null, reason: "shutdown_requested", detail: null })
 const exitOf = (how: Partial<VmExit>): VmExit => ({
   code: undefined,
   signal: undefined,
