@@ -3,11 +3,12 @@
  * which a tenth is live, commits beside automatic collections, lists of many sessions. The limit beside them is the same work written
  * directly over bun:sqlite, in the same run.
  */
-import { type SessionOptions } from "../../src/actors/sessions/protocol.ts"
+
 import fs from "node:fs"
 import os from "node:os"
 import path from "node:path"
 import { Effect } from "effect"
+import type { SessionOptions } from "../../src/actors/sessions/protocol.ts"
 import { SessionStore } from "../../src/actors/sessions/SessionStore.ts"
 import { type SessionNode, sessionStem } from "../../src/domain/session/session.ts"
 import { idOf, sessionsAt } from "../../test/support/sessions.ts"
