@@ -205,7 +205,7 @@ rlimits = ["nofile=10:20"]
         place(home, "relative", `${least("relative")}mounts = ["./a:/b"]\n`)
         place(home, "port", `${least("port")}ports = ["80:http"]\n`)
         const { broken } = yield* loadMachines(home)
-        expect(broken.map(({ name, lineNumber, reason }) => `${name} ${lineNumber} ${reason}`)).toEqual([
+        expect(broken.map(({ sandbox, lineNumber, reason }) => `${sandbox} ${lineNumber} ${reason}`)).toEqual([
           'port 7 ports.0: "http" in "80:http" is not a port',
           expect.stringMatching(/^relative 7 mounts.0.source/)
         ])
@@ -247,9 +247,9 @@ rlimits = ["nofile=10:20"]
         expect(broken).toHaveLength(cases.length + 2)
         for (const [name, text, line, reason] of cases) {
           const file = home.sandbox(name as SafeName).machineFile
-          const error = broken.find((each) => each.name === name)
+          const error = broken.find((each) => each.sandbox === name)
           expect({ ...error }).toMatchObject({
-            name,
+            sandbox: name,
             path: file,
             lineNumber: line,
             reason: expect.stringContaining(reason)
