@@ -45,6 +45,12 @@ const answer = (status: number, code: string, error: string, headers: Record<str
   // Whoever has no token keeps no connection, nor has a body read.
   Response.json(failure(code, error), { status, headers: { connection: "close", ...headers } })
 
+/** What tells nothing of the home: whether the server lives, for what watches it, and how it is spoken to, for browsers. */
+const openPaths: ReadonlySet<string> = new Set(["/healthz", "/readyz", "/docs", "/openapi.json"])
+
+const isOpen = (request: Request): boolean =>
+  (request.method === "GET" || request.method === "HEAD") && openPaths.has(new URL(request.url).pathname)
+
 /** Answers what a request is refused with; undefined for one that may pass. `port` is the one that is listened on. */
 export const makeGuard = (token: string, listen: Listen, port: () => number, scheme: "http" | "https" = "http") => {
   const hash = sha256(token)
@@ -57,6 +63,7 @@ export const makeGuard = (token: string, listen: Listen, port: () => number, sch
     if (origin !== null && origin.toLowerCase() !== `${scheme}://${host.name}:${host.port}`) {
       return answer(403, "OriginRefused", "requests of web pages of another origin are refused")
     }
+    if (isOpen(request)) return undefined
     const bearer = /^bearer +([A-Za-z0-9._~+/=-]+)$/i.exec(request.headers.get("authorization") ?? "")
     if (bearer === null || !isToken(bearer[1]!, hash)) {
       const words =

@@ -38,6 +38,7 @@ interface Answer {
 export interface OpenApi {
   readonly openapi: "3.1.0"
   readonly info: { readonly title: string; readonly version: string; readonly description: string }
+  readonly servers: ReadonlyArray<{ readonly url: string; readonly description: string }>
   readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>
   readonly components: {
     readonly schemas: Readonly<Record<string, JsonSchema>>
@@ -237,13 +238,28 @@ const coreOperation = ({ path, summary, media, schema }: CoreRoute, components: 
   }
 })
 
+const namesIn = (path: string): ReadonlyArray<string> => [...path.matchAll(/\{([^}]+)\}/g)].map(([, name]) => name!)
+
+/** A path without the names of its parameters. */
+export const shapeOf = (path: string): string => path.replace(/\{[^}]+\}/g, "{}")
+
+/** The same operation with other names for the parameters of its path. */
+const renamed = (made: Operation, from: ReadonlyArray<string>, to: ReadonlyArray<string>): Operation => ({
+  ...made,
+  parameters: (made.parameters ?? []).map((each) =>
+    each.in === "path" ? { ...each, name: to[from.indexOf(each.name)] ?? each.name } : each
+  )
+})
+
 /** The document of a server with these plugins. */
 export const openApi = (plugins: ReadonlyArray<Plugin>, version: string): OpenApi => {
   const components: Components = new Map([["Failure", failureSchema]])
   const paths: Record<string, Record<string, Operation>> = {}
   const add = (method: string, path: string, made: Operation) => {
-    const at = openApiPath(path)
-    paths[at] = { ...paths[at], [method.toLowerCase()]: made }
+    const own = openApiPath(path)
+    // Paths that differ by the names of parameters alone are one path (OpenAPI 3.1, section 4.8.8.1).
+    const at = Object.keys(paths).find((known) => shapeOf(known) === shapeOf(own)) ?? own
+    paths[at] = { ...paths[at], [method.toLowerCase()]: at === own ? made : renamed(made, namesIn(own), namesIn(at)) }
   }
   for (const route of coreRoutes) add("GET", route.path, coreOperation(route, components))
   for (const plugin of plugins) {
@@ -257,6 +273,7 @@ export const openApi = (plugins: ReadonlyArray<Plugin>, version: string): OpenAp
       description:
         "MicroVM sandboxes. JSON with snake_case keys; unknown keys are refused. Names that hold slashes (image references) stand in a path as they are."
     },
+    servers: [{ url: "/", description: "The server that this document came from" }],
     paths,
     components: {
       schemas: Object.fromEntries([...components].toSorted(([a], [b]) => a.localeCompare(b))),

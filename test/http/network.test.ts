@@ -117,10 +117,10 @@ suite("bunker serve --listen HOST:PORT", () => {
     return { child, said, port }
   }
   /** One request as it stands on the wire: status and body. */
-  const raw = (port: number, lines: ReadonlyArray<string>) =>
+  const raw = (port: number, lines: ReadonlyArray<string>, at = "/v1/version") =>
     new Promise<{ status: number; text: string }>((resolve, reject) => {
       const socket = net.connect(port, "127.0.0.1", () => {
-        socket.write(`GET /healthz HTTP/1.1\r\n${[...lines, "Connection: close"].join("\r\n")}\r\n\r\n`)
+        socket.write(`GET ${at} HTTP/1.1\r\n${[...lines, "Connection: close"].join("\r\n")}\r\n\r\n`)
       })
       let text = ""
       socket.on("data", (data) => {
@@ -144,6 +144,14 @@ suite("bunker serve --listen HOST:PORT", () => {
     expect(without.text).toContain('"code":"Unauthorized"')
     expect(without.text.toLowerCase()).toContain("www-authenticate: bearer")
     expect(without.text).not.toContain(token)
+    // Watchers and browsers have no token; what these say is nobody's secret.
+    for (const open of ["/healthz", "/readyz", "/docs", "/openapi.json"]) {
+      expect({ open, status: (await raw(port, [host], open)).status }).toEqual({ open, status: 200 })
+      expect(await raw(port, [`Host: evil.example:${port}`], open)).toMatchObject({ status: 403 })
+      expect(await raw(port, [host, "Origin: http://evil.example"], open)).toMatchObject({ status: 403 })
+    }
+    for (const closed of ["/metrics", "/v1/sandboxes", "/healthz/", "//healthz", "/docs/../v1/sandboxes"])
+      expect({ closed, status: (await raw(port, [host], closed)).status }).toEqual({ closed, status: 401 })
     expect(await raw(port, [host, `${bearer}x`])).toMatchObject({ status: 401 })
     expect(await raw(port, [`Host: evil.example:${port}`, bearer])).toMatchObject({ status: 403 })
     expect(await raw(port, [host, bearer, "Origin: http://evil.example"])).toMatchObject({ status: 403 })
