@@ -10,7 +10,7 @@ import { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
 import type { ReachError } from "../domain/errors/groups.ts"
 import { InvalidSpec } from "../domain/errors/vm.ts"
 import { type ExecEvent, exitCodeOf, mainCommand } from "../domain/sandbox/exec.ts"
-import { configOf, type SandboxOptions } from "./sandboxOptions.ts"
+import { configOf, type SandboxOptions, secretValuesOf } from "./sandboxOptions.ts"
 
 /** Size of a main command's terminal until somebody resizes it. */
 const firstSize = { cols: 80, rows: 24 }
@@ -31,6 +31,7 @@ export const makeSandbox = Effect.fn("Sandbox.create")(function* (options: Sandb
     ...(asked === undefined ? {} : { name: asked }),
     ephemeral: !persistent,
     config,
+    ...(yield* secretValuesOf(options.secrets)),
     ...(replace === undefined ? {} : { replace })
   }
   // A pull may be long, and what it brings stays.

@@ -1,7 +1,11 @@
 /** Says what a program may ask for when it makes a sandbox, and turns it into a definition. Makes none (see Sandbox). */
+import fs from "node:fs"
+import { Effect, Redacted } from "effect"
+import { InvalidSpec } from "../domain/errors/vm.ts"
 import type { PullPolicy } from "../domain/image/image.ts"
 import type { Platform } from "../domain/image/platform.ts"
 import type { NetworkLimits } from "../domain/network/config.ts"
+import type { SecretBinding } from "../domain/network/secrets.ts"
 import { defaultHostIp, type EngineKind, type RestartPolicy, type SandboxConfig } from "../domain/sandbox/sandbox.ts"
 import { limitsOf, pairs, type Rlimit } from "./execOptions.ts"
 import type { PlaceOptions } from "./runtime.ts"
@@ -83,6 +87,8 @@ export interface SandboxOptions extends PlaceOptions {
   readonly tmpfs?: ReadonlyArray<{ readonly target: string; readonly sizeMb?: number }>
   /** Ports of the guest that this machine, or the server, listens for; default: none. */
   readonly ports?: ReadonlyArray<Port>
+  /** Secrets that requests get on their way out; default: none. */
+  readonly secrets?: ReadonlyArray<Secret>
   /** What its guest may reach; default: no network at all. */
   readonly network?: NetworkOptions
   /** Limits of its commands; default: those of the guest. */
@@ -103,9 +109,65 @@ export interface SandboxOptions extends PlaceOptions {
   readonly idleTimeoutMs?: number
 }
 
+/** Where the value of a secret is: a variable of this process, a file, or a secret of the store of that name. */
+export type SecretFrom = { readonly env: string } | { readonly file: string } | { readonly store: string }
+
+/** A value that goes into requests to some hosts, and that the guest never has: it has a placeholder in the variable `name`. */
+export interface Secret {
+  readonly name: string
+  /** Names, without wildcards; the network must allow them. */
+  readonly hosts: readonly [string, ...ReadonlyArray<string>]
+  /** Where in a request: `header`, `basic`, or `query` for all three; default: header fields, plain and inside Basic. */
+  readonly use?: "header" | "basic" | "query"
+  /** The value itself; kept encrypted with the sandbox. */
+  readonly value?: string
+  /** In place of `value`; default: the secret `name` of the store. */
+  readonly from?: SecretFrom
+}
+
 /** Fields that were given. */
 const given = <Fields extends object>(fields: Fields): { [Key in keyof Fields]?: NonNullable<Fields[Key]> } =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as never
+
+const isOwn = ({ from, value }: Secret): boolean => value !== undefined || (from !== undefined && !("store" in from))
+
+const bindingOf = (secret: Secret): SecretBinding => ({
+  name: secret.name,
+  hosts: secret.hosts,
+  ...given({ use: secret.use }),
+  ...(isOwn(secret)
+    ? {}
+    : { store: secret.from !== undefined && "store" in secret.from ? secret.from.store : secret.name })
+})
+
+/** Values that a sandbox is to have of its own, by name. */
+export const secretValuesOf = Effect.fnUntraced(function* (
+  secrets: ReadonlyArray<Secret> = []
+): Effect.fn.Return<{ readonly secretValues?: Readonly<Record<string, Redacted.Redacted<string>>> }, InvalidSpec> {
+  const values: Record<string, Redacted.Redacted<string>> = {}
+  for (const { from, name, value } of secrets) {
+    if (value !== undefined) values[name] = Redacted.make(value)
+    else if (from !== undefined && !("store" in from)) values[name] = Redacted.make(yield* valueFrom(name, from))
+  }
+  return Object.keys(values).length === 0 ? {} : { secretValues: values }
+})
+
+const valueFrom = (name: string, from: { readonly env: string } | { readonly file: string }) =>
+  Effect.try({
+    try: () => {
+      const found = "env" in from ? process.env[from.env] : fs.readFileSync(from.file, "utf8").replace(/\r?\n$/, "")
+      if (found === undefined) throw new Error("it is not set")
+      return found
+    },
+    catch: (cause) => {
+      const { code, message } = cause as NodeJS.ErrnoException
+      const where = "env" in from ? `the variable ${from.env}` : from.file
+      return new InvalidSpec({
+        field: "secrets",
+        reason: `${where}, the value of ${name}, can not be read: ${code ?? message}`
+      })
+    }
+  })
 
 /** The definition of a sandbox. */
 export const configOf = (options: SandboxOptions): SandboxConfig => ({
@@ -129,6 +191,7 @@ export const configOf = (options: SandboxOptions): SandboxConfig => ({
       guestPort
     })),
     network: options.network,
+    secrets: options.secrets?.map(bindingOf),
     rlimits: options.rlimits === undefined ? undefined : limitsOf(options.rlimits),
     restart: options.restart,
     workdir: options.workdir,

@@ -82,7 +82,7 @@ const checkSecrets = Effect.fnUntraced(function* (
   if (named.length === 0) return
   const stored = (yield* listSecrets(paths.secrets)).map(({ name }) => name)
   const missing = named.find((name) => !stored.includes(name))
-  if (missing !== undefined) return yield* new SecretNotFound({ name: missing })
+  if (missing !== undefined) return yield* new SecretNotFound({ secret: missing })
 })
 
 export const makeRecords = Effect.gen(function* () {

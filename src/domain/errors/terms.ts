@@ -60,6 +60,8 @@ const commands: Readonly<Record<string, (words: ReadonlyArray<string>) => Words>
   "model add": (words) =>
     words.includes("--replace") ? ["Models.replace()", "PUT /ai/models/NAME"] : ["Models.add()", "POST /ai/models"],
   "model pull": ([name]) => [`Models.pull(${argument(name)})`, `POST /ai/models/${name ?? "NAME"}/pull`],
+  "secret ls": () => ["the names in the store of the home", "GET /v1/secrets"],
+  "secret set": () => ["secrets: [{ name, hosts, value }]", "PUT /v1/secrets/NAME"],
   "session ls": () => ["Sessions.list()", "GET /v1/sessions"],
   "session rm": () => ["Sessions.remove()", "DELETE /v1/sessions/ID"],
   "session show": ([id]) => [`Sessions.load(${argument(id)})`, `GET /v1/sessions/${id ?? "ID"}/graph`],

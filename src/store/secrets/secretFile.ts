@@ -115,7 +115,7 @@ export const removeSecret = Effect.fn("Secrets.remove")(function* (
   yield* change(place, (before) => {
     const { [name]: gone, ...secrets } = before.secrets
     return gone === undefined
-      ? Effect.fail(new SecretNotFound({ name }))
+      ? Effect.fail(new SecretNotFound({ secret: name }))
       : Effect.succeed([{ ...before, secrets }, undefined] as const)
   })
 })

@@ -97,7 +97,7 @@ test("a secret that is removed is gone; one that is not there is said so", () =>
       yield* setSecrets(place, values({ A: "first", B: "second" }))
       yield* removeSecret(place, "A")
       expect(plain(yield* readSecrets(place, ["A", "B"]))).toEqual({ B: "second" })
-      expect(yield* Effect.flip(removeSecret(place, "A"))).toMatchObject({ _tag: "SecretNotFound", name: "A" })
+      expect(yield* Effect.flip(removeSecret(place, "A"))).toMatchObject({ _tag: "SecretNotFound", secret: "A" })
     })
   ))
 
