@@ -5,7 +5,7 @@
 
 import os from "node:os"
 import { Cause, Effect, Exit, FileSystem, Layer, Logger, Option, Path, References, Stdio, Terminal } from "effect"
-import { CliConfig, type CliError, CliOutput, Command, GlobalFlag } from "effect/cli"
+import { CliConfig, type CliError, CliOutput, Command, Completions, GlobalFlag } from "effect/cli"
 import { ChildProcessSpawner } from "effect/process"
 import { version } from "../../package.json"
 import { ExecFailed } from "../domain/errors/vm.ts"
@@ -15,6 +15,7 @@ import type { Program } from "../plugin/bunker.ts"
 import { isShell, separateGuestCommand, separateShortValues } from "./arguments.ts"
 import * as Run from "./commands/run.ts"
 import { valuedFlags } from "./commands/sandboxFlags.ts"
+import { withValues } from "./completionValues.ts"
 import { Session } from "./context.ts"
 import { adviceFor, inOurWords, similarFlags } from "./habits.ts"
 import { asksForHelp, obstructed, spelledOut, unknownWords } from "./help.ts"
@@ -169,6 +170,20 @@ const checkWordsOf = <E, R>(
   )
 }
 
+/** The library's script, with the values that only this program knows. */
+const completionsFlag = GlobalFlag.Action({
+  flag: GlobalFlag.Completions.flag,
+  run: (shell, { command }) =>
+    Option.isNone(shell)
+      ? Effect.void
+      : print(
+          withValues(
+            shell.value,
+            Completions.generate(command.name, shell.value, Completions.fromCommand(command))
+          ).trimEnd()
+        )
+})
+
 export const runApp = async (program: Program, given: ReadonlyArray<string>): Promise<void> => {
   const { argv, debug } = prepareArguments(given)
   if (argv.length === 1 && versionWords.has(argv[0]!)) {
@@ -200,7 +215,7 @@ export const runApp = async (program: Program, given: ReadonlyArray<string>): Pr
         logging(debug),
         CliOutput.layerPresenter(presenter),
         CliConfig.layer({
-          builtIns: [GlobalFlag.Help, ...(asksForCompletion ? [GlobalFlag.Completions] : [])]
+          builtIns: [GlobalFlag.Help, ...(asksForCompletion ? [completionsFlag] : [])]
         })
       )
     )

@@ -8,7 +8,7 @@ import { rememberedOptions } from "../plugin/rememberedOptions.ts"
 
 /** Commands that need no plugin of the owner's. One that is missing here starts slower, with the modules that plugins import. */
 const plain: ReadonlySet<string> = new Set(
-  "__keeper __lost __ended run create start exec stop kill pause unpause touch rm ps inspect logs network port wait pull load save import images image login logout df prune secret session sweep migrate".split(
+  "__keeper __lost __ended __complete run create start exec stop kill pause unpause touch rm ps inspect logs network port wait pull load save import images image login logout df prune secret session sweep migrate".split(
     " "
   )
 )

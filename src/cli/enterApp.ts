@@ -8,5 +8,7 @@ export const enterApp: EnterApp = (program) => {
   if (process.argv[2] === "__lost") return void import("./fastPathFallback.ts").then(({ runLost }) => runLost(program))
   if (process.argv[2] === "__ended")
     return void import("./fastPathFallback.ts").then(({ runEnded }) => runEnded(program))
+  if (process.argv[2] === "__complete")
+    return void import("./complete.ts").then(({ runComplete }) => runComplete(program))
   void import("./app.ts").then(({ runApp }) => runApp(program, process.argv.slice(2)))
 }
