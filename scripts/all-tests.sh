@@ -21,7 +21,7 @@ need() { have "$1" || packages="$packages $2"; }
 need qemu-system-x86_64 qemu-system-x86; need busybox busybox-static; need mke2fs e2fsprogs; need flock util-linux
 # The other tools that write and read what the tests write and read.
 need fsck.erofs erofs-utils; need skopeo skopeo; need umoci umoci; need docker-registry docker-registry
-need htpasswd apache2-utils; need openssl openssl; need buildah buildah; need tmux zsh fish tmux
+need htpasswd apache2-utils; need openssl openssl; need buildah buildah; need tmux tmux; need zsh zsh; need fish fish
 # What package managers in sandboxes are made of: Debian's own.
 need /usr/bin/pip3 python3-pip; need git git; need curl curl
 # Sanitizers and the fuzzer for what is in C; the order of system calls.

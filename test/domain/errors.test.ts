@@ -158,3 +158,15 @@ test("an error is what its class is called, and its JSON says what it says", () 
   })
   expect(Schema.encodeUnknownSync(Errors.AlreadyExists)(error)).toEqual({ _tag: "AlreadyExists", sandbox: "box" })
 })
+
+test("a name is quoted without the reason that the guest adds to it", () => {
+  const said = (reason: "bad_cwd" | "not_found" | "not_executable" | "bad_user", detail: string) =>
+    new Errors.ExecFailed({ reason, detail }).message
+  expect(said("bad_cwd", "/x: y: No such file or directory")).toContain(
+    'directory "/x: y" (No such file or directory);'
+  )
+  expect(said("not_executable", "/x: Permission denied")).toContain('"/x" (Permission denied) can not')
+  expect(said("not_found", "/x: its interpreter is missing")).toContain('command "/x" (its interpreter is missing);')
+  expect(said("not_found", "a: b")).toContain('no command "a: b";')
+  expect(said("bad_user", "ann")).toContain('no user "ann";')
+})

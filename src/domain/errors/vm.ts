@@ -147,6 +147,12 @@ export class GuestChannelFailed extends taggedError<GuestChannelFailed>()("Guest
   }
 }
 
+/** A name in quotes, and outside of them why the guest's kernel would not have it, where the agent says so after a colon. */
+const quoted = (detail: string): string => {
+  const [, name, why] = /^(.*): ([A-Z][a-z].*|its interpreter is missing)$/s.exec(detail) ?? []
+  return name === undefined ? `"${detail}"` : `"${name}" (${why})`
+}
+
 /** The guest could not start the command. */
 export class ExecFailed extends taggedError<ExecFailed>()("ExecFailed", {
   reason: Schema.Literals(["not_found", "not_executable", "bad_cwd", "bad_user", "limit", "failed"]),
@@ -155,13 +161,13 @@ export class ExecFailed extends taggedError<ExecFailed>()("ExecFailed", {
   override get message(): string {
     switch (this.reason) {
       case "not_found":
-        return `the guest has no command "${this.detail}"; check the image's PATH and the spelling`
+        return `the guest has no command ${quoted(this.detail)}; check the image's PATH and the spelling`
       case "not_executable":
-        return `"${this.detail}" can not be executed in the guest; check its mode and its interpreter`
+        return `${quoted(this.detail)} can not be executed in the guest; check its mode and its interpreter`
       case "bad_cwd":
-        return `the guest has no working directory "${this.detail}"; choose another with -w`
+        return `the guest has no working directory ${quoted(this.detail)}; choose another with -w`
       case "bad_user":
-        return `the guest has no user "${this.detail}"; choose another with -u`
+        return `the guest has no user ${quoted(this.detail)}; choose another with -u`
       case "limit":
         return advised("the guest could not start the command: ", this.detail, "pass less, or put it into a file")
       default: {
