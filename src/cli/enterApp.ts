@@ -9,6 +9,6 @@ export const enterApp: EnterApp = (program) => {
   if (process.argv[2] === "__ended")
     return void import("./fastPathFallback.ts").then(({ runEnded }) => runEnded(program))
   if (process.argv[2] === "__complete")
-    return void import("./complete.ts").then(({ runComplete }) => runComplete(program))
+    return void import("./completion/answer.ts").then(({ runComplete }) => runComplete(program))
   void import("./app.ts").then(({ runApp }) => runApp(program, process.argv.slice(2)))
 }

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { mkdirSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { valuesFor } from "../../src/cli/completionValues.ts"
+import { valuesFor } from "../../src/cli/completion/values.ts"
 import { type Home, program } from "../support/bunker.ts"
 import { busyboxHome } from "../support/busyboxImage.ts"
 import { mustSkip } from "../support/requirements.ts"

@@ -2,14 +2,14 @@
 import fs from "node:fs"
 import os from "node:os"
 import { Effect, Result } from "effect"
-import { ImageStore } from "../actors/images/ImageStore.ts"
-import { ModelCache } from "../actors/models/ModelCache.ts"
-import { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
-import { SessionStore } from "../actors/sessions/SessionStore.ts"
-import { familiarReference, referenceResult } from "../domain/image/reference.ts"
-import { readSettings } from "../domain/settings.ts"
-import { type Bunker, bunkerLayer, type Program } from "../plugin/bunker.ts"
-import { type Values, valuesFor } from "./completionValues.ts"
+import { ImageStore } from "../../actors/images/ImageStore.ts"
+import { ModelCache } from "../../actors/models/ModelCache.ts"
+import { VmSupervisor } from "../../actors/sandboxes/VmSupervisor.ts"
+import { SessionStore } from "../../actors/sessions/SessionStore.ts"
+import { familiarReference, referenceResult } from "../../domain/image/reference.ts"
+import { readSettings } from "../../domain/settings.ts"
+import { type Bunker, bunkerLayer, type Program } from "../../plugin/bunker.ts"
+import { type Values, valuesFor } from "./values.ts"
 
 /** Most values that are printed. */
 const valuesMax = 1000
