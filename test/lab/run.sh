@@ -51,7 +51,7 @@ if [ $# -gt 0 ]; then
   jobs=${jobs:-1}
 else
   # Longest first: each goes to the lab that has least to do so far.
-  for name in behaviour network takeover robustness lifecycle ioBehaviour models mute pause mounts ends engine probe; do
+  for name in behaviour takeover robustness lifecycle ioBehaviour models mute pause mounts ends engine probe; do
     set -- "$@" "$(ls "$root/test/vm/$name.test.ts" "$root/test/vm"/*/"$name.test.ts" 2>/dev/null | head -n 1)"
   done
 fi
