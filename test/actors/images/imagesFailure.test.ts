@@ -85,8 +85,13 @@ const bad: ReadonlyArray<readonly [string, () => Uint8Array, string]> = [
   ],
   [
     "whose layer is cut inside",
-    () => archive(spoilt(first, (b) => Bun.gzipSync(gunzip(b).slice(0, 700)), "new")),
+    () => archive(spoilt(first, (b) => Bun.gzipSync(gunzip(b).slice(0, 514)), "new")),
     "LayerRejected"
+  ],
+  [
+    "whose layer ends after a whole file, without padding, before its digest is reached",
+    () => archive(spoilt(first, (b) => Bun.gzipSync(gunzip(b).slice(0, 700)), "new")),
+    "DigestMismatch"
   ],
   ["whose layer leaves its tree", () => archive(outside), "LayerRejected"]
 ]
