@@ -13,9 +13,6 @@ export const secretsPlugin = definePlugin({
   routes: [
     { method: "GET", path: "/v1/secrets", message: "List" },
     { method: "PUT", path: "/v1/secrets/:name", message: "Set", status: 204 },
-    { method: "DELETE", path: "/v1/secrets/:name", message: "Remove", status: 204 },
-    { method: "GET", path: "/v1/sandboxes/:sandbox/secrets", message: "List" },
-    { method: "PUT", path: "/v1/sandboxes/:sandbox/secrets/:name", message: "Set", status: 204 },
-    { method: "DELETE", path: "/v1/sandboxes/:sandbox/secrets/:name", message: "Remove", status: 204 }
+    { method: "DELETE", path: "/v1/secrets/:name", message: "Remove", status: 204 }
   ]
 })
