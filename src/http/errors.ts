@@ -35,6 +35,8 @@ const statuses: Statuses = {
   GraphTooLarge: 422,
   BlobTooLarge: 413,
   OutputTooLarge: 422,
+  CommandFailed: 422,
+  NotReady: 504,
   ImageNotFound: 404,
   ImageNotCached: 404,
   PlatformNotFound: 404,

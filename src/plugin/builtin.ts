@@ -29,7 +29,6 @@ const newSandbox = {
     cpus: 1,
     memory_mb: 512,
     disk_mb: 4096,
-    engine: "auto",
     ends_with_command: false,
     labels: {}
   }

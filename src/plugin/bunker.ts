@@ -80,6 +80,7 @@ export const bunkerLayer = (settings: Settings, program: Program, choice: Plugin
           import("./modelSources.ts").then((module) => module.modelSources(settings, readConfig(userConfig, program))),
         keepers: {
           keeperCommand: [...program.command, "__keeper"],
+          engine: settings.engine,
           keeperEnv: { ...settingsEnvironment(settings), [lateCompiling.name]: lateCompiling.value }
         }
       })

@@ -36,13 +36,14 @@ export const makeSandbox = Effect.fn("Sandbox.create")(function* (options: Sandb
   }
   // A pull may be long, and what it brings stays.
   yield* vms.Check(request)
-  yield* Stream.runDrain(
+  yield* Stream.runForEach(
     images.Pull({
       reference,
       policy: options.pull ?? "if-missing",
       ...(platform === undefined ? {} : { platform }),
       ...(insecure === undefined ? {} : { insecure })
-    })
+    }),
+    (event) => Effect.sync(() => options.onProgress?.(event))
   )
   const { name } = yield* vms.Create(request)
   if (!start) return name

@@ -3,7 +3,7 @@ import os from "node:os"
 import { Effect, Layer } from "effect"
 import { readSettings, type Settings } from "../domain/settings.ts"
 import { bunkerLayer } from "../plugin/bunker.ts"
-import { heldEventLoop } from "./eventLoop.ts"
+import { heldEventLoop } from "./program/eventLoop.ts"
 
 export { ImageStore } from "../actors/images/ImageStore.ts"
 export { LeaseManager } from "../actors/leases/LeaseManager.ts"

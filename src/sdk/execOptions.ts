@@ -32,7 +32,16 @@ export interface CollectOptions extends ExecOptions {
    * `OutputTooLarge`: see `execStream` and `spawn`.
    */
   readonly outputBytesMax?: number
+  /** Rejects with `CommandFailed` when the command ends with another exit code than 0; default false. */
+  readonly check?: boolean
 }
+
+/** A command: its words, or a line for the `sh` of the image. */
+export type CommandInput = string | ReadonlyArray<string>
+
+/** The words of a command. */
+export const wordsOf = (command: CommandInput): ReadonlyArray<string> =>
+  typeof command === "string" ? ["sh", "-c", command] : command
 
 export interface SpawnOptions extends ExecOptions {
   /** Gives it a terminal of this size: all its output is stdout. */

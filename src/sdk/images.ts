@@ -13,6 +13,7 @@ import type {
   Usage
 } from "../domain/image/image.ts"
 import type { Platform } from "../domain/image/platform.ts"
+import { holding } from "./program/eventLoop.ts"
 import { type PlaceOptions, type Runtime, run, runtimeOf } from "./runtime.ts"
 
 export interface FetchOptions {
@@ -127,7 +128,7 @@ export class Images implements AsyncDisposable {
   }
 
   async dispose(): Promise<void> {
-    await this.runtime.dispose()
+    await holding(this.runtime.dispose())
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -15,7 +15,7 @@ export type { LogLine } from "../domain/sandbox/logs.ts"
 export type { SandboxInfo } from "../domain/sandbox/sandbox.ts"
 export type { SandboxStats } from "../domain/sandbox/stats.ts"
 export type { Termination } from "../domain/sandbox/termination.ts"
-export type { CollectOptions, ExecOptions, Rlimit, SpawnOptions } from "./execOptions.ts"
+export type { CollectOptions, CommandInput, ExecOptions, Rlimit, SpawnOptions } from "./execOptions.ts"
 export type {
   CopyTreeOptions,
   FileOptions,
@@ -30,9 +30,11 @@ export { type FetchOptions, Images, type ImportOptions, type PullOptions } from 
 export type { LogRecord } from "./logging.ts"
 export { type ModelPullOptions, Models, type NewModel } from "./models.ts"
 export { Network } from "./network.ts"
-export type { Ended, Input, Output, Process } from "./process.ts"
+export type { Ended, ExecResult, Input, Output, Process } from "./process.ts"
 export type { ServerOptions } from "./remote.ts"
 export type { PlaceOptions } from "./runtime.ts"
-export { type ExecResult, type LogOptions, Sandbox, type Server } from "./sandbox.ts"
-export type { NetworkOptions, Port, SandboxOptions, Secret, SecretFrom } from "./sandboxOptions.ts"
+export { type LogOptions, Sandbox, type Server } from "./sandbox.ts"
+export type { ListOptions, NetworkOptions, Port, SandboxOptions, Secret, SecretFrom } from "./sandboxOptions.ts"
 export { type CreateSessionOptions, type PutBlobOptions, type SessionOptions, Sessions } from "./sessions.ts"
+export type { ShellLine, ShellValue } from "./shell.ts"
+export type { Ready, WaitOptions } from "./waiting.ts"

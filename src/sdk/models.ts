@@ -16,6 +16,7 @@ import {
   ModelSpec
 } from "../domain/model/model.ts"
 import { fromWire, snakeCase, wireIssues } from "../domain/wire.ts"
+import { holding } from "./program/eventLoop.ts"
 import { type PlaceOptions, type Runtime, run, runtimeOf } from "./runtime.ts"
 
 /** What registers a model; defaults as in docs/models.md. */
@@ -101,7 +102,7 @@ export class Models implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.runtime.dispose()
+    await holding(this.runtime.dispose())
   }
 
   private ask<A, E>(question: (cache: Cache) => Effect.Effect<A, E>): Promise<A> {

@@ -28,6 +28,12 @@ export interface Ended {
   readonly timedOut?: boolean
 }
 
+/** How a command ended, and what it said, as text. */
+export interface ExecResult extends Ended {
+  readonly stdout: string
+  readonly stderr: string
+}
+
 /** Bytes of one input message. */
 const inputBytes = 65_536
 

@@ -1,8 +1,8 @@
 /** Runs effects of the embedding as promises, over the actors of this process or of a server. Starts nothing by itself. */
 import { Cause, type Effect, Exit, Layer, ManagedRuntime, Option, Stream } from "effect"
 import { actorsOf, type LayerOptions } from "./effect.ts"
-import { holding, idleSleeps } from "./eventLoop.ts"
 import { type Logged, logging } from "./logging.ts"
+import { holding, idleSleeps } from "./program/eventLoop.ts"
 import { type Actors, remoteLayer, type ServerOptions } from "./remote.ts"
 import { thrown } from "./thrown.ts"
 
@@ -61,5 +61,15 @@ export async function* iterate<A, E>(
   } finally {
     signal?.removeEventListener("abort", abort)
     await holding(Promise.resolve(values.return?.()))
+  }
+}
+
+/** Asks actors that live for this one question. */
+export const askOnce = async <A, E>(options: PlaceOptions, question: Effect.Effect<A, E, Actors>): Promise<A> => {
+  const runtime = runtimeOf(options)
+  try {
+    return await run(runtime, question)
+  } finally {
+    await holding(runtime.dispose())
   }
 }

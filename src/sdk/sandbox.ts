@@ -6,7 +6,7 @@
 import { Effect, Stream } from "effect"
 import { Sweeper, type SweepReport } from "../actors/sandboxes/Sweeper.ts"
 import { VmSupervisor } from "../actors/sandboxes/VmSupervisor.ts"
-import { ExecFailed, OutputTooLarge } from "../domain/errors/vm.ts"
+import { ExecFailed, OutputTooLarge, SandboxNotFound } from "../domain/errors/vm.ts"
 import type { MachineProblem } from "../domain/sandbox/definition.ts"
 import { outputBytesMax } from "../domain/sandbox/exec.ts"
 import type { LogLine, LogRequest } from "../domain/sandbox/logs.ts"
@@ -16,20 +16,27 @@ import { defaultHostIp } from "../domain/sandbox/sandbox.ts"
 import type { SandboxStats } from "../domain/sandbox/stats.ts"
 import type { Termination } from "../domain/sandbox/termination.ts"
 import { makeSandbox } from "./boot.ts"
-import { holding } from "./eventLoop.ts"
-import { type CollectOptions, type ExecOptions, requestOf, type SpawnOptions } from "./execOptions.ts"
+import {
+  type CollectOptions,
+  type CommandInput,
+  type ExecOptions,
+  requestOf,
+  type SpawnOptions,
+  wordsOf
+} from "./execOptions.ts"
 import { Files } from "./files.ts"
+import { CreateInput, checkInput, ExecInput } from "./inputs.ts"
 import { Network } from "./network.ts"
-import { type Ended, type Output, Process } from "./process.ts"
+import { type ExecResult, type Output, Process } from "./process.ts"
+import { holding } from "./program/eventLoop.ts"
+import { endWithProgram, forgetDisposed } from "./program/programEnd.ts"
 import type { Actors, ServerOptions } from "./remote.ts"
-import { iterate, type PlaceOptions, type Runtime, run, runtimeOf } from "./runtime.ts"
-import type { SandboxOptions } from "./sandboxOptions.ts"
+import { askOnce, iterate, type PlaceOptions, type Runtime, run, runtimeOf } from "./runtime.ts"
+import type { ListOptions, SandboxOptions } from "./sandboxOptions.ts"
+import { failedCommand, lineOf, ShellLine, type ShellValue } from "./shell.ts"
 import { thrown } from "./thrown.ts"
-
-export interface ExecResult extends Ended {
-  readonly stdout: string
-  readonly stderr: string
-}
+import { urlOf } from "./url.ts"
+import { type WaitOptions, waitForLog, waitForPort, waitUntilReady } from "./waiting.ts"
 
 /** What to show of the logs; default: all that the main command said so far. */
 export type LogOptions = Partial<LogRequest> & { readonly signal?: AbortSignal }
@@ -59,13 +66,56 @@ export class Sandbox implements AsyncDisposable {
     if (own) endWithProgram(this)
   }
 
-  /** Pulls the image if it is missing, boots a sandbox from it and answers when it takes commands. What fails leaves no sandbox. */
+  /**
+   * Pulls the image if it is missing, boots a sandbox from it and resolves when it takes commands, or is `ready`. What fails leaves no
+   * sandbox.
+   */
   static async create(options: SandboxOptions): Promise<Sandbox> {
+    checkInput(CreateInput, options)
+    const { ready, signal, persistent = false, start = true } = options
     const runtime = runtimeOf(options)
     try {
-      return new Sandbox(runtime, await run(runtime, makeSandbox(options)), options.persistent !== true)
+      const name = await run(runtime, makeSandbox(options), signal)
+      const sandbox = new Sandbox(runtime, name, !persistent)
+      if (ready === undefined || !start) return sandbox
+      return await waitUntilReady(sandbox, ready, signal).then(
+        () => sandbox,
+        async (error: unknown) => {
+          await sandbox.remove({ force: true }).catch(() => undefined)
+          await sandbox.dispose()
+          throw error
+        }
+      )
     } catch (error) {
-      await runtime.dispose()
+      await holding(runtime.dispose())
+      throw error
+    }
+  }
+
+  /**
+   * The sandbox of this name; where there is none, one that is made so, persistent unless said otherwise, and given to `onCreate` before
+   * anybody here has it. One that has ended is started.
+   */
+  static async getOrCreate(
+    options: SandboxOptions & { readonly name: string; readonly onCreate?: (sandbox: Sandbox) => Promise<void> | void }
+  ): Promise<Sandbox> {
+    const { onCreate, ...asked } = options
+    const found = await Sandbox.get(asked.name, asked).catch((error: unknown) => {
+      if (error instanceof SandboxNotFound) return undefined
+      throw error
+    })
+    if (found !== undefined) {
+      if (["running", "paused", "starting"].includes((await found.info()).status)) return found
+      await found.start()
+      return found
+    }
+    const made = await Sandbox.create({ persistent: true, ...asked })
+    try {
+      await onCreate?.(made)
+      return made
+    } catch (error) {
+      await made.remove({ force: true }).catch(() => undefined)
+      await made.dispose()
       throw error
     }
   }
@@ -80,17 +130,25 @@ export class Sandbox implements AsyncDisposable {
       )
       return new Sandbox(runtime, name, false)
     } catch (error) {
-      await runtime.dispose()
+      await holding(runtime.dispose())
       throw error
     }
   }
 
-  /** Every sandbox whose definition can be understood, as `bunker ps -a` lists them. */
-  static list(options: PlaceOptions = {}): Promise<ReadonlyArray<SandboxInfo>> {
-    return askOnce(
-      options,
+  /**
+   * Every sandbox whose definition can be understood, as `bunker ps -a` lists them; with `labels` those that have all of them, of these
+   * `limit` (default: all) after the first `offset` (default 0).
+   */
+  static async list(options: ListOptions = {}): Promise<ReadonlyArray<SandboxInfo>> {
+    const { labels = {}, limit, offset = 0, ...where } = options
+    const all = await askOnce(
+      where,
       VmSupervisor.use((vms) => vms.List())
     )
+    const asked = Object.entries(labels)
+    return all
+      .filter(({ config }) => asked.every(([key, value]) => config.labels[key] === value))
+      .slice(offset, limit === undefined ? undefined : offset + limit)
   }
 
   /** Removes a sandbox that has ended, with everything that it wrote; `force` also one that runs, or whose definition is broken. */
@@ -126,7 +184,8 @@ export class Sandbox implements AsyncDisposable {
     return {
       create: (options) => Sandbox.create({ ...options, server }),
       get: (name) => Sandbox.get(name, { server }),
-      list: () => Sandbox.list({ server }),
+      getOrCreate: (options) => Sandbox.getOrCreate({ ...options, server }),
+      list: (options) => Sandbox.list({ ...options, server }),
       remove: (name, options) => Sandbox.remove(name, { ...options, server }),
       problems: () => Sandbox.problems({ server }),
       sweep: (options) => Sandbox.sweep({ ...options, server })
@@ -134,12 +193,13 @@ export class Sandbox implements AsyncDisposable {
   }
 
   /**
-   * Runs a command to its end; resolves with what it said. Rejects with `ExecFailed` when the guest cannot start it, and with
+   * Runs a command to its end, its words or a line for the `sh` of the image; resolves with what it said. Rejects with `ExecFailed` when the guest cannot start it, and with
    * `OutputTooLarge` when it says more than is collected.
    */
-  async exec(argv: ReadonlyArray<string>, options: CollectOptions = {}): Promise<ExecResult> {
-    const { outputBytesMax: bytesMax = outputBytesMax, ...rest } = options
-    await using process = await this.spawn(argv, rest)
+  async exec(command: CommandInput, options: CollectOptions = {}): Promise<ExecResult> {
+    checkInput(ExecInput, { ...options, command })
+    const { check = false, outputBytesMax: bytesMax = outputBytesMax, ...rest } = options
+    await using process = await this.spawn(command, rest)
     const said = { stdout: [] as Array<Uint8Array>, stderr: [] as Array<Uint8Array> }
     let bytes = 0
     for await (const { stream, data } of process) {
@@ -148,28 +208,58 @@ export class Sandbox implements AsyncDisposable {
       said[stream].push(data)
     }
     const text = (pieces: ReadonlyArray<Uint8Array>) => new TextDecoder().decode(Buffer.concat(pieces))
-    return { ...(await process.wait()), stdout: text(said.stdout), stderr: text(said.stderr) }
+    const result = { ...(await process.wait()), stdout: text(said.stdout), stderr: text(said.stderr) }
+    if (check && result.exitCode !== 0) throw failedCommand(result)
+    return result
   }
 
+  /** Runs a line with the `sh` of the image: pipes, globs, variables. */
+  sh(line: string, options: CollectOptions = {}): Promise<ExecResult> {
+    return this.exec(line, options)
+  }
+
+  /**
+   * A line for the `sh` of the image, as in Bun Shell: what is put into it is one word, whatever it holds, a list several.
+   * `await box.$`wc -l < ${file}`.text()` rejects with `CommandFailed` unless the line ends with 0; see `nothrow`.
+   */
+  readonly $ = (pieces: TemplateStringsArray, ...values: ReadonlyArray<ShellValue>): ShellLine =>
+    new ShellLine((line, options) => this.exec(line, options), lineOf(pieces, values))
+
   /** Runs a command and yields its output as it comes; leaving the loop ends the command. Its exit code is the return value. */
-  async *execStream(argv: ReadonlyArray<string>, options: ExecOptions = {}): AsyncGenerator<Output, number, void> {
-    const process = await this.spawn(argv, options)
+  async *execStream(command: CommandInput, options: ExecOptions = {}): AsyncGenerator<Output, number, void> {
+    const process = await this.spawn(command, options)
     yield* process
     return (await process.wait()).exitCode
   }
 
   /** Starts a command and answers when it runs. Its output waits in the guest until it is read. */
-  spawn(argv: ReadonlyArray<string>, options: SpawnOptions = {}): Promise<Process> {
+  async spawn(command: CommandInput, options: SpawnOptions = {}): Promise<Process> {
+    checkInput(ExecInput, { ...options, command })
     const { name } = this
-    const [program, ...rest] = argv
-    const command = Stream.unwrap(
+    const [program, ...rest] = wordsOf(command)
+    const events = Stream.unwrap(
       Effect.gen(function* () {
         const vms = yield* VmSupervisor
         if (program === undefined) return yield* new ExecFailed({ reason: "not_found", detail: "" })
         return vms.Exec({ name, request: requestOf([program, ...rest], options) })
       })
     )
-    return Process.open(this.runtime, name, command, options)
+    return Process.open(this.runtime, name, events, options)
+  }
+
+  /** Waits until a process of the guest listens on a TCP port; no program in the image is needed. */
+  waitForPort(port: number, options: WaitOptions = {}): Promise<void> {
+    return waitForPort(this, port, options)
+  }
+
+  /** Waits for a line that its main command says, or has said: resolves with it. */
+  waitForLog(pattern: RegExp | string, options: WaitOptions = {}): Promise<string> {
+    return waitForLog(this, pattern, options)
+  }
+
+  /** Where a published port of the guest is reached over HTTP. Rejects with `InvalidSpec` for one that is not published. */
+  async url(port: number): Promise<string> {
+    return urlOf(await this.info(), port)
   }
 
   /** Joins its main command: what it says from now on, and how it ends. Leaving it leaves the command alone. */
@@ -275,7 +365,7 @@ export class Sandbox implements AsyncDisposable {
 
   /** Ends a sandbox that was made here and is not persistent, and removes all that it wrote; leaves another alone. A second call does nothing. */
   async dispose(): Promise<void> {
-    undisposed.delete(this)
+    forgetDisposed(this)
     if (this.own) {
       await this.ask((vms) => vms.Remove({ name: this.name, force: true })).catch(() => undefined)
     }
@@ -294,37 +384,15 @@ export class Sandbox implements AsyncDisposable {
   }
 }
 
-/** Sandboxes that this program made for itself and did not dispose of yet. */
-const undisposed = new Set<Sandbox>()
-
-const disposeAll = (): void => {
-  for (const sandbox of undisposed) void sandbox.dispose()
-}
-
-/** A program that comes to its end disposes of what it forgot; of one that is ended from outside the kernel ends the VMs. */
-const endWithProgram = (sandbox: Sandbox): void => {
-  if (undisposed.size === 0 && !process.listeners("beforeExit").includes(disposeAll)) {
-    process.on("beforeExit", disposeAll)
-  }
-  undisposed.add(sandbox)
-}
-
 /** The sandboxes of a server; see `Sandbox`. */
 export interface Server {
   readonly create: (options: Omit<SandboxOptions, "home" | "server">) => Promise<Sandbox>
   readonly get: (name: string) => Promise<Sandbox>
-  readonly list: () => Promise<ReadonlyArray<SandboxInfo>>
+  readonly getOrCreate: (
+    options: Omit<Parameters<typeof Sandbox.getOrCreate>[0], "home" | "server">
+  ) => Promise<Sandbox>
+  readonly list: (options?: Omit<ListOptions, "home" | "server">) => Promise<ReadonlyArray<SandboxInfo>>
   readonly remove: (name: string, options?: { readonly force?: boolean }) => Promise<void>
   readonly problems: () => Promise<ReadonlyArray<MachineProblem>>
   readonly sweep: (options?: { readonly dryRun?: boolean }) => Promise<SweepReport | null>
-}
-
-/** Asks actors that live for this one question. */
-const askOnce = async <A, E>(options: PlaceOptions, question: Effect.Effect<A, E, Actors>): Promise<A> => {
-  const runtime = runtimeOf(options)
-  try {
-    return await run(runtime, question)
-  } finally {
-    await runtime.dispose()
-  }
 }

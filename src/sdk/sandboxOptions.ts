@@ -2,13 +2,14 @@
 import fs from "node:fs"
 import { Effect, Redacted } from "effect"
 import { InvalidSpec } from "../domain/errors/vm.ts"
-import type { PullPolicy } from "../domain/image/image.ts"
+import type { ImageEvent, PullPolicy } from "../domain/image/image.ts"
 import type { Platform } from "../domain/image/platform.ts"
 import type { NetworkLimits } from "../domain/network/config.ts"
 import type { SecretBinding } from "../domain/network/secrets.ts"
-import { defaultHostIp, type EngineKind, type RestartPolicy, type SandboxConfig } from "../domain/sandbox/sandbox.ts"
+import { defaultHostIp, type EngineKind, type NewSandboxConfig, type RestartPolicy } from "../domain/sandbox/sandbox.ts"
 import { limitsOf, pairs, type Rlimit } from "./execOptions.ts"
 import type { PlaceOptions } from "./runtime.ts"
+import type { Ready } from "./waiting.ts"
 
 /** A port of the guest that the host listens for, TCP. */
 export interface Port {
@@ -97,7 +98,7 @@ export interface SandboxOptions extends PlaceOptions {
   readonly restart?: RestartPolicy
   /** Models of the cache, read-only at `target`, default `/models/NAME`; what is missing is fetched as its pull policy says. */
   readonly models?: ReadonlyArray<{ readonly name: string; readonly target?: string }>
-  /** Default `auto`: KVM where it boots guests, else emulation. */
+  /** Default: `BUNKER_ENGINE` of the process that makes it, else `auto`: KVM where it boots guests, else emulation. */
   readonly engine?: EngineKind
   /** Agent session that it works for; default: none. */
   readonly session?: string
@@ -107,6 +108,25 @@ export interface SandboxOptions extends PlaceOptions {
   readonly maxDurationMs?: number
   /** Longest time without a command, a file operation and a `touch`, in milliseconds; default: no end. */
   readonly idleTimeoutMs?: number
+  /**
+   * What `create` waits for before it resolves: `{ port: 3000 }`, `{ log: /ready/ }` or `{ command: "…" }`, each for `timeoutMs`, default
+   * 30,000. It rejects with `NotReady` and leaves no sandbox when that does not come; default: commands can be run.
+   */
+  readonly ready?: Ready
+  /** Told of each step of the image's pull: layers as they move, then the image. */
+  readonly onProgress?: (event: ImageEvent) => void
+  /** Gives the making up; nothing of the sandbox is left, and `create` rejects with the signal's reason. */
+  readonly signal?: AbortSignal
+}
+
+/** Which sandboxes to list. */
+export interface ListOptions extends PlaceOptions {
+  /** Those that have all of these; default: any. */
+  readonly labels?: Readonly<Record<string, string>>
+  /** Most of them; default: all. */
+  readonly limit?: number
+  /** How many to pass over; default 0. */
+  readonly offset?: number
 }
 
 /** Where the value of a secret is: a variable of this process, a file, or a secret of the store of that name. */
@@ -170,13 +190,12 @@ const valueFrom = (name: string, from: { readonly env: string } | { readonly fil
   })
 
 /** The definition of a sandbox. */
-export const configOf = (options: SandboxOptions): SandboxConfig => ({
+export const configOf = (options: SandboxOptions): NewSandboxConfig => ({
   image: options.image,
   env: pairs(options.env),
   cpus: options.cpus ?? 1,
   memoryMb: options.memoryMb ?? 512,
   diskMb: options.diskMb ?? 4096,
-  engine: options.engine ?? "auto",
   endsWithCommand: options.endsWithCommand ?? false,
   labels: options.labels ?? {},
   ...(options.entrypoint === "image"
@@ -184,6 +203,7 @@ export const configOf = (options: SandboxOptions): SandboxConfig => ({
     : // An empty entrypoint keeps the image's own command from running.
       { entrypoint: options.entrypoint ?? [], command: options.command ?? [] }),
   ...given({
+    engine: options.engine,
     hostname: options.hostname,
     ports: options.ports?.map(({ guestPort, hostPort = 0, hostIp = defaultHostIp }) => ({
       hostIp,

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os"
 import path from "node:path"
 import {
   AlreadyExists,
+  CommandFailed,
   ExecFailed,
   FileFailed,
   FileNotFound,
@@ -72,6 +73,7 @@ describe.skipIf(missing.length > 0).each(doors)("Sandbox %s", (door) => {
     for (const directory of [home, shared]) rmSync(directory, { recursive: true, force: true })
   }, timeoutMs)
 
+  const where = () => (options.server === undefined ? { home } : { server: options.server })
   const gone = async (command: string) => {
     for (let tries = 0; tries < 50; tries += 1) if (!(await box.exec(["ps"])).stdout.includes(command)) return
     throw new Error(`"${command}" is still there`)
@@ -238,6 +240,49 @@ describe.skipIf(missing.length > 0).each(doors)("Sandbox %s", (door) => {
       }
       expect(bytes).toBe(megabytes * 1024 * 1024)
       expect((await box.files.stat("/tmp/flood")).size).toBe(5)
+    },
+    timeoutMs
+  )
+
+  test(
+    "runs lines of shell, as strings and as templates, and rejects where it is to check",
+    async () => {
+      expect((await box.exec("echo one; echo two | wc -l")).stdout).toBe("one\n1\n")
+      expect((await box.sh("exit 3")).exitCode).toBe(3)
+      const odd = "a b' $(id) \n*"
+      expect(await box.$`printf %s ${odd}`.text()).toBe(odd)
+      expect(await Array.fromAsync(box.$`printf '%s\\n' ${["a b", 1]}`.lines())).toEqual(["a b", "1"])
+      expect((await box.$`exit ${4}`.nothrow()).exitCode).toBe(4)
+      await expect(box.$`echo why >&2; exit 4`.text()).rejects.toMatchObject({
+        _tag: "CommandFailed",
+        exitCode: 4,
+        output: "why"
+      })
+      await expect(box.exec(["false"], { check: true })).rejects.toBeInstanceOf(CommandFailed)
+      let streamed = ""
+      for await (const { data } of box.execStream("echo a | cat")) streamed += new TextDecoder().decode(data)
+      expect(streamed).toBe("a\n")
+    },
+    timeoutMs
+  )
+
+  test(
+    "is waited for: a port that a process listens on, a line of its main command",
+    async () => {
+      const nobody = box.waitForPort(4321, { timeoutMs: 1 })
+      await expect(nobody).rejects.toMatchObject({ _tag: "NotReady", what: "port 4321" })
+      const server = await box.spawn("sleep 1; exec nc -l -p 4321")
+      await box.waitForPort(4321, { timeoutMs: 60_000 })
+      await server.kill(9)
+      expect(await box.waitForLog(/of (main)/)).toContain("of main")
+      await expect(box.waitForLog("never said", { timeoutMs: 200 })).rejects.toMatchObject({ _tag: "NotReady" })
+      const given = new AbortController()
+      given.abort(new RangeError("enough"))
+      await expect(box.waitForPort(1, { signal: given.signal })).rejects.toThrow("enough")
+      await expect(box.url(80)).rejects.toMatchObject({ _tag: "InvalidSpec", field: "port" })
+      expect(await Sandbox.list({ ...where(), labels: { team: "b" } })).toEqual([])
+      expect((await Sandbox.list({ ...where(), labels: { team: "a" }, limit: 1 })).length).toBe(1)
+      expect(await Sandbox.list({ ...where(), offset: 1 })).toEqual([])
     },
     timeoutMs
   )

@@ -57,6 +57,40 @@ describe.skipIf(mustSkip("scripts"))("a script with a sandbox", () => {
   )
 
   test(
+    "takes the engine of its environment, and says which variable names none",
+    async () => {
+      const index = path.join(import.meta.dir, "../../src/sdk/index.ts")
+      const file = path.join(directory, "engine.ts")
+      writeFileSync(
+        file,
+        `import { Sandbox } from ${JSON.stringify(index)}
+         const made = { home: ${JSON.stringify(home.directory)}, image: "test/busybox:1", persistent: true, start: false }
+         const said = await Sandbox.create(made).then(
+           async (box) => { const { config } = await box.info(); await box.remove(); return config.engine },
+           (error) => error.field
+         )
+         console.log(said)`
+      )
+      for (const [given, said] of [
+        ["qemu", "qemu"],
+        ["vmware", "BUNKER_ENGINE"],
+        ["", "auto"]
+      ] as const) {
+        const child = Bun.spawn([process.execPath, file], { env: { ...process.env, BUNKER_ENGINE: given } })
+        expect(await new Response(child.stdout).text()).toBe(`${said}\n`)
+      }
+      await home.serve()
+      const { body } = await home.http("POST", "/v1/sandboxes", {
+        name: "over-http",
+        config: { image: "test/busybox:1" }
+      })
+      expect(body.config.engine).toBe(engine)
+      await home.must(["rm", "over-http"])
+    },
+    timeoutMs
+  )
+
+  test(
     "that stops its sandbox, or throws, ends, too",
     async () => {
       const stops = start("stops", "await box.stop()")

@@ -9,6 +9,7 @@ import type { PortTaken } from "../../src/domain/errors/guestIo.ts"
 import { InvalidSpec } from "../../src/domain/errors/vm.ts"
 import { builtInPlugins } from "../../src/plugin/builtin.ts"
 import { Images, Models, Sandbox } from "../../src/sdk/index.ts"
+import { CreateInput, ExecInput } from "../../src/sdk/inputs.ts"
 import type { Home } from "../support/bunker.ts"
 import { busyboxHome } from "../support/busyboxImage.ts"
 import { mustSkip } from "../support/requirements.ts"
@@ -30,6 +31,61 @@ test("every message that a program can send can say that its fields are wrong", 
       })
     )
   expect(deaf).toEqual([])
+})
+
+/** Values of every type that plain JavaScript has. */
+const anything = [
+  undefined,
+  null,
+  7,
+  1.5,
+  Number.NaN,
+  "",
+  "text",
+  true,
+  [],
+  [7],
+  ["a"],
+  {},
+  { a: 7 },
+  () => 1,
+  Symbol("s")
+]
+
+test("every option of another type is refused with its name, and so is one that there is none of", async () => {
+  // Nothing is asked: a wrong type is seen before.
+  const place = { server: { url: "http://127.0.0.1:1" } }
+  const failure = (promise: Promise<unknown>) =>
+    promise.then(
+      () => ({ _tag: "nothing", field: "" }),
+      (error: { readonly _tag: string; readonly field: string }) => error
+    )
+  const wrong = (schema: Schema.Top) => {
+    const { fields } = schema as unknown as { readonly fields: Readonly<Record<string, Schema.Top>> }
+    return Object.entries(fields).flatMap(([field, type]) =>
+      anything
+        .filter((value) => value !== undefined && !Schema.is(type as Schema.Codec<unknown>)(value))
+        .map((value) => ({ field, value }))
+    )
+  }
+  const ofCreate = wrong(CreateInput).filter(({ field }) => field !== "server")
+  expect(ofCreate.length).toBeGreaterThan(300)
+  for (const { field, value } of ofCreate) {
+    const error = await failure(Sandbox.create({ ...place, image: "a", [field]: value } as never))
+    expect({ field, value: String(value), tag: error._tag, said: error.field.split(".")[0] }).toEqual({
+      field,
+      value: String(value),
+      tag: "InvalidSpec",
+      said: field
+    })
+  }
+  for (const given of [undefined, null, 7, "image", []]) {
+    expect((await failure(Sandbox.create(given as never)))._tag).toBe("InvalidSpec")
+  }
+  expect(await failure(Sandbox.create({ ...place, image: "a", memory: 5 } as never))).toMatchObject({
+    _tag: "InvalidSpec",
+    field: "memory"
+  })
 })
 
 describe.skipIf(mustSkip("wrong input of programs"))("wrong input of programs", () => {
@@ -61,7 +117,7 @@ describe.skipIf(mustSkip("wrong input of programs"))("wrong input of programs", 
         expect(await create({ cpus: 0 })).toBe("InvalidSpec config.cpus")
         expect(await create({ cpus: 17 })).toBe("InvalidSpec cpus")
         expect(await create({ memoryMb: 1 })).toBe("InvalidSpec config.memory_mb")
-        expect(await create({ memoryMb: "512" })).toBe("InvalidSpec config.memory_mb")
+        expect(await create({ memoryMb: "512" })).toBe("InvalidSpec memoryMb")
         expect(await create({ workdir: "work" })).toBe("InvalidSpec workdir")
         expect(await create({ env: { "": "x" } })).toBe("InvalidSpec env")
         expect(await create({ hostname: "h".repeat(65) })).toBe("InvalidSpec hostname")
@@ -108,6 +164,15 @@ describe.skipIf(mustSkip("wrong input of programs"))("wrong input of programs", 
         )
         expect(await exec(["true"], { cwd: "tmp" })).toBe("InvalidSpec cwd")
         expect(await exec(["true"], { env: { "": "x" } })).toBe("InvalidSpec env")
+        const command = ExecInput.fields as unknown as Readonly<Record<string, Schema.Codec<unknown>>>
+        for (const [field, type] of Object.entries(command)) {
+          for (const value of anything) {
+            if (value === undefined || Schema.is(type)(value)) continue
+            const refused = field === "command" ? exec(value as never) : exec(["true"], { [field]: value })
+            expect(`${field} ${((await refused) ?? "").split(".")[0]}`).toBe(`${field} InvalidSpec ${field}`)
+          }
+        }
+        expect(await exec(["true"], { timeout: 5 })).toBe("InvalidSpec timeout")
         expect(await exec([""])).toBe("InvalidSpec argv")
         expect(await exec(["a\0b"])).toBe("InvalidSpec request.argv.0")
         expect(await exec(Array.from({ length: 5000 }, String))).toBe("InvalidSpec request.argv")

@@ -37,6 +37,7 @@ import { makeRoutes } from "./execDirectory.ts"
 import { sandboxFileHandlers } from "./files.ts"
 import { bootsMax, type KeeperOptions, makeKeepers } from "./keeperClient.ts"
 import { readLogs } from "./logs.ts"
+import { withEngine } from "./makersEngine.ts"
 import { networkHandlers } from "./network.ts"
 import { portHandlers } from "./ports.ts"
 import { VmProtocol } from "./protocol.ts"
@@ -336,8 +337,8 @@ const make = (options: KeeperOptions) =>
     }
 
     return VmProtocol.of({
-      Create: (request) => Rpc.fork(create(request)),
-      Check: (request) => Rpc.fork(check(request)),
+      Create: (request) => Rpc.fork(Effect.flatMap(withEngine(options.engine, request), create)),
+      Check: (request) => Rpc.fork(Effect.flatMap(withEngine(options.engine, request), check)),
       Start: ({ name, detached }) => Rpc.fork(start(name, detached)),
       Exec: ({ name, request }) => {
         const problem = commandProblem(request)

@@ -39,6 +39,8 @@ export interface KeeperOptions {
   readonly keeperCommand: ReadonlyArray<string>
   /** Environment of keeper processes: nothing else of this process's is passed on. */
   readonly keeperEnv: Readonly<Record<string, string>>
+  /** Engine of a sandbox whose maker names none; default `auto`. */
+  readonly engine?: string | undefined
 }
 
 /** One line that a keeper process writes when it knows how the start went. */

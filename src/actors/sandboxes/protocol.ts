@@ -19,7 +19,7 @@ import { Suggestion } from "../../domain/network/suggest.ts"
 import { MachineProblem } from "../../domain/sandbox/definition.ts"
 import { ExecEvent, ExecRequest, MainRequest, SignalNumber, TerminalSize } from "../../domain/sandbox/exec.ts"
 import { LogLine, LogQuery } from "../../domain/sandbox/logs.ts"
-import { EndTimeoutMs, PublishedPort, SandboxConfig, SandboxInfo } from "../../domain/sandbox/sandbox.ts"
+import { EndTimeoutMs, NewSandboxConfig, PublishedPort, SandboxInfo } from "../../domain/sandbox/sandbox.ts"
 import { Termination } from "../../domain/sandbox/termination.ts"
 import { SandboxFiles, SandboxStatsMessages } from "./fileProtocol.ts"
 
@@ -27,7 +27,7 @@ const Named = { name: Schema.String }
 const NewSandbox = {
   name: Schema.optionalKey(Schema.String),
   ephemeral: Schema.Boolean,
-  config: SandboxConfig,
+  config: NewSandboxConfig,
   /** Values of the secrets that refer to none of the store, by name; kept encrypted with the sandbox. */
   secretValues: Schema.optionalKey(Schema.Record(Schema.String, SecretValue)),
   /** A sandbox of the same name is stopped and removed first, once everything else was checked. */

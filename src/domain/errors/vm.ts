@@ -182,6 +182,32 @@ export class ExecFailed extends taggedError<ExecFailed>()("ExecFailed", {
   }
 }
 
+/** A command that was to succeed ended with another exit code than 0. */
+export class CommandFailed extends taggedError<CommandFailed>()("CommandFailed", {
+  /** 128 + n when signal n ended it, 124 when its time was up. */
+  exitCode: Schema.Int,
+  /** The end of what it said, at most 4,096 characters: of stderr, or where that is empty of stdout. */
+  output: Schema.String
+}) {
+  override get message(): string {
+    const last = this.output.split("\n").at(-1)?.trim().slice(0, 200)
+    return `the command ended with ${this.exitCode}${last ? `, its last words are: ${last}` : ""}; see its output, or take any exit code with check: false or nothrow()`
+  }
+}
+
+/** Something in a sandbox was waited for in vain. */
+export class NotReady extends taggedError<NotReady>()("NotReady", {
+  sandbox: Schema.String,
+  /** What was waited for. */
+  what: Schema.String,
+  /** One phrase. */
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `sandbox "${this.sandbox}" is not ready, ${this.what} was waited for: ${this.reason}; see 'bunker logs ${this.sandbox}', or wait longer with timeoutMs`
+  }
+}
+
 /** What was collected for one answer has more bytes than may be held; the command was ended, and nothing of it is given out. */
 export class OutputTooLarge extends taggedError<OutputTooLarge>()("OutputTooLarge", {
   /** Most bytes that are collected. */

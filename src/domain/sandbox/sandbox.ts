@@ -217,6 +217,10 @@ export const SandboxConfig = Schema.Struct({
 })
 export type SandboxConfig = typeof SandboxConfig.Type
 
+/** The definition of a sandbox that is to be made; absent engine: that of its maker's environment, else `auto`. */
+export const NewSandboxConfig = Schema.Struct({ ...SandboxConfig.fields, engine: Schema.optionalKey(EngineKind) })
+export type NewSandboxConfig = typeof NewSandboxConfig.Type
+
 /** How long a boot took, by phase, in milliseconds. */
 export const BootPhases = Schema.Struct({
   /** Ports, disks and mounts, up to the start of the VM's process. */
