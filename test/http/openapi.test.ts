@@ -260,7 +260,7 @@ describe.skipIf(skipped)("a real server", () => {
     await conform(201, "POST", "/ai/models", "/ai/models", spec)
     await conform(409, "POST", "/ai/models", "/ai/models", spec)
     await conform(400, "POST", "/ai/models", "/ai/models", { name: "m" })
-    await conform(200, "PUT", "/ai/models/{target}", "/ai/models/m", { ...spec, revision: "v2" })
+    await conform(200, "PUT", "/ai/models/{name}", "/ai/models/m", { ...spec, revision: "v2" })
     await conform(200, "GET", "/ai/models/{name}/cache", "/ai/models/m/cache")
     await conform(200, "DELETE", "/ai/models/{name}", "/ai/models/m")
     await conform(200, "GET", "/ai/models", "/ai/models")
