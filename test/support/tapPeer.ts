@@ -55,7 +55,7 @@ const main = async ([direction, hostname = "", port = "", mebibytes = ""]: Reado
     )
     process.exit(0)
   }
-  await Bun.connect<Left>({
+  const options: Bun.TCPSocketConnectOptions<Left> = {
     hostname,
     port: Number(port),
     allowHalfOpen: true,
@@ -75,7 +75,16 @@ const main = async ([direction, hostname = "", port = "", mebibytes = ""]: Reado
       end: (socket) => void socket.end(),
       close: (_, error) => tell(error)
     }
-  })
+  }
+  // Where frames are lost, all of the resolver's tries may be: a program asks again.
+  for (let tries = 1; ; tries += 1) {
+    try {
+      await Bun.connect<Left>(options)
+      return
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EAI_AGAIN" || tries === 5) throw error
+    }
+  }
 }
 
 if (import.meta.main) await main(process.argv.slice(2))
