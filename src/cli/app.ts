@@ -13,7 +13,11 @@ import { readSettings } from "../domain/settings.ts"
 import { harmless } from "../domain/terminalText.ts"
 import type { Program } from "../plugin/bunker.ts"
 import { isShell, separateGuestCommand, separateShortValues } from "./arguments.ts"
-import * as Run from "./commands/run.ts"
+import { create } from "./commands/sandboxes/create.ts"
+import { exec } from "./commands/sandboxes/exec.ts"
+import { run } from "./commands/sandboxes/run.ts"
+import { execValuedFlags } from "./commands/sandboxes/runCommon.ts"
+import { start } from "./commands/sandboxes/start.ts"
 import { valuedFlags } from "./commands/sandboxFlags.ts"
 import { withValues } from "./completion/values.ts"
 import { Session } from "./context.ts"
@@ -24,21 +28,21 @@ import { interruptAtSignals } from "./terminal/endingSignals.ts"
 import { ExitWith, explain, lastWords, outputFailure, print, say } from "./terminal/output.ts"
 
 /** What boots sandboxes or runs something in one: time counts most there, so nothing else is loaded with it. */
-const booting = [Run.run, Run.create, Run.start, Run.exec] as const
+const booting = [run, create, start, exec] as const
 
 /** The commands among which `name` is: as few as can be loaded. */
 const commandsFor = async (name: string) => {
   if (booting.some((command) => command.name === name)) return booting
   const { running } = await import("./commands/running.ts")
   if (running.some((command) => command.name === name)) return [...booting, ...running] as const
-  return [...booting, ...running, ...(await import("./commands/others.ts")).others] as const
+  return [...booting, ...running, ...(await import("./commands/seldom.ts")).seldom] as const
 }
 
 /** Words of a command line after the command's name, by the commands whose rest belongs to the guest. */
 const guestCommands: Readonly<Record<string, ReadonlySet<string>>> = {
   run: valuedFlags,
   create: valuedFlags,
-  exec: Run.execValuedFlags
+  exec: execValuedFlags
 }
 
 /** Short flags with a value, of the others. */

@@ -1,6 +1,6 @@
 /** What the program does with a sandbox that runs, without a shell in it: its files, and saying that it is used. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { formatMode } from "../../src/cli/commands/files.ts"
+import { formatMode } from "../../src/cli/commands/files/files.ts"
 import type { Home } from "../support/bunker.ts"
 import { busyboxHome } from "../support/busyboxImage.ts"
 import { mustSkip } from "../support/requirements.ts"

@@ -50,10 +50,10 @@ const writers: Readonly<Record<string, string>> = {
   "cli/keeper.ts": "a report for the process that started it",
   "cli/app.ts": "a version",
   "cli/enter.ts": "a version",
-  "cli/commands/logs.ts": "bytes of a command",
-  "cli/commands/models.ts": "movements of the cursor",
+  "cli/commands/logs/logs.ts": "bytes of a command",
+  "cli/commands/models/models.ts": "movements of the cursor",
   "http/server.ts": "words that are made harmless",
-  "cli/commands/network.ts": "lines that are made harmless; it has to know whether somebody reads",
+  "cli/commands/network/network.ts": "lines that are made harmless; it has to know whether somebody reads",
   "net/process/netProcess.ts": "a word for the process that started it"
 }
 const writing =

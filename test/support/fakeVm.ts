@@ -1,7 +1,7 @@
 /** A VM without a machine, for what a keeper decides by itself. */
 
 import { Deferred, Effect } from "effect"
-import { noNetwork } from "../../src/actors/keeper/network.ts"
+import { noNetwork } from "../../src/actors/keeper/network/network.ts"
 import type { KeptVm } from "../../src/actors/keeper/runningVm.ts"
 import type { SandboxConfig } from "../../src/domain/sandbox/sandbox.ts"
 import { Termination } from "../../src/domain/sandbox/termination.ts"

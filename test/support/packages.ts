@@ -1,5 +1,5 @@
 /** The packages of this checkout, made once for all suites that install them, and empty projects to install them into. */
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import { busyboxArchive, busyboxPath } from "./busyboxImage.ts"
@@ -22,9 +22,11 @@ export const runIn = async (
   command: ReadonlyArray<string>,
   env: Readonly<Record<string, string>> = {}
 ): Promise<Ran> => {
-  const child = Bun.spawn([...command], {
+  const all: Readonly<Record<string, string>> = { PATH: process.env["PATH"] ?? "", HOME: cwd, ...env }
+  const [program = "", ...rest] = command
+  const child = Bun.spawn([Bun.which(program, { PATH: all["PATH"] ?? "" }) ?? program, ...rest], {
     cwd,
-    env: { PATH: process.env["PATH"] ?? "", HOME: cwd, ...env },
+    env: all,
     stdio: ["ignore", "pipe", "pipe"]
   })
   const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()])
@@ -47,13 +49,15 @@ export const makePackages = async (): Promise<void> => {
   })
 }
 
-/** An empty project; `bun` in it is the one that runs the tests. */
+/** An empty project; `bun` and `bunx` in it are the Bun that runs the tests, whether or not the machine has one. */
 export class Project {
+  private readonly tools = mkdtempSync(path.join(tmpdir(), "bk-bun-"))
   readonly directory = mkdtempSync(path.join(tmpdir(), "bk-pkg-"))
   readonly home = path.join(this.directory, "h")
   private readonly env: Readonly<Record<string, string>>
 
   constructor() {
+    for (const name of ["bun", "bunx"]) symlinkSync(process.execPath, path.join(this.tools, name))
     writeFileSync(path.join(this.directory, "package.json"), '{ "name": "empty", "private": true, "type": "module" }\n')
     this.env = {
       BUNKER_HOME: this.home,
@@ -61,7 +65,7 @@ export class Project {
       // Nothing but the tarballs may be needed.
       npm_config_registry: "http://127.0.0.1:9/",
       BUN_CONFIG_REGISTRY: "http://127.0.0.1:9/",
-      PATH: `${path.dirname(process.execPath)}:${process.env["PATH"] ?? ""}`
+      PATH: `${this.tools}:${process.env["PATH"] ?? ""}`
     }
   }
 
@@ -90,6 +94,6 @@ export class Project {
   }
 
   dispose(): void {
-    rmSync(this.directory, { recursive: true, force: true })
+    for (const directory of [this.directory, this.tools]) rmSync(directory, { recursive: true, force: true })
   }
 }

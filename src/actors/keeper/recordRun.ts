@@ -25,7 +25,7 @@ import type { VmExit } from "../../vm/runner/start.ts"
 import { Sweeper } from "../sandboxes/Sweeper.ts"
 import { openConsole } from "./consoleLog.ts"
 import { GuestEndWatch, guestEnd, saysPanic, silentRestart } from "./guestEnd.ts"
-import type { VmNetwork } from "./network.ts"
+import type { VmNetwork } from "./network/network.ts"
 import type { Pausing } from "./pausing.ts"
 import type { KeptVm, Published } from "./runningVm.ts"
 

@@ -10,7 +10,7 @@ import type { NetworkCounters } from "../../net/process/protocol.ts"
 import type { FileError } from "../../store/files/files.ts"
 import type { GuestRequests } from "../../vm/guest/GuestChannel.ts"
 import type { GuestStats } from "../../vm/guest/messages.ts"
-import type { VmNetwork } from "./network.ts"
+import type { VmNetwork } from "./network/network.ts"
 import type { Pausing } from "./pausing.ts"
 
 /** Who uses a VM. */

@@ -11,8 +11,8 @@ import { isLive, type PublishedPort, type SandboxInfo } from "../../domain/sandb
 import { sandboxProblem } from "../../domain/sandbox/validation.ts"
 import type { SandboxRecord } from "../../store/database/sandboxes.ts"
 import { Paths } from "../../store/files/Paths.ts"
+import { withPorts } from "../keeper/network/publishedPorts.ts"
 import type { KeeperAddress } from "../keeper/protocol.ts"
-import { withPorts } from "../keeper/publishedPorts.ts"
 import { saveDefinition } from "./saveDefinition.ts"
 
 interface Removal {

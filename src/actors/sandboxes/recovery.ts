@@ -14,7 +14,7 @@ import { findSandbox, type SandboxRecord, terminate } from "../../store/database
 import { indexMachines, settleMachine } from "../../store/database/syncDefinitions.ts"
 import { Paths } from "../../store/files/Paths.ts"
 import { isAlive, signalProcess } from "../../store/processes/processes.ts"
-import { withPorts } from "../keeper/publishedPorts.ts"
+import { withPorts } from "../keeper/network/publishedPorts.ts"
 import type { Keepers } from "./keeperClient.ts"
 import { lastWords, Sweeper } from "./Sweeper.ts"
 

@@ -1,20 +1,30 @@
-/** The commands about sandboxes that are there, together: whoever asks for one loads them all. */
-import * as Attach from "./attach.ts"
-import { logs } from "./logs.ts"
-import * as Manage from "./manage.ts"
+/** The commands about sandboxes that are there, together: a command line with one of them loads them all, and no other. */
+import { logs } from "./logs/logs.ts"
+import { attach } from "./sandboxes/attach.ts"
+import { inspect } from "./sandboxes/inspect.ts"
+import { kill } from "./sandboxes/kill.ts"
+import { pause } from "./sandboxes/pause.ts"
+import { ps } from "./sandboxes/ps.ts"
+import { restart } from "./sandboxes/restart.ts"
+import { remove } from "./sandboxes/rm.ts"
+import { shell } from "./sandboxes/shell.ts"
+import { stop } from "./sandboxes/stop.ts"
+import { touch } from "./sandboxes/touch.ts"
+import { unpause } from "./sandboxes/unpause.ts"
+import { wait } from "./sandboxes/wait.ts"
 
 export const running = [
-  Attach.attach,
-  Attach.shell,
-  Manage.stop,
-  Manage.restart,
-  Manage.kill,
-  Manage.pause,
-  Manage.unpause,
-  Manage.touch,
-  Manage.remove,
-  Manage.ps,
-  Manage.inspect,
+  attach,
+  shell,
+  stop,
+  restart,
+  kill,
+  pause,
+  unpause,
+  touch,
+  remove,
+  ps,
+  inspect,
   logs,
-  Manage.wait
+  wait
 ] as const

@@ -7,9 +7,9 @@ import { sandboxProblem } from "../../domain/sandbox/validation.ts"
 import { parseMebibytes, readEnvironment, readLabels, readMounts } from "../arguments.ts"
 import { Session } from "../context.ts"
 import { checkFlags, checkProblem, readLimits, readPorts } from "../ioFlags.ts"
-import { networkFlagOf, networkFlags, readNetwork, valuedNetworkFlags } from "./networkFlags.ts"
+import { networkFlagOf, networkFlags, readNetwork, valuedNetworkFlags } from "./network/networkFlags.ts"
+import { type GivenSecrets, secretFlags, valuedSecretFlags } from "./network/secretFlags.ts"
 import { type ParsedPolicies, policyFlags, readPolicies, valuedPolicyFlags } from "./policyFlags.ts"
-import { type GivenSecrets, secretFlags, valuedSecretFlags } from "./secretFlags.ts"
 
 const optionalText = (name: string, description: string) =>
   Flag.String(name).pipe(Flag.withDescription(description), Flag.optional)
