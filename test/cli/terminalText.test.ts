@@ -49,6 +49,7 @@ const writers: Readonly<Record<string, string>> = {
   "cli/copy.ts": "bytes of a tar",
   "cli/keeper.ts": "a report for the process that started it",
   "cli/app.ts": "a version",
+  "cli/completion/answer.ts": "names that are plain, others are left out",
   "cli/enter.ts": "a version",
   "cli/commands/logs/logs.ts": "bytes of a command",
   "cli/commands/models/models.ts": "movements of the cursor",

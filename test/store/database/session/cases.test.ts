@@ -374,7 +374,7 @@ describe("a collection", () => {
             expect(yield* Effect.flip(store.Gc({ ...s, ...grace }))).toMatchObject({
               _tag: "StoredDataCorrupt",
               what: "checkpoint",
-              name: kept[0]
+              item: kept[0]
             })
           }
           expect((yield* blobs).length).toBe(5)
@@ -531,7 +531,7 @@ describe("a fork", () => {
         yield* inFile("s", (sqlite) => sqlite.run("DELETE FROM blob WHERE hash = ?", [kept[2]]))
         expect(yield* Effect.flip(store.Fork({ ...s, newSessionId: "f" }))).toMatchObject({
           _tag: "StoredDataCorrupt",
-          name: kept[2]
+          item: kept[2]
         })
         expect(existsSync((yield* Paths).session(idOf("f")).database)).toBe(false)
       })

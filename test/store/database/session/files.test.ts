@@ -294,7 +294,7 @@ describe("blobs", () => {
         yield* inFile("s", (sqlite) => sqlite.run(`UPDATE blob SET content = ${damage}`))
         expect(yield* Effect.flip(store.GetBlob({ ...s, hash: key }))).toMatchObject({
           _tag: "StoredDataCorrupt",
-          name: key
+          item: key
         })
         yield* store.PutBlob({ ...s, kind: "module", content })
         expect((yield* store.GetBlob({ ...s, hash: key })).content).toEqual(content)

@@ -156,7 +156,7 @@ describe("a file that only looks like an export", () => {
       for (const [content, line, words] of wrong) {
         const error = yield* Effect.flip(importing(content, "bad"))
         expect({ content: String(content).slice(0, 200), error }).toMatchObject({
-          error: { _tag: "SessionFileInvalid", line }
+          error: { _tag: "SessionFileInvalid", lineNumber: line }
         })
         expect(error.message).toContain(words)
       }
