@@ -289,7 +289,10 @@ suite(`sandboxes (${engine})`, () => {
       for (const ms of Object.values(boot)) expect(ms).toBeWithin(0, 300_000)
       expect(boot.hello_ms).toBeGreaterThan(0)
       const refused = await home.http("DELETE", "/v1/sandboxes/twice")
-      expect(refused).toMatchObject({ status: 409, body: { error: expect.stringContaining("bunker stop twice") } })
+      expect(refused).toMatchObject({
+        status: 409,
+        body: { error: expect.stringContaining("POST /v1/sandboxes/twice/stop") }
+      })
       expect((await home.http("DELETE", "/v1/sandboxes/twice?force=true")).status).toBe(204)
     })
 

@@ -53,8 +53,11 @@ export const guestEnd = (text: string): GuestEnd | undefined => {
   return found === undefined ? undefined : signs[found[1]]
 }
 
-/** A kernel's last words when it gives up (kernel/panic.c), after which it restarts the machine, too. */
-const panic = "Kernel panic - not syncing"
+/**
+ * A kernel's last words when it gives up (kernel/panic.c), after which it restarts the machine, too. Those of the panic itself may be
+ * lost, for the restart comes at once: what makes PID 1 die (mm/fault.c, kernel/traps.c) is said before.
+ */
+const panics = ["Kernel panic - not syncing", "init[1]: segfault", "traps: init[1] "]
 
 /**
  * The end of a machine that restarted without a word: reboot(2) silences the console first. Both engines' machines end at a restart, with
@@ -63,7 +66,7 @@ const panic = "Kernel panic - not syncing"
 export const silentRestart = (exitCode: number | undefined, panicked: boolean): TerminationFields | undefined =>
   exitCode === 0 && !panicked ? reboot : undefined
 
-export const saysPanic = (text: string): boolean => text.includes(panic)
+export const saysPanic = (text: string): boolean => panics.some((sign) => text.includes(sign))
 
 /** Watches a console that comes in pieces. */
 export class GuestEndWatch {

@@ -35,6 +35,14 @@ test("a console that comes in pieces is watched for the machine's standing still
   }
 })
 
+test("a PID 1 that crashed is a panic, also where the panic's own words are lost", () => {
+  for (const words of ["init[1]: segfault at 0 ip 0", "traps: init[1] general protection fault"]) {
+    const watch = new GuestEndWatch(() => {})
+    watch.push(Buffer.from(`[ 1.0] ${words}\n`))
+    expect({ words, end: silentRestart(0, watch.panicked) }).toEqual({ words, end: undefined })
+  }
+})
+
 test("a machine that ends with code 0 and without a word was restarted, unless its kernel panicked", () => {
   const watch = new GuestEndWatch(() => {})
   for (const piece of ["[ 1.0] Kernel pan", "ic - not sync", "ing: Out of memory\n"]) watch.push(Buffer.from(piece))
