@@ -55,9 +55,9 @@ describe.skipIf(skipped)(`a paused sandbox (${engine})`, () => {
       ["POST", "/p/start"],
       ["POST", "/p/drain"]
     ] as const)
-      expect(await refused(method, rest, body)).toContain("bunker unpause p")
+      expect(await refused(method, rest, body)).toContain("POST /v1/sandboxes/p/unpause")
     expect(await refused("POST", "/p/pause")).toContain("already")
-    expect(await refused("DELETE", "/p")).toContain("bunker stop p")
+    expect(await refused("DELETE", "/p")).toContain("POST /v1/sandboxes/p/stop")
     expect((await call("GET", "/p/logs")).status).toBe(200)
     const [numbers] = (await call("GET", "/p/stats")).body
     expect(numbers).toMatchObject({ name: "p" })
