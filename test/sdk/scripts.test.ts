@@ -4,6 +4,7 @@ import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import { Sandbox } from "../../src/sdk/index.ts"
+import { identify, isAlive } from "../../src/store/processes/processes.ts"
 import { engine, type Home } from "../support/bunker.ts"
 import { busyboxHome } from "../support/busyboxImage.ts"
 import { mustSkip } from "../support/requirements.ts"
@@ -126,7 +127,10 @@ describe.skipIf(mustSkip("scripts"))("a script with a sandbox", () => {
       await home.must(["start", "kept"])
       for (let turn = 0; turn < 3; turn += 1) {
         const { pid } = await Sandbox.get("kept", { home: home.directory }).then((box) => box.info())
+        const identity = identify(pid!)!
         process.kill(pid!, "SIGKILL")
+        // The kernel ends it some moments after the signal; from then on no list may say otherwise.
+        while (isAlive(identity)) await Bun.sleep(1)
         const [info] = await Sandbox.list({ home: home.directory })
         expect(info!.status).not.toBe("running")
         while ((await Sandbox.list({ home: home.directory }))[0]!.terminationReason === null) await Bun.sleep(20)
