@@ -104,9 +104,13 @@ lab() { # SUITES...
 pids=()
 for ((job = 0; job < jobs; job++)); do
   # shellcheck disable=SC2086
-  { set -o pipefail; lab ${shares[job]} 2>&1 | sed -u '' >&2; } & pids+=($!)
+  { set -o pipefail; lab ${shares[job]} 2>&1 | sed -u '' | tee "$work/said.$job" >&2; } & pids+=($!)
 done
 status=0
 for pid in "${pids[@]}"; do ended=0; wait "$pid" || ended=$?; [ "$ended" -le "$status" ] || status=$ended; done
+# Names of the suites with a failed test, a line each, for who tries them again.
+if [ -n "${BUNKER_LAB_FAILED:-}" ]; then
+  cat "$work"/said.* | awk '/^all\/.*\.test\.js:/ { suite = $1 } /^\(fail\)/ { print suite }' | sed 's/^all\///; s/\.js:.*$//' | sort -u > "$BUNKER_LAB_FAILED"
+fi
 say "suites ended with exit code $status"
 exit "$status"
