@@ -29,7 +29,7 @@ const hostOf = (bytes: Buffer): string | undefined | "more" => {
 }
 
 /** The name in canonical form; undefined: none is said; "more": it is not known yet. */
-export const peekName = (bytes: Buffer): string | undefined | "more" => {
+const peekName = (bytes: Buffer): string | undefined | "more" => {
   if (bytes.length === 0) return "more"
   const said = bytes[0] === recordHandshake ? sniOf(bytes) : hostOf(bytes)
   if (said === "more") return bytes.length < peekBytesMax ? "more" : undefined

@@ -16,7 +16,7 @@ import type {
 const guestMac = macBytes(cardAddresses.guestMac)
 const gatewayMac = macBytes(cardAddresses.gatewayMac)
 
-export const bytesOf = (address: string): Uint8Array => parseAddress(address)!
+const bytesOf = (address: string): Uint8Array => parseAddress(address)!
 
 const be16 = (...numbers: ReadonlyArray<number>): Buffer =>
   Buffer.from(numbers.flatMap((number) => [(number >> 8) & 255, number & 255]))
@@ -94,7 +94,7 @@ export interface Seen {
   readonly body: Buffer
 }
 
-export const seen = (frame: Buffer): Seen => {
+const seen = (frame: Buffer): Seen => {
   const four = frame.readUInt16BE(12) === 0x0800
   const at = 14 + (four ? 20 : 40)
   const protocol = frame[14 + (four ? 9 : 6)]!

@@ -17,7 +17,7 @@ export const platformFlag = Flag.String("platform").pipe(
   Flag.optional
 )
 
-export const image = Argument.String("image").pipe(Argument.withDescription("Image reference, like alpine:3.20"))
+const image = Argument.String("image").pipe(Argument.withDescription("Image reference, like alpine:3.20"))
 
 export const images = image.pipe(Argument.atLeast(1))
 
