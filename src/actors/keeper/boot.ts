@@ -82,7 +82,6 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
   const own = paths.sandbox(info.name)
   const run = paths.run(info.id)
 
-  yield* ensureDirectory(own.logs)
   yield* ensureDirectory(run.directory)
   yield* claimKeeper(run.keeperLock, info)
   const ports = yield* publishPorts(info, false)
@@ -91,6 +90,8 @@ export const bootVm = Effect.fn("Keeper.boot")(function* (boot: Boot) {
   }
   const begun = performance.now()
   return yield* Effect.gen(function* () {
+    // Only now: a boot that came too late must not bring back the directory of a sandbox that was removed.
+    yield* ensureDirectory(own.logs)
     const engine = yield* chooseEngine(info)
     const network = yield* openNetwork(info)
     const disks: Array<VmDisk> = [{ path: boot.image.disk, format: "vmdk", readOnly: true }]

@@ -12,7 +12,7 @@ import { SafeName } from "../../domain/name.ts"
 import type { Service as Database } from "../../store/database/Database.ts"
 import { freeDeadLeases } from "../../store/database/imageCollection.ts"
 import { findSandbox, sandboxExists } from "../../store/database/sandboxes.ts"
-import { attemptFile, isLeftover, removeBelow } from "../../store/files/files.ts"
+import { attemptFile, isLeftover, isTemporaryName, removeBelow } from "../../store/files/files.ts"
 import { isLocked, tryFileLock, unlinkHeldLock } from "../../store/files/lock.ts"
 import type { Paths } from "../../store/files/Paths.ts"
 import type { ImageFiles } from "../images/cacheFiles.ts"
@@ -38,10 +38,19 @@ const olderThan = (directory: string, ageMs: number, nowMs: number): ReadonlyArr
     .map((name) => path.join(directory, name))
     .filter((file) => hasPassed(fs.lstatSync(file, { throwIfNoEntry: false })?.mtimeMs ?? nowMs, ageMs, nowMs))
 
-/** True for a directory in which nothing is, or only temporary files that nobody will finish. */
+const isEmptyDirectory = (place: string): boolean =>
+  fs.lstatSync(place).isDirectory() && fs.readdirSync(place).length === 0
+
+/** True for a directory in which nothing is, or only empty directories and temporary files that nobody will finish. */
 const holdsNothing = (directory: string, nowMs: number): boolean => {
   try {
-    return fs.readdirSync(directory).every((file) => isLeftover(path.join(directory, file), nowMs))
+    return (
+      fs
+        .readdirSync(directory)
+        .map((name) => path.join(directory, name))
+        // By its name, too: a disk or a log is content, however old.
+        .every((place) => isEmptyDirectory(place) || (isTemporaryName(place) && isLeftover(place, nowMs)))
+    )
   } catch {
     // It went while we looked.
     return false
@@ -66,7 +75,12 @@ const removeUnborn = (db: Database, paths: Paths["Service"], name: SafeName) => 
     const now = yield* Clock.currentTimeMillis
     yield* attemptFile("remove", directory, () => {
       if (!holdsNothing(directory, now)) return
-      for (const file of fs.readdirSync(directory)) fs.rmSync(path.join(directory, file))
+      for (const name of fs.readdirSync(directory)) {
+        const place = path.join(directory, name)
+        // Not recursively: what came into it meanwhile stays.
+        if (fs.lstatSync(place).isDirectory()) fs.rmdirSync(place)
+        else fs.rmSync(place)
+      }
       fs.rmdirSync(directory)
     })
     yield* unlinkHeldLock(machineLock)

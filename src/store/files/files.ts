@@ -107,6 +107,9 @@ export const temporaryName = (directory: string, stem: string): string => {
 
 const temporaryPattern = /\.([0-9a-z]{1,7})-([0-9a-z]{1,12})-[0-9a-z]{1,12}-[0-9a-f]{8}\.tmp$/
 
+/** True for a name that `temporaryName` made, whoever called it. */
+export const isTemporaryName = (file: string): boolean => temporaryPattern.test(path.basename(file))
+
 /** Age after which a temporary file counts as left over whoever made it, in milliseconds: one day. */
 const temporaryAgeMaxMs = 86_400_000
 

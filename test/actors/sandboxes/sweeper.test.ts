@@ -437,7 +437,14 @@ describe("Sweeper", () => {
         const paths = yield* Paths
         const { pid, startTicks } = yield* deadProcess
         const directory = (name: string) => path.join(paths.sandboxes, name)
-        for (const name of ["empty", "half", "disk", "written", "recorded", "creating"]) mkdirSync(directory(name))
+        for (const name of ["empty", "half", "late", "disk", "old", "log", "written", "recorded", "creating"])
+          mkdirSync(directory(name))
+        // What a boot that came after the removal used to leave.
+        mkdirSync(path.join(directory("late"), "logs"))
+        mkdirSync(path.join(directory("log"), "logs"))
+        writeFileSync(path.join(directory("log"), "logs/main.log"), "")
+        writeFileSync(path.join(directory("old"), "upper.ext4"), "")
+        utimesSync(path.join(directory("old"), "upper.ext4"), 0, 0)
         const temporary = (maker: { pid: number; startTicks: number }) =>
           `config.toml.${maker.pid.toString(36)}-${maker.startTicks.toString(36)}-1-0a1b2c3d.tmp`
         writeFileSync(path.join(directory("half"), temporary({ pid, startTicks })), "")
@@ -446,8 +453,16 @@ describe("Sweeper", () => {
         yield* putSandbox({ name: "recorded", status: "stopped" })
         yield* tryFileLock(paths.sandbox("creating" as SafeName).machineLock)
         yield* sweeper.Sweep({ force: true })
-        expect(readdirSync(paths.sandboxes).toSorted()).toEqual(["creating", "disk", "recorded", "written"])
-        for (const name of ["empty", "half"]) expect(readdirSync(paths.locks)).not.toContain(`machine-${name}.lock`)
+        expect(readdirSync(paths.sandboxes).toSorted()).toEqual([
+          "creating",
+          "disk",
+          "log",
+          "old",
+          "recorded",
+          "written"
+        ])
+        for (const name of ["empty", "half", "late"])
+          expect(readdirSync(paths.locks)).not.toContain(`machine-${name}.lock`)
       }).pipe(Effect.scoped, Effect.provide(environment))
   )
 
