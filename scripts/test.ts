@@ -28,8 +28,6 @@ interface Totals {
   readonly skipped: number
   /** What failed, each with the lines that were printed before it, to be said once more at the end. */
   readonly failures?: ReadonlyArray<string>
-  /** Files of this host's suites in which a test failed. */
-  readonly files?: ReadonlyArray<string>
 }
 
 /** Lines kept of what a failed test printed: the end of a long output is all that some readers see. */
@@ -53,17 +51,6 @@ const failuresOf = (plain: string): ReadonlyArray<string> => {
   return [...found.values()]
 }
 
-/** The files in which a test failed, by the line that stands before the tests of each. */
-const failedFiles = (plain: string): ReadonlyArray<string> => {
-  let file = ""
-  const failed = new Set<string>()
-  for (const line of plain.split("\n")) {
-    file = /^(test\/\S+\.test\.ts):$/.exec(line)?.[1] ?? file
-    if (line.startsWith("(fail) ") && file !== "") failed.add(file)
-  }
-  return [...failed]
-}
-
 /** Reads the lines that `bun test` ends with. A suite that ends badly without a failed test counts as one. */
 const totalsOf = (output: string, exitCode: number): Totals => {
   const plain = Bun.stripANSI(output)
@@ -74,8 +61,7 @@ const totalsOf = (output: string, exitCode: number): Totals => {
     passed: count("pass"),
     failed: failed === 0 && exitCode !== 0 ? Math.max(1, count("errors?")) : failed,
     skipped: count("skip") + count("todo"),
-    failures: failuresOf(plain),
-    files: failedFiles(plain)
+    failures: failuresOf(plain)
   }
 }
 
@@ -124,21 +110,6 @@ const lab = async (): Promise<Totals> => {
   return { passed: first.passed + first.failed, failed: 0, skipped: first.skipped }
 }
 
-/** At most so many files of this host get a second try, alone: more that fail together have a cause. */
-const secondTriesMax = 3
-
-/** The suites of this host. What timed out beside others on a busy machine gets a second try, alone, and counts by it. */
-const host = async (options: ReadonlyArray<string>): Promise<Totals> => {
-  const first = await suites([process.execPath, "test", ...options, ...patterns])
-  const files = first.files ?? []
-  if (first.failed === 0 || files.length === 0 || files.length > secondTriesMax) return first
-  console.log(`a second try, alone: ${files.join(", ")}`)
-  const second = await suites([process.execPath, "test", "--timeout", String(testTimeoutMs), ...files])
-  if (second.failed > 0) return { ...second, passed: first.passed }
-  console.log(`${first.failed} failed and passed at the second try`)
-  return { passed: first.passed + first.failed, failed: 0, skipped: first.skipped }
-}
-
 const results: Array<Totals> = []
 // Each check that fails counts as a failed test; one that passes counts as nothing.
 if (words.includes("--check")) {
@@ -152,7 +123,7 @@ if (words.includes("--check")) {
 }
 if ((await step("scripts/build.ts", "--if-stale")) === 0) {
   const options = [`--parallel=${workers}`, "--timeout", String(testTimeoutMs)]
-  results.push(await host(options))
+  results.push(await suites([process.execPath, "test", ...options, ...patterns]))
   if (words.includes("--lab")) results.push(await lab())
 } else {
   results.push({ passed: 0, failed: 1, skipped: 0, failures: ["the build"] })
